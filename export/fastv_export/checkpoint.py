@@ -1,0 +1,132 @@
+"""A transformers checkpoint on disk, read one tensor at a time and never as a whole."""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+from dataclasses import dataclass
+from functools import cached_property
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from fastv_runtime.errors import UserError
+
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+DTYPES: dict[str, Any] = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """Where one tensor lies: bytes [start, stop) of a safetensors file."""
+
+    name: str
+    file: Path
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    stop: int
+
+    def read(self) -> np.ndarray:
+        """The tensor's values. Read by offset: mapped pages would stay resident for the whole export."""
+        if self.dtype not in DTYPES:
+            raise UserError(
+                f"{self.file}: tensor {self.name} has dtype {self.dtype}; known: {', '.join(DTYPES)}: "
+                "convert the checkpoint to one of them"
+            )
+        with self.file.open("rb") as file:
+            data = os.pread(file.fileno(), self.stop - self.start, self.start)
+        return np.frombuffer(data, DTYPES[self.dtype]).reshape(self.shape)
+
+
+class Checkpoint:
+    """A checkpoint directory: its config and the tensors of its safetensors files, by their stored names."""
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        if not self.path.exists():
+            raise UserError(f"{path}: no such checkpoint: give a directory that save_pretrained wrote")
+        if not (self.path / "config.json").is_file():
+            raise UserError(f"{path}: not a checkpoint, it has no config.json: give a directory that save_pretrained wrote")
+
+    @cached_property
+    def config(self) -> Any:
+        """transformers' config object."""
+        from transformers import AutoConfig
+
+        self.model_type()  # says clearly what AutoConfig says at length
+        return AutoConfig.from_pretrained(self.path, local_files_only=True, trust_remote_code=False)
+
+    def model_type(self) -> str:
+        """`model_type` of config.json, before transformers has to know it."""
+        file = self.path / "config.json"
+        try:
+            model_type = json.loads(file.read_text(encoding="utf-8")).get("model_type")
+        except (ValueError, AttributeError) as error:
+            raise UserError(f"{file}: not a JSON object ({error}): copy the checkpoint again") from None
+        if not model_type:
+            raise UserError(f"{file}: it names no model_type: give a directory that save_pretrained wrote")
+        return model_type
+
+    @cached_property
+    def files(self) -> tuple[Path, ...]:
+        """The safetensors files, as the index lists them or the single one."""
+        index = self.path / INDEX
+        if index.is_file():
+            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        elif (self.path / SINGLE).is_file():
+            names = [SINGLE]
+        else:
+            raise UserError(
+                f"{self.path}: no safetensors weights: convert them with "
+                "model.save_pretrained(directory) of a current transformers"
+            )
+        for name in names:
+            if not (self.path / name).is_file():
+                raise UserError(f"{self.path}: {name} is missing: download the checkpoint again")
+        return tuple(self.path / name for name in names)
+
+    @cached_property
+    def tensors(self) -> dict[str, StoredTensor]:
+        """Every stored tensor by its stored name."""
+        return {tensor.name: tensor for file in self.files for tensor in _read_header(file)}
+
+
+def _read_header(file: Path) -> list[StoredTensor]:
+    """Tensors of one safetensors file: 8 bytes of length, a JSON header, then the data."""
+    size = file.stat().st_size
+    with file.open("rb") as stream:
+        head = stream.read(8)
+        length = struct.unpack("<Q", head)[0] if len(head) == 8 else size
+        if length > size - 8:
+            raise UserError(f"{file}: truncated, or not a safetensors file: download it again")
+        try:
+            header = json.loads(stream.read(length))
+        except ValueError:
+            raise UserError(f"{file}: its header is damaged: download it again") from None
+    header.pop("__metadata__", None)
+    base = 8 + length
+    tensors = [
+        StoredTensor(
+            name,
+            file,
+            entry["dtype"],
+            tuple(entry["shape"]),
+            base + entry["data_offsets"][0],
+            base + entry["data_offsets"][1],
+        )
+        for name, entry in header.items()
+    ]
+    for tensor in tensors:
+        if tensor.stop > size:
+            raise UserError(f"{file}: truncated, it ends before tensor {tensor.name}: download it again")
+        if tensor.dtype in DTYPES:
+            width = np.dtype(DTYPES[tensor.dtype]).itemsize
+            if tensor.stop - tensor.start != prod(tensor.shape) * width:
+                raise UserError(f"{file}: tensor {tensor.name} does not fill its bytes: download it again")
+    return tensors

@@ -1,0 +1,90 @@
+"""fastv-export: checkpoint -> bundle."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from typing import Any
+
+from fastv_runtime.cli.console import command, stderr
+from fastv_runtime.errors import missing_extra
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="fastv-export",
+        description="Split a vision-language model at decoder layer K and write it as a bundle that prunes visual "
+        "tokens there.",
+    )
+    parser.add_argument("source", metavar="SOURCE", help="checkpoint directory, as save_pretrained writes it")
+    parser.add_argument("-o", "--output", required=True, metavar="OUT", help="bundle to write; must not exist")
+    parser.add_argument("--target", choices=["ort"], default="ort", help="what will run it (default: %(default)s)")
+    parser.add_argument("--layer", type=int, default=2, metavar="K", help="prune after this many layers (default: 2)")
+    parser.add_argument(
+        "--keep", type=float, default=0.5, metavar="R", help="fraction of visual tokens kept (default: 0.5)"
+    )
+    parser.add_argument(
+        "--ranker", choices=["fastv", "random"], default="fastv", help="random is a control (default: fastv)"
+    )
+    parser.add_argument(
+        "--length",
+        choices=["exact", "fixed"],
+        default="exact",
+        help="pruned length by default: exact per prompt, or one fixed by --max-text (default: exact)",
+    )
+    parser.add_argument(
+        "--max-text", type=int, default=128, metavar="N", help="text tokens a prompt may have (default: 128)"
+    )
+    parser.add_argument(
+        "--max-images", type=int, default=1, metavar="N", help="pictures a prompt may have (default: 1)"
+    )
+    parser.add_argument(
+        "--max-new-tokens", type=int, default=256, metavar="N", help="tokens an answer may have (default: 256)"
+    )
+    parser.add_argument("--no-prune", action="store_true", help="write the unsplit, unpruned baseline instead")
+    parser.add_argument("--no-verify", action="store_true", help="do not compare the graphs with transformers")
+    parser.add_argument("--json", action="store_true", help="print the bundle's manifest on stdout")
+    return parser
+
+
+def run(args: argparse.Namespace) -> None:
+    try:
+        from fastv_export.export import Options, export_bundle
+    except ImportError as error:
+        raise missing_extra(error.name or "torch", "export") from None
+    from fastv_export.progress import Progress
+
+    # A terminated export cleans up as an interrupted one does.
+    signal.signal(signal.SIGTERM, _raise_exit)
+    options = Options(
+        layer=None if args.no_prune else args.layer,
+        keep=args.keep,
+        ranker=args.ranker,
+        length=args.length,
+        max_text=args.max_text,
+        max_images=args.max_images,
+        max_new_tokens=args.max_new_tokens,
+        verify=not args.no_verify,
+    )
+    with Progress(stderr) as progress:
+        manifest = export_bundle(args.source, args.output, options, progress)
+    if args.json:
+        print(manifest.model_dump_json())
+    size = sum(digest.size for digest in manifest.files.values())
+    if manifest.verified is None:
+        verified = "not verified"
+    else:
+        worst = max(manifest.verified.values())
+        verified = f"verified against transformers, largest relative difference {worst:.1e}"
+    stderr.print(f"{args.output}: {size / 2**20:,.1f} MiB, {verified}", highlight=False)
+
+
+def _raise_exit(signum: int, _: Any) -> None:
+    sys.exit(128 + signum)
+
+
+def main() -> None:
+    command(parser(), run)
+
+

@@ -1,0 +1,263 @@
+"""The whole export: checkpoint in, bundle out, in one atomic step."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from safetensors.torch import save_file
+
+from fastv_export import attention, reference
+from fastv_export.checkpoint import Checkpoint
+from fastv_export.families import Family, family_of
+from fastv_export.golden import golden_vectors
+from fastv_export.modules import DecoderPart, VisionPart
+from fastv_export.passes import lower_to_group_query_attention
+from fastv_export.plan import decoder_dimensions, make_plan, stop_tokens
+from fastv_export.progress import Progress
+from fastv_export.select_graph import build_select
+from fastv_export.skeleton import Skeleton
+from fastv_export.trace import OPSET, graph_inputs, name_outputs, trace_decoder, trace_vision
+from fastv_runtime.bundle import (
+    EMBEDDING,
+    GOLDEN,
+    MANIFEST,
+    PROCESSOR,
+    SCHEMA_VERSION,
+    Bundle,
+    Decoder,
+    FileDigest,
+    GraphSpec,
+    Manifest,
+    Plan,
+    Tokens,
+    Vision,
+    sha256,
+)
+from fastv_runtime.contract import Contract, contracts
+from fastv_runtime.engines.onnxruntime import OrtEngine
+from fastv_runtime.errors import UserError
+from fastv_runtime.selftest import TOLERANCE, self_test
+
+PROCESSOR_FILES = (
+    "config.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+)
+"""What the runtime's tokenizer and image processor read, copied as the checkpoint has them."""
+
+RECORDED_VERSIONS = ("fastv-edge", "torch", "transformers", "onnx", "onnx-ir", "onnxscript", "onnxruntime")
+WEIGHTS_IN_FLIGHT = 256 << 20
+"""Bytes of weights held at once while a graph is written."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the user may choose. `layer` None writes the unsplit, unpruned baseline."""
+
+    layer: int | None = 2
+    keep: float = 0.5
+    ranker: str = "fastv"
+    length: str = "exact"
+    max_text: int = 128
+    max_images: int = 1
+    max_new_tokens: int = 256
+    verify: bool = True
+
+
+class VerificationError(Exception):
+    """A graph does not compute what transformers computes."""
+
+
+def export_bundle(source: str | Path, output: str | Path, options: Options, progress: Progress) -> Manifest:
+    """Write the bundle of a checkpoint to `output`, which must not exist.
+
+    It appears there whole or not at all. Raises UserError for what cannot be exported, VerificationError when a
+    graph and transformers disagree.
+    """
+    output = Path(output)
+    if output.exists():
+        raise UserError(f"{output}: already exists: remove it, or give another -o")
+    if not output.absolute().parent.is_dir():
+        raise UserError(f"{output.absolute().parent}: no such directory: make it first")
+    checkpoint = Checkpoint(source)
+    family = family_of(checkpoint.model_type(), str(checkpoint.path / "config.json"))
+    with _staging(output) as staging:
+        manifest = _write(checkpoint, family, options, staging, progress)
+        staging.rename(output)
+    return manifest
+
+
+@contextmanager
+def _staging(output: Path) -> Iterator[Path]:
+    """A directory beside the output, renamed into place at the end; removed if anything goes wrong before."""
+    staging = Path(tempfile.mkdtemp(prefix=f".{output.name}.partial-", dir=output.absolute().parent))
+    # mkdtemp makes it private; a bundle has the permissions that any new directory has.
+    umask = os.umask(0)
+    os.umask(umask)
+    staging.chmod(0o777 & ~umask)
+    try:
+        yield staging
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _write(
+    checkpoint: Checkpoint, family: Family, options: Options, staging: Path, progress: Progress
+) -> Manifest:
+    attention.register()
+    config = checkpoint.config
+    dimensions = decoder_dimensions(config.get_text_config())
+    vision = family.vision(config)
+    plan = make_plan(options, dimensions, vision)
+    skeleton = Skeleton(checkpoint, family, attention=attention.IMPLEMENTATION)
+    declared = contracts(dimensions, vision, plan, "float32")
+    (staging / "onnx").mkdir()
+    graphs: dict[str, GraphSpec] = {}
+    for name, contract in declared.items():
+        with progress.step(f"trace {name}"):
+            model = build_graph(name, contract, skeleton, family, plan)
+        with progress.weights(f"write {name}", _weight_bytes(model)) as written:
+            save_graph(model, staging / "onnx" / f"{name}.onnx", written)
+        graphs[name] = GraphSpec(
+            file=f"onnx/{name}.onnx", dialect="ort", opset=OPSET, inputs=contract[0], outputs=contract[1]
+        )
+    _write_embedding(skeleton, family, staging / EMBEDDING, progress)
+    _copy_processor(checkpoint.path, staging / PROCESSOR)
+    with progress.step("golden vectors from transformers"):
+        golden = golden_vectors(reference.load_model(checkpoint.path, family), family, vision, plan)
+        save_file(golden, staging / GOLDEN)
+    manifest = _manifest(checkpoint, family, dimensions, vision, plan, graphs, staging, progress)
+    if options.verify:
+        manifest = manifest.model_copy(update={"verified": _verify(staging, manifest, progress)})
+    (staging / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    return manifest
+
+
+def build_graph(
+    name: str, contract: Contract, skeleton: Skeleton, family: Family, plan: Plan, *, dialect: str = "ort"
+) -> ir.Model:
+    """One graph of a plan by its name, in the canonical form (`onnx`) or lowered to a dialect."""
+    if name == "vision":
+        return trace_vision(skeleton, VisionPart(skeleton.model, family), contract)
+    if name == "select":
+        select = build_select(graph_inputs(contract[0]), OPSET, plan.ranker)
+        name_outputs(select, contract[1])
+        return select
+    decoder, head = family.decoder(skeleton.model), family.head(skeleton.model)
+    layers = len(decoder.layers)
+    if name == "prefix":
+        assert plan.layer is not None
+        part = DecoderPart(decoder, 0, plan.layer, scored=True, head=None)
+    else:
+        part = DecoderPart(decoder, plan.layer or 0, layers, scored=False, head=head)
+    model = trace_decoder(skeleton, part, contract)
+    if dialect == "ort":
+        lower_to_group_query_attention(model)
+    return model
+
+
+def save_graph(model: ir.Model, path: Path, written: Any = lambda count: None) -> None:
+    """Write a graph, its weights beside it in PATH.data, streamed from the checkpoint.
+
+    `written` is called with the bytes of each weight as it is written.
+    """
+    ir.save(
+        model,
+        path,
+        external_data=f"{path.name}.data",
+        max_in_flight_bytes=WEIGHTS_IN_FLIGHT,
+        callback=lambda tensor, _: written(tensor.nbytes),
+    )
+
+
+def _weight_bytes(model: ir.Model) -> int:
+    return sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None)
+
+
+def _write_embedding(skeleton: Skeleton, family: Family, path: Path, progress: Progress) -> None:
+    """The embedding table as one flat fp32 file, in blocks of rows."""
+    table = skeleton.stored(family.decoder(skeleton.model).embed_tokens)["weight"]
+    rows = table.read()
+    block = max(1, (16 << 20) // rows[:1].nbytes)
+    with progress.weights("write embedding table", rows.shape[0] * rows.shape[1] * 4) as written, path.open("wb") as file:
+        for start in range(0, rows.shape[0], block):
+            written(file.write(rows[start : start + block].astype(np.float32).tobytes()))
+
+
+def _copy_processor(source: Path, target: Path) -> None:
+    target.mkdir()
+    for name in PROCESSOR_FILES:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, target / name)
+    if not (target / "tokenizer.json").is_file() and not (target / "tokenizer.model").is_file():
+        raise UserError(f"{source}: no tokenizer.json: the runtime needs the tokenizer beside the weights")
+    if not any((target / name).is_file() for name in ("preprocessor_config.json", "processor_config.json")):
+        raise UserError(f"{source}: no preprocessor_config.json: the runtime needs the image processor's settings")
+
+
+def _manifest(
+    checkpoint: Checkpoint,
+    family: Family,
+    dimensions: Decoder,
+    vision: Vision,
+    plan: Plan,
+    graphs: dict[str, GraphSpec],
+    staging: Path,
+    progress: Progress,
+) -> Manifest:
+    paths = sorted(path for path in staging.rglob("*") if path.is_file())
+    sources = [checkpoint.path / "config.json", *checkpoint.files]
+    total = sum(path.stat().st_size for path in (*paths, *sources))
+    with progress.weights("hash", total) as hashed:
+        files = {
+            str(path.relative_to(staging)): FileDigest(sha256=sha256(path, hashed), size=path.stat().st_size)
+            for path in paths
+        }
+        source = {path.name: sha256(path, hashed) for path in sources}
+    return Manifest(
+        schema_version=SCHEMA_VERSION,
+        family=family.model_type,
+        decoder=dimensions,
+        vision=vision,
+        plan=plan,
+        tokens=Tokens(image=family.image_token_id(checkpoint.config), stop=stop_tokens(checkpoint)),
+        graphs=graphs,
+        embedding_dtype="float32",
+        files=files,
+        source=source,
+        versions={name: importlib.metadata.version(name) for name in RECORDED_VERSIONS},
+        verified=None,
+    )
+
+
+def _verify(staging: Path, manifest: Manifest, progress: Progress) -> dict[str, float]:
+    bundle = Bundle(staging, manifest)
+    with progress.step("verify graphs against transformers"):
+        differences = self_test(bundle, lambda _, spec: OrtEngine(bundle.file(spec.file)))
+    # Written so that a NaN fails too.
+    wrong = {name: value for name, value in differences.items() if not value <= TOLERANCE}
+    if wrong:
+        listed = ", ".join(f"{name} by {value:.2g}" for name, value in wrong.items())
+        raise VerificationError(
+            f"graphs differ from transformers: {listed} (limit {TOLERANCE:.0e}, relative); no bundle was written"
+        )
+    return differences
+
+

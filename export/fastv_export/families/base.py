@@ -1,0 +1,63 @@
+"""What export must know of an architecture, with the answers that most of transformers' models share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import nn
+
+from fastv_runtime.bundle import Vision
+from fastv_runtime.errors import UserError
+
+FAMILIES: dict[str, Family] = {}
+"""Registered families by `model_type` of the checkpoint's config."""
+
+
+class Family:
+    """One architecture. Subclasses say what differs and register themselves by naming their `model_type`."""
+
+    model_type: str
+
+    def __init_subclass__(cls) -> None:
+        FAMILIES[cls.model_type] = cls()
+
+    def model_class(self) -> type[nn.Module]:
+        """The stock transformers class of the whole model."""
+        from transformers import AutoModelForImageTextToText
+
+        return AutoModelForImageTextToText._model_mapping[self._config_class()]
+
+    def decoder(self, model: Any) -> Any:
+        """The language model: has `embed_tokens`, `layers`, `norm` and `rotary_emb`."""
+        return model.get_decoder()
+
+    def head(self, model: Any) -> nn.Module:
+        """From the last hidden state to logits."""
+        return model.lm_head
+
+    def encode(self, model: Any, pixel_values: Float[torch.Tensor, "1 3 H W"]) -> Float[torch.Tensor, "N D"]:
+        """Image features of one picture as the language model takes them."""
+        return model.model.get_image_features(pixel_values=pixel_values, return_dict=True).pooler_output[0]
+
+    def image_token_id(self, config: Any) -> int:
+        """Id of the placeholder that stands for one visual token."""
+        return config.image_token_id
+
+    def vision(self, config: Any) -> Vision:
+        """Picture size in pixels and the grid of visual tokens that it becomes."""
+        raise NotImplementedError
+
+    def _config_class(self) -> type:
+        from transformers import CONFIG_MAPPING
+
+        return CONFIG_MAPPING[self.model_type]
+
+
+def family_of(model_type: str, where: str) -> Family:
+    """The family registered for a config's `model_type`; UserError that names the known ones."""
+    if model_type not in FAMILIES:
+        known = ", ".join(sorted(FAMILIES))
+        raise UserError(f"{where}: model type {model_type!r} is not supported; known families: {known}")
+    return FAMILIES[model_type]

@@ -1,0 +1,68 @@
+"""The parts that a model is split into, as torch modules over transformers' own layers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import nn
+
+from fastv_export.attention import Cache, ScoreRecorder, StaticCache, visibility
+from fastv_export.families import Family
+
+
+class VisionPart(nn.Module):
+    """`pixel_values` [1, 3, H, W] -> `image_features` [N, D], tower and projector."""
+
+    def __init__(self, model: nn.Module, family: Family):
+        super().__init__()
+        self.model = model
+        self._family = family
+
+    def forward(self, pixel_values: Float[torch.Tensor, "1 3 H W"]) -> Float[torch.Tensor, "N D"]:
+        return self._family.encode(self.model, pixel_values)
+
+
+class DecoderPart(nn.Module):
+    """Layers `first` to `stop` - 1 of a decoder over static caches.
+
+    With `scored`, also the scores of its last layer (the prefix). With `head`, only the last row goes on, through
+    the final norm and the head, to `logits` f32 [1, 1, V] (the suffix, or the whole decoder).
+    """
+
+    def __init__(self, decoder: Any, first: int, stop: int, *, scored: bool, head: nn.Module | None):
+        super().__init__()
+        self.layers = nn.ModuleList(decoder.layers[first:stop])
+        self.rotary_emb = decoder.rotary_emb
+        self.norm = decoder.norm if head is not None else None
+        self.head = head
+        self._first = first
+        self._scored_layer = stop - 1 if scored else None
+
+    def forward(
+        self,
+        hidden: Float[torch.Tensor, "1 S D"],
+        position_ids: Int[torch.Tensor, "1 S"],
+        write_index: Int[torch.Tensor, " 1"],
+        past: list[Cache],
+    ) -> tuple[torch.Tensor, ...]:
+        cache = StaticCache(past, write_index, self._first)
+        recorder = None if self._scored_layer is None else ScoreRecorder(self._scored_layer, cache)
+        mask = visibility(hidden.shape[1], past[0][0].shape[2], write_index)
+        position_embeddings = self.rotary_emb(hidden, position_ids)
+        for layer in self.layers:
+            hidden = layer(
+                hidden,
+                attention_mask=mask,
+                position_embeddings=position_embeddings,
+                past_key_values=cache,
+                recorder=recorder,
+            )
+        present = [tensor for pair in cache.present for tensor in pair]
+        if self.head is not None and self.norm is not None:
+            # The head over all rows of a prompt would cost as much as a layer; only the last row's logits are read.
+            return (self.head(self.norm(hidden[:, -1:, :])).float(), *present)
+        if recorder is not None and recorder.scores is not None:
+            return (hidden, recorder.scores, *present)
+        return (hidden, *present)

@@ -1,0 +1,71 @@
+"""From a checkpoint's config and the user's options to the dimensions and the plan that a bundle records."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from fastv_export.checkpoint import Checkpoint
+from fastv_runtime.bundle import Decoder, Plan, Vision
+from fastv_runtime.errors import UserError
+from fastv_runtime.lengths import kept_count
+
+if TYPE_CHECKING:
+    from fastv_export.export import Options
+
+
+def decoder_dimensions(text_config: Any) -> Decoder:
+    """Dimensions of the language model from its transformers config."""
+    heads = text_config.num_attention_heads
+    return Decoder(
+        hidden_size=text_config.hidden_size,
+        num_hidden_layers=text_config.num_hidden_layers,
+        num_attention_heads=heads,
+        num_key_value_heads=getattr(text_config, "num_key_value_heads", None) or heads,
+        head_dim=getattr(text_config, "head_dim", None) or text_config.hidden_size // heads,
+        intermediate_size=text_config.intermediate_size,
+        vocab_size=text_config.vocab_size,
+        gated_mlp=True,  # every decoder that the families so far use: Llama, Mistral, Qwen2
+    )
+
+
+def make_plan(options: Options, decoder: Decoder, vision: Vision) -> Plan:
+    """The plan that the options ask for; UserError for one that makes no sense for this model."""
+    layers = decoder.num_hidden_layers
+    if options.layer is not None and not 1 <= options.layer < layers:
+        raise UserError(
+            f"--layer {options.layer}: must be 1 to {layers - 1}; this decoder has {layers} layers and the scores "
+            "come from the layer before"
+        )
+    if not 0 < options.keep <= 1:
+        raise UserError(f"--keep {options.keep:g}: must be above 0 and at most 1, the fraction of visual tokens kept")
+    if options.layer is not None and kept_count(vision.tokens, options.keep) == 0:
+        raise UserError(f"--keep {options.keep:g}: keeps none of {vision.tokens} visual tokens: give a larger one")
+    for flag, value in (
+        ("--max-text", options.max_text),
+        ("--max-images", options.max_images),
+        ("--max-new-tokens", options.max_new_tokens),
+    ):
+        if value < 1:
+            raise UserError(f"{flag} {value}: must be at least 1")
+    return Plan(
+        layer=options.layer,
+        keep=1.0 if options.layer is None else options.keep,
+        ranker=options.ranker,
+        length=options.length,
+        precision="float32",
+        max_text=options.max_text,
+        max_images=options.max_images,
+        max_new_tokens=options.max_new_tokens,
+    )
+
+
+def stop_tokens(checkpoint: Checkpoint) -> tuple[int, ...]:
+    """End-of-sequence ids, as `generate` would use them: the generation config's, else the text config's."""
+    file = checkpoint.path / "generation_config.json"
+    stop = json.loads(file.read_text(encoding="utf-8")).get("eos_token_id") if file.is_file() else None
+    if stop is None:
+        stop = getattr(checkpoint.config.get_text_config(), "eos_token_id", None)
+    if stop is None:
+        return ()
+    return tuple(stop) if isinstance(stop, list) else (stop,)

@@ -1,0 +1,86 @@
+"""What the graphs must compute: transformers' own forward, with dropped visual tokens masked from layer K on.
+
+Masking a token in layers K.. gives kept tokens the same states as removing it (they attend to the same keys), so the
+stock model with hooks is an oracle for pruning that shares no code with the graphs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+
+from fastv_export.families import Family
+
+
+@dataclass
+class Pruning:
+    """What happened in one pruned forward: filled in when the prompt passes layers K-1 and K."""
+
+    scores: Float[torch.Tensor, " S"] = field(default_factory=lambda: torch.empty(0))
+    """Softmax attention of the last row at layer K-1, mean over heads."""
+    keep: Int[torch.Tensor, " M"] = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
+    """Kept indices, ascending."""
+    hidden: Float[torch.Tensor, "1 S D"] = field(default_factory=lambda: torch.empty(0))
+    """Input of layer K, all tokens."""
+
+
+def load_model(path: Path, family: Family) -> Any:
+    """The stock model in fp32, with eager attention: the only one that returns attention weights."""
+    model: Any = family.model_class()
+    return model.from_pretrained(
+        path, dtype=torch.float32, attn_implementation="eager", local_files_only=True, trust_remote_code=False
+    ).eval()
+
+
+def select(
+    scores: Float[torch.Tensor, " S"], prunable: Bool[torch.Tensor, " S"], length: int
+) -> Int[torch.Tensor, " M"]:
+    """Indices that stay: all that are not prunable and the best scored others, ascending; ties to the lower index."""
+    ranked = torch.where(prunable, scores, torch.inf)
+    return ranked.argsort(descending=True, stable=True)[:length].sort().values
+
+
+@contextmanager
+def pruned(decoder: Any, layer: int, prunable: Bool[torch.Tensor, " S"], length: int) -> Iterator[Pruning]:
+    """Within this context the stock decoder prunes at layer K = `layer`, by masking.
+
+    prunable: which tokens of the prompt may go. length: M. The first forward must be the prompt (all S rows, no
+    cache); later ones may decode with the cache that it filled.
+    """
+    pruning = Pruning()
+
+    def observe(_: Any, __: Any, output: tuple[torch.Tensor, torch.Tensor]) -> None:
+        weights = output[1]
+        if weights.shape[2] == weights.shape[3] == prunable.numel():
+            pruning.scores = weights[0, :, -1, :].float().mean(0)
+            pruning.keep = select(pruning.scores, prunable, length)
+
+    def mask(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        hidden = args[0] if args else kwargs["hidden_states"]
+        if hidden.shape[1] == prunable.numel() and module is decoder.layers[layer]:
+            pruning.hidden = hidden
+        past = kwargs["past_key_values"]
+        rows = hidden.shape[1]
+        columns = rows if past is None else past.get_seq_length(module.self_attn.layer_idx) + rows
+        attention_mask = kwargs["attention_mask"]
+        if attention_mask is None:
+            attention_mask = torch.zeros(1, 1, rows, columns)
+        dropped = torch.ones(prunable.numel(), dtype=torch.bool)
+        dropped[pruning.keep] = False
+        attention_mask = attention_mask.clone()
+        attention_mask[..., : prunable.numel()][..., dropped] = torch.finfo(attention_mask.dtype).min
+        return args, {**kwargs, "attention_mask": attention_mask}
+
+    handles = [decoder.layers[layer - 1].self_attn.register_forward_hook(observe)]
+    handles += [each.register_forward_pre_hook(mask, with_kwargs=True) for each in decoder.layers[layer:]]
+    try:
+        yield pruning
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,91 @@
+"""A model without its weights: the stock module tree with fake parameters, and where each one is stored."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from fastv_export.checkpoint import Checkpoint, StoredTensor
+from fastv_export.families import Family
+from fastv_runtime.errors import UserError
+
+
+class Skeleton:
+    """The stock model of a checkpoint, built in no memory.
+
+    `mode` is the fake-tensor mode that its parameters live in; buffers (rotary frequencies, position indices) are
+    real, since they end up as constants of a graph.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, family: Family, *, attention: str):
+        self.mode = FakeTensorMode(allow_non_fake_inputs=True)
+        with torch.device("meta"):
+            model: Any = family.model_class()._from_config(checkpoint.config)
+        _make_buffers_real(model)
+        with self.mode:
+            for module in model.modules():
+                for name, parameter in module._parameters.items():
+                    if parameter is not None:
+                        fake = torch.empty(parameter.shape, dtype=torch.float32)
+                        module._parameters[name] = nn.Parameter(fake, requires_grad=False)
+        model.tie_weights()
+        # Only the language model's attention is ours: the tower's is traced as it stands.
+        family.decoder(model).set_attn_implementation(attention)
+        self.model = model.eval()
+        self._stored = stored_parameters(model, checkpoint)
+
+    @contextmanager
+    def fake(self) -> Iterator[None]:
+        """Tensors made inside are fake."""
+        with self.mode, torch.no_grad():
+            yield
+
+    def stored(self, module: nn.Module) -> dict[str, StoredTensor]:
+        """Where each parameter of a module lies, by its name within that module."""
+        return {name: self._stored[id(parameter)] for name, parameter in module.named_parameters()}
+
+
+def _make_buffers_real(model: Any) -> None:
+    """Give buffers that no checkpoint stores their values back: building on the meta device lost them."""
+    for module in model.modules():
+        for name, buffer in module._buffers.items():
+            if buffer is not None and buffer.is_meta:
+                module._buffers[name] = torch.empty_like(buffer, device="cpu")
+    model.initialize_weights()
+
+
+def stored_parameters(model: Any, checkpoint: Checkpoint) -> dict[int, StoredTensor]:
+    """The stored tensor of every parameter, by the parameter's id; tied parameters share one.
+
+    Old key names go through transformers' own renames. Raises UserError that lists what is missing or misshapen.
+    """
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.core_model_loading import WeightRenaming, rename_source_key
+
+    mapping = get_model_conversion_mapping(model)
+    renamings = [entry for entry in mapping if isinstance(entry, WeightRenaming)]
+    expected = dict(model.named_parameters(remove_duplicate=False))
+    by_name = {
+        rename_source_key(name, renamings, [], model.base_model_prefix, expected)[0]: tensor
+        for name, tensor in checkpoint.tensors.items()
+    }
+    stored: dict[int, StoredTensor] = {}
+    for name, parameter in expected.items():
+        if name in by_name:
+            tensor = by_name[name]
+            if tensor.shape != tuple(parameter.shape):
+                raise UserError(
+                    f"{tensor.file}: tensor {tensor.name} is {list(tensor.shape)} where the config asks for "
+                    f"{list(parameter.shape)}: config.json and weights do not belong together"
+                )
+            stored[id(parameter)] = tensor
+    missing = [name for name, parameter in expected.items() if id(parameter) not in stored]
+    if missing:
+        listed = ", ".join(missing[:8]) + (f" and {len(missing) - 8} more" if len(missing) > 8 else "")
+        raise UserError(f"{checkpoint.path}: {len(missing)} tensors are missing: {listed}")
+    return stored

@@ -1,0 +1,220 @@
+"""A bundle on disk: the manifest's typed model, and opening one with every hash checked."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+
+from fastv_runtime.errors import UserError
+
+SCHEMA_VERSION = 1
+MANIFEST = "bundle.json"
+EMBEDDING = "embed_tokens.bin"
+GOLDEN = "golden.safetensors"
+PROCESSOR = "processor"
+
+DType = Literal["float32", "float16", "int64", "int32", "bool"]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class TensorSpec(_Model):
+    """One graph input or output. A string in `shape` is a dynamic axis, by its symbol (S, M, ...)."""
+
+    name: str
+    dtype: DType
+    shape: tuple[int | str, ...]
+
+
+class GraphSpec(_Model):
+    """One ONNX file and its I/O contract. `file` is relative to the bundle."""
+
+    file: str
+    dialect: Literal["onnx", "ort"]
+    opset: int
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
+class Decoder(_Model):
+    """Dimensions of the language model, in its own config's terms."""
+
+    hidden_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    intermediate_size: int
+    vocab_size: int
+    gated_mlp: bool
+
+
+class Vision(_Model):
+    """What one picture becomes: `rows` x `columns` visual tokens, in raster order."""
+
+    image_height: int
+    image_width: int
+    rows: int
+    columns: int
+
+    @property
+    def tokens(self) -> int:
+        return self.rows * self.columns
+
+
+class Plan(_Model):
+    """How the model is pruned and how long its inputs may be (lengths in tokens).
+
+    `layer` is FastV's K; None means the unsplit, unpruned baseline. `keep` is the fraction of visual tokens kept.
+    """
+
+    layer: int | None
+    keep: float
+    ranker: Literal["fastv", "random"]
+    length: Literal["fixed", "exact"]
+    precision: Literal["float32"]
+    max_text: int
+    max_images: int
+    max_new_tokens: int
+
+
+class Tokens(_Model):
+    """Special token ids."""
+
+    image: int
+    stop: tuple[int, ...]
+
+
+class FileDigest(_Model):
+    sha256: str
+    size: int
+
+    @field_validator("sha256")
+    @classmethod
+    def _hex(cls, value: str) -> str:
+        if len(value) != 64 or set(value) - set("0123456789abcdef"):
+            raise ValueError("not a sha256 digest")
+        return value
+
+
+class Manifest(_Model):
+    """`bundle.json`. Every other file of the bundle is listed in `files` by its path inside the bundle."""
+
+    schema_version: int
+    family: str
+    decoder: Decoder
+    vision: Vision
+    plan: Plan
+    tokens: Tokens
+    graphs: dict[str, GraphSpec]
+    embedding_dtype: DType
+    files: dict[str, FileDigest]
+    source: dict[str, str]
+    versions: dict[str, str]
+    verified: dict[str, float] | None
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An opened bundle: its directory and its manifest."""
+
+    path: Path
+    manifest: Manifest
+
+    @classmethod
+    def open(cls, path: str | Path, *, progress: Callable[[int], None] | None = None) -> Bundle:
+        """Read the manifest and check the size and sha256 of every file it lists.
+
+        `progress` is called with the number of bytes hashed since its last call.
+        Raises UserError for anything that is not a whole, unchanged bundle of a known schema.
+        """
+        bundle = cls(Path(path), read_manifest(path))
+        bundle._check_files(progress)
+        return bundle
+
+    def file(self, name: str) -> Path:
+        return self.path / name
+
+    def embedding(self) -> np.memmap:
+        """The embedding table [V, D], memory-mapped: only the rows that are read become resident."""
+        decoder = self.manifest.decoder
+        shape = (decoder.vocab_size, decoder.hidden_size)
+        return np.memmap(self.file(EMBEDDING), dtype=self.manifest.embedding_dtype, mode="r", shape=shape)
+
+    @property
+    def total_bytes(self) -> int:
+        return sum(digest.size for digest in self.manifest.files.values())
+
+    def _check_files(self, progress: Callable[[int], None] | None) -> None:
+        for name, digest in self.manifest.files.items():
+            path = self.file(name)
+            if not path.resolve().is_relative_to(self.path.resolve()):
+                raise UserError(f"{self.path}: {name} lies outside the bundle: export it again")
+            if not path.is_file():
+                raise UserError(f"{self.path}: {name} is missing: copy the bundle again, or export it again")
+            actual_size = path.stat().st_size
+            if actual_size != digest.size:
+                raise UserError(
+                    f"{path}: {actual_size} bytes where the manifest has {digest.size}: "
+                    "copy the bundle again, or export it again"
+                )
+            if sha256(path, progress) != digest.sha256:
+                raise UserError(
+                    f"{path}: its sha256 is not the manifest's, the file was changed or damaged: "
+                    "copy the bundle again, or export it again"
+                )
+
+
+def read_manifest(path: str | Path) -> Manifest:
+    """`bundle.json` of the bundle at `path`, validated; the files that it lists are not looked at."""
+    path = Path(path)
+    file = path / MANIFEST
+    if not path.exists():
+        raise UserError(f"{path}: no such bundle: give the directory that fastv-export wrote")
+    if not file.is_file():
+        raise UserError(f"{path}: not a bundle, it has no {MANIFEST}: give the directory that fastv-export wrote")
+    try:
+        text = file.read_text(encoding="utf-8")
+        version = _SchemaVersion.model_validate_json(text).schema_version
+        if version > SCHEMA_VERSION:
+            raise UserError(
+                f"{file}: schema version {version} is newer than this program's {SCHEMA_VERSION}: "
+                "upgrade fastv-edge, or export with this version"
+            )
+        if version < SCHEMA_VERSION:
+            raise UserError(f"{file}: schema version {version} is too old (now {SCHEMA_VERSION}): export again")
+        return Manifest.model_validate_json(text)
+    except UnicodeDecodeError:
+        raise UserError(f"{file}: not a text file: copy the bundle again, or export it again") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the whole file"
+        raise UserError(f"{file}: {where}: {first['msg']}: copy the bundle again, or export it again") from None
+
+
+class _SchemaVersion(BaseModel):
+    schema_version: int
+
+
+def sha256(path: Path, progress: Callable[[int], None] | None = None) -> str:
+    """Hex digest of a file, read in blocks of 4 MiB."""
+    digest = hashlib.sha256()
+    for block in _blocks(path):
+        digest.update(block)
+        if progress is not None:
+            progress(len(block))
+    return digest.hexdigest()
+
+
+def _blocks(path: Path) -> Iterator[bytes]:
+    with path.open("rb", buffering=0) as file:
+        while block := file.read(1 << 22):
+            yield block

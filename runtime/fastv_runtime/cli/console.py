@@ -1,0 +1,58 @@
+"""What every command shares: where it prints, and how it fails."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+
+from rich.console import Console
+
+from fastv_runtime.errors import UserError
+
+stderr = Console(stderr=True)
+"""People read this one; stdout belongs to answers and to --json."""
+
+
+def command(
+    parser: argparse.ArgumentParser,
+    run: Callable[[argparse.Namespace], None],
+    argv: Sequence[str] | None = None,
+) -> None:
+    """Parse, run, and exit: 0 when done, 2 with one line for bad input, 1 with one line for a failure."""
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    args = parser.parse_args(argv)
+    if not args.debug:
+        _silence_libraries()
+    try:
+        run(args)
+    except UserError as error:
+        if args.debug:
+            raise
+        _fail(parser.prog, str(error), 2)
+    except KeyboardInterrupt:
+        _fail(parser.prog, "interrupted", 130)
+    except BrokenPipeError:
+        # The reader of our output went away (`| head`); Python would complain once more while closing stdout.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except Exception as error:
+        if args.debug:
+            raise
+        _fail(parser.prog, f"{type(error).__name__}: {error} (run with --debug for the traceback)", 1)
+
+
+def _fail(program: str, message: str, code: int) -> None:
+    print(f"{program}: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(code)
+
+
+def _silence_libraries() -> None:
+    """transformers advises people who train; ours run a command."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    warnings.simplefilter("ignore")

@@ -1,0 +1,244 @@
+"""The public API: pictures and a question in, an answer out, token by token."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+from PIL import Image
+from tokenizers.decoders import DecodeStream
+
+from fastv_runtime.arena import rows
+from fastv_runtime.bundle import PROCESSOR, Bundle
+from fastv_runtime.decoder import load_decoder
+from fastv_runtime.engines import Engine
+from fastv_runtime.engines.onnxruntime import NAME, OrtEngine
+from fastv_runtime.errors import UserError
+from fastv_runtime.lengths import capacity, pruned_length
+from fastv_runtime.processor import ImageProcessor
+from fastv_runtime.prompt import PromptBuilder
+from fastv_runtime.sampling import Sampler, Sampling
+
+STAGES = ("preprocess", "vision", "prefix", "select", "suffix")
+
+
+@dataclass
+class Answer:
+    """One answer and what it took. `kept_visual_tokens` are ascending indices into the prompt's visual tokens."""
+
+    prompt_tokens: int
+    visual_tokens: int
+    kept_visual_tokens: list[int]
+    pruned_length: int
+    backend: str
+    notes: list[str]
+    """What the caller should know: that nothing could be pruned, say."""
+    text: str = ""
+    token_ids: list[int] = field(default_factory=list)
+    """Generated tokens, the stop token included."""
+    finish_reason: str = ""
+    """`stop` (a stop token) or `length` (max_new_tokens)."""
+    timings_ms: dict[str, float] = field(default_factory=dict)
+    """Wall-clock milliseconds per stage; `ttft` up to the first token; `decode_per_token` the mean of the rest."""
+
+
+class Generation(Iterator[str]):
+    """An answer as it is being made: iterate for pieces of text, then read `answer`.
+
+    Pieces never split a character. Starting another generation on the same pipeline ends this one.
+    """
+
+    def __init__(self, pieces: Iterator[str], answer: Answer):
+        self._pieces = pieces
+        self.answer = answer
+
+    def __next__(self) -> str:
+        return next(self._pieces)
+
+
+class Pipeline:
+    """A loaded bundle. Buffers are allocated once, here; one generation at a time.
+
+    `threads`: of one operator; None leaves the choice to ONNX Runtime.
+    """
+
+    def __init__(self, bundle: Bundle, *, threads: int | None = None):
+        manifest = bundle.manifest
+        self.bundle = bundle
+        self.capacity = capacity(manifest.plan, manifest.vision.tokens)
+        self._engines: dict[str, Engine] = {
+            name: OrtEngine(bundle.file(graph.file), threads=threads) for name, graph in manifest.graphs.items()
+        }
+        self._decoder = load_decoder(manifest, self._engines, self.capacity)
+        self._embedding = bundle.embedding()
+        self._prompts = PromptBuilder(bundle.file(PROCESSOR), manifest.tokens.image)
+        self._processor = ImageProcessor(bundle.file(PROCESSOR), manifest.vision)
+        self._current: object | None = None
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path,
+        *,
+        threads: int | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> Pipeline:
+        """Open the bundle at `path`, check its hashes, and load its graphs.
+
+        `progress` is called with the number of bytes hashed since its last call. Raises UserError.
+        """
+        return cls(Bundle.open(path, progress=progress), threads=threads)
+
+    def generate(
+        self,
+        images: Sequence[Image.Image],
+        prompt: str,
+        *,
+        max_new_tokens: int | None = None,
+        sampling: Sampling | None = None,
+        length: str | None = None,
+        ignore_stop: bool = False,
+    ) -> Answer:
+        """The whole answer; arguments as for `stream`."""
+        generation = self.stream(
+            images,
+            prompt,
+            max_new_tokens=max_new_tokens,
+            sampling=sampling,
+            length=length,
+            ignore_stop=ignore_stop,
+        )
+        for _ in generation:
+            pass
+        return generation.answer
+
+    def stream(
+        self,
+        images: Sequence[Image.Image],
+        prompt: str,
+        *,
+        max_new_tokens: int | None = None,
+        sampling: Sampling | None = None,
+        length: str | None = None,
+        ignore_stop: bool = False,
+    ) -> Generation:
+        """Prefill now; decode as the result is iterated.
+
+        images: in the order in which the prompt speaks of them; none for a text-only prompt.
+        max_new_tokens: None means what the bundle's plan bears.
+        sampling: None means greedy.
+        length: `fixed` or `exact` pruned length; None means the plan's.
+        ignore_stop: go on past stop tokens (for measuring).
+        Raises UserError for a prompt that the plan cannot bear.
+        """
+        plan = self.bundle.manifest.plan
+        if length not in (None, "fixed", "exact"):
+            raise UserError(f"length {length!r}: must be 'fixed' or 'exact'")
+        limit = plan.max_new_tokens if max_new_tokens is None else max_new_tokens
+        if not 1 <= limit <= plan.max_new_tokens:
+            raise UserError(
+                f"max-new-tokens {limit}: this bundle bears 1 to {plan.max_new_tokens}: "
+                "export with a larger --max-new-tokens"
+            )
+        clock = _Clock()
+        with clock("preprocess"):
+            built = self._prompts.build(prompt, [self._processor.tokens] * len(images))
+            visual = int(built.visual.sum())
+            total = built.token_ids.size
+            pruned = pruned_length(plan, total - visual, visual, length or plan.length, self.capacity)
+            pixels = [self._processor(image) for image in images]
+        self._current = token = object()
+        self._embed(built.token_ids)
+        with clock("vision"):
+            for values, start in zip(pixels, built.image_starts, strict=True):
+                self._encode(values, start)
+        kept = self._decoder.prefill(built.visual, pruned, clock)
+        answer = Answer(
+            prompt_tokens=total,
+            visual_tokens=visual,
+            kept_visual_tokens=(np.cumsum(built.visual) - 1)[kept[built.visual[kept]]].tolist(),
+            pruned_length=pruned,
+            backend=NAME,
+            notes=_notes(plan.layer is not None, total, visual, pruned),
+        )
+        pieces = self._decode(token, answer, limit, Sampler(sampling or Sampling()), ignore_stop, clock)
+        return Generation(pieces, answer)
+
+    def _embed(self, token_ids: np.ndarray) -> None:
+        self._decoder.prompt[0, : token_ids.size] = self._embedding[token_ids]
+
+    def _encode(self, pixel_values: np.ndarray, start: int) -> None:
+        """Run the vision graph; its output lands in the prompt buffer, at the picture's place."""
+        end = start + self._processor.tokens
+        features = rows(self._decoder.prompt, end)[0, start:]
+        self._engines["vision"].bind({"pixel_values": pixel_values}, {"image_features": features}).run()
+
+    def _decode(
+        self, token: object, answer: Answer, limit: int, sampler: Sampler, ignore_stop: bool, clock: _Clock
+    ) -> Iterator[str]:
+        text = DecodeStream(skip_special_tokens=True)
+        backend = self._prompts.tokenizer.backend_tokenizer
+        stop = set() if ignore_stop else set(self.bundle.manifest.tokens.stop)
+        while True:
+            if self._current is not token:
+                raise RuntimeError("another generation was started on this pipeline: this one has ended")
+            picked = sampler.pick(self._decoder.logits)
+            answer.token_ids.append(picked)
+            clock.token()
+            if picked in stop:
+                answer.finish_reason = "stop"
+            elif len(answer.token_ids) == limit:
+                answer.finish_reason = "length"
+            piece = text.step(backend, picked)
+            if answer.finish_reason:
+                # What the stream still holds back (half a character at the length limit) is in the full decode.
+                whole = backend.decode(answer.token_ids, skip_special_tokens=True)
+                piece = whole[len(answer.text) :]
+                answer.timings_ms = clock.timings()
+            if piece:
+                answer.text += piece
+                yield piece
+            if answer.finish_reason:
+                return
+            self._embed(np.asarray([picked]))
+            self._decoder.step()
+
+
+def _notes(prunes: bool, total: int, visual: int, pruned: int) -> list[str]:
+    if not prunes:
+        return ["this bundle does not prune: it was exported with --no-prune"]
+    if visual == 0:
+        return ["nothing to prune: the prompt has no picture"]
+    if pruned == total:
+        return [f"nothing pruned: the prompt's {total} tokens fit the pruned length"]
+    return []
+
+
+class _Clock:
+    """Wall-clock time per stage, to the first token, and per decoded token."""
+
+    def __init__(self) -> None:
+        self._start = perf_counter()
+        self._stages = dict.fromkeys(STAGES, 0.0)
+        self._tokens: list[float] = []
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        start = perf_counter()
+        yield
+        self._stages[stage] += perf_counter() - start
+
+    def token(self) -> None:
+        self._tokens.append(perf_counter())
+
+    def timings(self) -> dict[str, float]:
+        seconds = {
+            **self._stages,
+            "ttft": self._tokens[0] - self._start,
+            "decode_per_token": (self._tokens[-1] - self._tokens[0]) / max(1, len(self._tokens) - 1),
+        }
+        return {name: 1000 * value for name, value in seconds.items()}

@@ -1,0 +1,64 @@
+"""From logits to the next token: greedy, or temperature, top-k and top-p sampling from a seed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from fastv_runtime.errors import UserError
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is chosen. Temperature 0 is greedy; top_k 0 and top_p 1 cut nothing off."""
+
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.temperature < float("inf"):
+            raise UserError(f"temperature {self.temperature}: must be 0 (greedy) or a positive number")
+        if self.top_k < 0:
+            raise UserError(f"top-k {self.top_k}: must be 0 (off) or a positive count")
+        if not 0 < self.top_p <= 1:
+            raise UserError(f"top-p {self.top_p}: must be above 0 and at most 1")
+        if self.seed < 0:
+            raise UserError(f"seed {self.seed}: must be 0 or above")
+
+
+class Sampler:
+    """Draws tokens for one generation; the same seed and logits give the same tokens."""
+
+    def __init__(self, sampling: Sampling):
+        self._sampling = sampling
+        self._generator = np.random.default_rng(sampling.seed)
+
+    def pick(self, logits: Float[np.ndarray, " vocab"]) -> int:
+        """Token id chosen from the logits of one position."""
+        if self._sampling.temperature == 0:
+            return int(np.argmax(logits))
+        probabilities = distribution(logits, self._sampling)
+        return int(self._generator.choice(probabilities.size, p=probabilities))
+
+
+def distribution(logits: Float[np.ndarray, " vocab"], sampling: Sampling) -> Float[np.ndarray, " vocab"]:
+    """Probabilities (float64, summing to 1) after temperature, then top-k, then top-p.
+
+    Top-p keeps the smallest set of the likeliest tokens whose probability reaches p, at least one token.
+    """
+    scaled = logits.astype(np.float64) / sampling.temperature
+    probabilities = np.exp(scaled - scaled.max())
+    order = np.argsort(-probabilities, kind="stable")
+    if 0 < sampling.top_k < order.size:
+        probabilities[order[sampling.top_k :]] = 0
+    probabilities /= probabilities.sum()
+    if sampling.top_p < 1:
+        cumulative = np.cumsum(probabilities[order])
+        last = int(np.searchsorted(cumulative, sampling.top_p))
+        probabilities[order[last + 1 :]] = 0
+        probabilities /= probabilities.sum()
+    return probabilities
