@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from time import perf_counter
 
 import numpy as np
 from PIL import Image
@@ -14,6 +12,7 @@ from tokenizers.decoders import DecodeStream
 
 from fastv_runtime.arena import rows
 from fastv_runtime.bundle import PROCESSOR, Bundle
+from fastv_runtime.clock import Clock
 from fastv_runtime.decoder import load_decoder
 from fastv_runtime.engines import Engine
 from fastv_runtime.engines.onnxruntime import NAME, OrtEngine
@@ -22,9 +21,6 @@ from fastv_runtime.lengths import capacity, pruned_length
 from fastv_runtime.processor import ImageProcessor
 from fastv_runtime.prompt import PromptBuilder
 from fastv_runtime.sampling import Sampler, Sampling
-
-STAGES = ("preprocess", "vision", "prefix", "select", "suffix")
-
 
 @dataclass
 class Answer:
@@ -52,9 +48,14 @@ class Generation(Iterator[str]):
     Pieces never split a character. Starting another generation on the same pipeline ends this one.
     """
 
-    def __init__(self, pieces: Iterator[str], answer: Answer):
+    def __init__(self, pieces: Iterator[str], answer: Answer, clock: Clock):
         self._pieces = pieces
+        self._clock = clock
         self.answer = answer
+
+    def timings_ms(self) -> dict[str, float]:
+        """Timings so far, in the terms of `Answer.timings_ms`."""
+        return self._clock.timings()
 
     def __next__(self) -> str:
         return next(self._pieces)
@@ -144,7 +145,7 @@ class Pipeline:
                 f"max-new-tokens {limit}: this bundle bears 1 to {plan.max_new_tokens}: "
                 "export with a larger --max-new-tokens"
             )
-        clock = _Clock()
+        clock = Clock()
         with clock("preprocess"):
             built = self._prompts.build(prompt, [self._processor.tokens] * len(images))
             visual = int(built.visual.sum())
@@ -166,7 +167,7 @@ class Pipeline:
             notes=_notes(plan.layer is not None, total, visual, pruned),
         )
         pieces = self._decode(token, answer, limit, Sampler(sampling or Sampling()), ignore_stop, clock)
-        return Generation(pieces, answer)
+        return Generation(pieces, answer, clock)
 
     def _embed(self, token_ids: np.ndarray) -> None:
         self._decoder.prompt[0, : token_ids.size] = self._embedding[token_ids]
@@ -178,7 +179,7 @@ class Pipeline:
         self._engines["vision"].bind({"pixel_values": pixel_values}, {"image_features": features}).run()
 
     def _decode(
-        self, token: object, answer: Answer, limit: int, sampler: Sampler, ignore_stop: bool, clock: _Clock
+        self, token: object, answer: Answer, limit: int, sampler: Sampler, ignore_stop: bool, clock: Clock
     ) -> Iterator[str]:
         text = DecodeStream(skip_special_tokens=True)
         backend = self._prompts.tokenizer.backend_tokenizer
@@ -216,29 +217,3 @@ def _notes(prunes: bool, total: int, visual: int, pruned: int) -> list[str]:
     if pruned == total:
         return [f"nothing pruned: the prompt's {total} tokens fit the pruned length"]
     return []
-
-
-class _Clock:
-    """Wall-clock time per stage, to the first token, and per decoded token."""
-
-    def __init__(self) -> None:
-        self._start = perf_counter()
-        self._stages = dict.fromkeys(STAGES, 0.0)
-        self._tokens: list[float] = []
-
-    @contextmanager
-    def __call__(self, stage: str) -> Iterator[None]:
-        start = perf_counter()
-        yield
-        self._stages[stage] += perf_counter() - start
-
-    def token(self) -> None:
-        self._tokens.append(perf_counter())
-
-    def timings(self) -> dict[str, float]:
-        seconds = {
-            **self._stages,
-            "ttft": self._tokens[0] - self._start,
-            "decode_per_token": (self._tokens[-1] - self._tokens[0]) / max(1, len(self._tokens) - 1),
-        }
-        return {name: 1000 * value for name, value in seconds.items()}

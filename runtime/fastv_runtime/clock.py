@@ -1,0 +1,37 @@
+"""Wall-clock time of one generation: by stage, to the first token, and per decoded token."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from time import perf_counter
+
+STAGES = ("preprocess", "vision", "prefix", "select", "suffix")
+
+
+class Clock:
+    """Starts when it is made."""
+
+    def __init__(self) -> None:
+        self._start = perf_counter()
+        self._stages = dict.fromkeys(STAGES, 0.0)
+        self._tokens: list[float] = []
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        """Time the work inside as part of a stage."""
+        start = perf_counter()
+        yield
+        self._stages[stage] += perf_counter() - start
+
+    def token(self) -> None:
+        """A token was chosen."""
+        self._tokens.append(perf_counter())
+
+    def timings(self) -> dict[str, float]:
+        """Milliseconds: every stage, `ttft` (0 before the first token) and `decode_per_token`, the mean of the rest."""
+        seconds = {**self._stages, "ttft": 0.0, "decode_per_token": 0.0}
+        if self._tokens:
+            seconds["ttft"] = self._tokens[0] - self._start
+            seconds["decode_per_token"] = (self._tokens[-1] - self._tokens[0]) / max(1, len(self._tokens) - 1)
+        return {name: 1000 * value for name, value in seconds.items()}
