@@ -24,15 +24,15 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime
+from fastv_export.export import Options, export_bundle
+from fastv_export.progress import Progress
+from fastv_runtime import Pipeline
+from fastv_runtime.bundle import read_manifest
+from fastv_runtime.cost import decoder_flops, tokens_per_layer
 from PIL import Image
 from random_checkpoint import write_random_checkpoint
 from rich.console import Console
 from rich.progress import track
-
-from fastv_export.export import Options, export_bundle
-from fastv_export.progress import Progress
-from fastv_runtime import Bundle, Pipeline
-from fastv_runtime.cost import decoder_flops, flops_bound, tokens_per_layer
 
 TEXT, VISUAL, LAYER, KEEP = 64, 576, 2, 0.5
 DECODED = 24
@@ -102,12 +102,17 @@ def measure(checkpoint: Path, split: Path, unsplit: Path, rounds: int, threads: 
                 prefill[name].append(first[name])
                 decode[name].append(median(tokens[name]))
     scoring, selecting = scoring_ms(split, threads), selecting_ms(split, threads)
-    manifest = Bundle(split, _manifest(split)).manifest
-    tokens, pruned = TEXT + VISUAL, TEXT + round(VISUAL * KEEP)
+    decoder = read_manifest(split).decoder
+    length, pruned = TEXT + VISUAL, TEXT + round(VISUAL * KEEP)
+    layers = {
+        SPLIT: tokens_per_layer(decoder, LAYER, length, pruned),
+        UNSPLIT: tokens_per_layer(decoder, None, length, 0),
+    }
+    flops = {name: decoder_flops(decoder, each) for name, each in layers.items()}
     return {
         "setting": {
-            "decoder": manifest.decoder.model_dump(),
-            "tokens": tokens,
+            "decoder": decoder.model_dump(),
+            "tokens": length,
             "visual_tokens": VISUAL,
             "pruned_length": pruned,
             "layer": LAYER,
@@ -121,7 +126,8 @@ def measure(checkpoint: Path, split: Path, unsplit: Path, rounds: int, threads: 
         "decode_ms_per_token": {name: spread(values) for name, values in decode.items()},
         "ratios": {
             "prefill: unsplit / split": spread(ratios(prefill[UNSPLIT], prefill[SPLIT])),
-            "prefill: FLOPs bound of the same": flops_bound(manifest.decoder, LAYER, tokens, pruned),
+            "prefill: FLOPs bound of the same, gated MLP": flops[UNSPLIT].gated / flops[SPLIT].gated,
+            "prefill: FLOPs bound of the same, paper's formula": flops[UNSPLIT].paper / flops[SPLIT].paper,
             "prefill: transformers / unsplit": spread(ratios(prefill[TRANSFORMERS], prefill[UNSPLIT])),
             "decode: split / unsplit": spread(ratios(decode[SPLIT], decode[UNSPLIT])),
             "decode: transformers / unsplit": spread(ratios(decode[TRANSFORMERS], decode[UNSPLIT])),
@@ -131,13 +137,7 @@ def measure(checkpoint: Path, split: Path, unsplit: Path, rounds: int, threads: 
             "selecting_ms": selecting,
             "share_of_split_prefill": (scoring + selecting) / median(prefill[SPLIT]),
         },
-        "prefill_gflops": {
-            name: decoder_flops(manifest.decoder, lengths).gated / 1e9
-            for name, lengths in {
-                SPLIT: [tokens] * LAYER + [pruned] * (manifest.decoder.num_hidden_layers - LAYER),
-                UNSPLIT: [tokens] * manifest.decoder.num_hidden_layers,
-            }.items()
-        },
+        "prefill_gflops": {name: each.gated / 1e9 for name, each in flops.items()},
     }
 
 
@@ -204,7 +204,7 @@ def scoring_ms(bundle: Path, threads: int) -> float:
     boundary = {name for node in nodes for name in node.input if name and name not in made}
     held = [name for name in boundary if name in constants]
     constant_nodes = [makers[name] for name in boundary if name in makers and makers[name].op_type == "Constant"]
-    dimensions = _manifest(bundle).decoder
+    dimensions = read_manifest(bundle).decoder
     heads = {"query": dimensions.num_attention_heads, "key": dimensions.num_key_value_heads}
     fed = [name for name in boundary if name in makers and makers[name].op_type != "Constant"]
     known = {value.name: value for value in onnx.shape_inference.infer_shapes(model).graph.value_info}
@@ -238,7 +238,7 @@ def selecting_ms(bundle: Path, threads: int) -> float:
     prunable = np.zeros((1, tokens), bool)
     prunable[0, :VISUAL] = True
     feeds = {
-        "hidden": generator.standard_normal((1, tokens, _manifest(bundle).decoder.hidden_size), dtype=np.float32),
+        "hidden": generator.standard_normal((1, tokens, read_manifest(bundle).decoder.hidden_size), dtype=np.float32),
         "scores": generator.random((1, tokens), dtype=np.float32),
         "position_ids": np.arange(tokens)[None],
         "prunable": prunable,
@@ -282,8 +282,9 @@ def spread(values: list[float]) -> dict[str, float]:
 
 
 def machine() -> dict[str, str | int | None]:
+    cpu = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     model = next(
-        (line.split(":", 1)[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
+        (line.split(":", 1)[1].strip() for line in cpu if "model name" in line),
         platform.processor(),
     )
     packages = ("onnxruntime", "torch", "transformers")
@@ -298,8 +299,8 @@ def markdown(report: dict[str, Any]) -> str:
         "",
         "Made by `make bench` (`benchmarks/decoder.py`). Random weights at Qwen2-0.5B dimensions, fp32; "
         f"{setting['tokens']} tokens of which {setting['visual_tokens']} visual, K={setting['layer']}, "
-        f"keep {setting['keep']:g}: the suffix runs {setting['pruned_length']}. {setting['rounds']} rounds, contestants "
-        f"interleaved, {setting['threads']} threads, {setting['decoded_tokens']} decoded tokens a round. "
+        f"keep {setting['keep']:g}: the suffix runs {setting['pruned_length']}. {setting['rounds']} rounds, "
+        f"contestants interleaved, {setting['threads']} threads, {setting['decoded_tokens']} decoded tokens a round. "
         "Median (5th to 95th percentile); ratios are taken within a round.",
         "",
         ", ".join(f"{name} {value}" for name, value in machine_.items()),
@@ -328,12 +329,6 @@ def markdown(report: dict[str, Any]) -> str:
 
 def shown(values: dict[str, float], digits: int) -> str:
     return f"{values['median']:.{digits}f} ({values['p5']:.{digits}f} to {values['p95']:.{digits}f})"
-
-
-def _manifest(bundle: Path) -> Any:
-    from fastv_runtime.bundle import read_manifest
-
-    return read_manifest(bundle)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import nn
 
 IMPLEMENTATION = "fastv_onnx"
 """Name of the attention implementation in transformers' registry."""
@@ -79,15 +78,13 @@ def last_row_scores(
     return weights.mean(dim=(1, 2))
 
 
-def visibility(
-    rows: int | torch.SymInt, capacity: int, write_index: Int[torch.Tensor, " 1"]
-) -> Bool[torch.Tensor, "1 1 S C"]:
+def visibility(rows: int, capacity: int, write_index: Int[torch.Tensor, " 1"]) -> Bool[torch.Tensor, "1 1 S C"]:
     """Key j is visible to row i when j <= write_index + i."""
     return (torch.arange(capacity)[None, :] <= write_index[:, None] + torch.arange(rows)[:, None])[None, None]
 
 
 def onnx_attention(
-    module: nn.Module,
+    module: Any,
     query: Float[torch.Tensor, "1 Hq S Dh"],
     key: Float[torch.Tensor, "1 Hkv C Dh"],
     value: Float[torch.Tensor, "1 Hkv C Dh"],

@@ -13,7 +13,6 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
-
 from fastv_runtime.errors import UserError
 
 INDEX = "model.safetensors.index.json"
@@ -52,7 +51,9 @@ class Checkpoint:
         if not self.path.exists():
             raise UserError(f"{path}: no such checkpoint: give a directory that save_pretrained wrote")
         if not (self.path / "config.json").is_file():
-            raise UserError(f"{path}: not a checkpoint, it has no config.json: give a directory that save_pretrained wrote")
+            raise UserError(
+                f"{path}: not a checkpoint, it has no config.json: give a directory that save_pretrained wrote"
+            )
 
     @cached_property
     def config(self) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from fastv_runtime.cli.console import command, stderr
@@ -40,7 +41,11 @@ def parser() -> argparse.ArgumentParser:
         "--max-images", type=int, default=1, metavar="N", help="pictures a prompt may have (default: 1)"
     )
     parser.add_argument(
-        "--max-new-tokens", type=int, default=256, metavar="N", help="tokens an answer may have (default: 256)"
+        "--max-new-tokens",
+        type=int,
+        default=256,
+        metavar="N",
+        help="tokens an answer may have (default: 256)",
     )
     parser.add_argument("--no-prune", action="store_true", help="write the unsplit, unpruned baseline instead")
     parser.add_argument("--no-verify", action="store_true", help="do not compare the graphs with transformers")
@@ -84,7 +89,5 @@ def _raise_exit(signum: int, _: Any) -> None:
     sys.exit(128 + signum)
 
 
-def main() -> None:
-    command(parser(), run)
-
-
+def main(argv: Sequence[str] | None = None) -> None:
+    command(parser(), run, argv)

@@ -14,6 +14,28 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+from fastv_runtime.bundle import (
+    EMBEDDING,
+    GOLDEN,
+    MANIFEST,
+    PROCESSOR,
+    SCHEMA_VERSION,
+    Bundle,
+    Decoder,
+    FileDigest,
+    GraphSpec,
+    Length,
+    Manifest,
+    Plan,
+    Ranker,
+    Tokens,
+    Vision,
+    sha256,
+)
+from fastv_runtime.contract import Contract, contracts
+from fastv_runtime.engines.onnxruntime import OrtEngine
+from fastv_runtime.errors import UserError
+from fastv_runtime.selftest import TOLERANCE, self_test
 from safetensors.torch import save_file
 
 from fastv_export import attention, reference
@@ -27,26 +49,6 @@ from fastv_export.progress import Progress
 from fastv_export.select_graph import build_select
 from fastv_export.skeleton import Skeleton
 from fastv_export.trace import OPSET, graph_inputs, name_outputs, trace_decoder, trace_vision
-from fastv_runtime.bundle import (
-    EMBEDDING,
-    GOLDEN,
-    MANIFEST,
-    PROCESSOR,
-    SCHEMA_VERSION,
-    Bundle,
-    Decoder,
-    FileDigest,
-    GraphSpec,
-    Manifest,
-    Plan,
-    Tokens,
-    Vision,
-    sha256,
-)
-from fastv_runtime.contract import Contract, contracts
-from fastv_runtime.engines.onnxruntime import OrtEngine
-from fastv_runtime.errors import UserError
-from fastv_runtime.selftest import TOLERANCE, self_test
 
 PROCESSOR_FILES = (
     "config.json",
@@ -73,8 +75,8 @@ class Options:
 
     layer: int | None = 2
     keep: float = 0.5
-    ranker: str = "fastv"
-    length: str = "exact"
+    ranker: Ranker = "fastv"
+    length: Length = "exact"
     max_text: int = 128
     max_images: int = 1
     max_new_tokens: int = 256
@@ -118,9 +120,7 @@ def _staging(output: Path) -> Iterator[Path]:
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def _write(
-    checkpoint: Checkpoint, family: Family, options: Options, staging: Path, progress: Progress
-) -> Manifest:
+def _write(checkpoint: Checkpoint, family: Family, options: Options, staging: Path, progress: Progress) -> Manifest:
     attention.register()
     config = checkpoint.config
     dimensions = decoder_dimensions(config.get_text_config())
@@ -196,7 +196,10 @@ def _write_embedding(skeleton: Skeleton, family: Family, path: Path, progress: P
     table = skeleton.stored(family.decoder(skeleton.model).embed_tokens)["weight"]
     rows = table.read()
     block = max(1, (16 << 20) // rows[:1].nbytes)
-    with progress.weights("write embedding table", rows.shape[0] * rows.shape[1] * 4) as written, path.open("wb") as file:
+    with (
+        progress.weights("write embedding table", rows.shape[0] * rows.shape[1] * 4) as written,
+        path.open("wb") as file,
+    ):
         for start in range(0, rows.shape[0], block):
             written(file.write(rows[start : start + block].astype(np.float32).tobytes()))
 
@@ -259,5 +262,3 @@ def _verify(staging: Path, manifest: Manifest, progress: Progress) -> dict[str, 
             f"graphs differ from transformers: {listed} (limit {TOLERANCE:.0e}, relative); no bundle was written"
         )
     return differences
-
-

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from fastv_export.checkpoint import Checkpoint
 from fastv_runtime.bundle import Decoder, Plan, Vision
 from fastv_runtime.errors import UserError
 from fastv_runtime.lengths import kept_count
+
+from fastv_export.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
     from fastv_export.export import Options

@@ -49,9 +49,7 @@ def build_select(inputs: dict[str, ir.Value], opset: int, ranker: str) -> ir.Mod
     _, chosen = tape.op_multi_out("TopK", [ranked, length], {"axis": 1, "largest": 1, "sorted": 1}, num_outputs=2)
     # TopK again, smallest first, sorts: TensorRT has no Sort. fp32 holds every index below 2^24 exactly.
     as_float = tape.op("Cast", [chosen], {"to": ir.DataType.FLOAT})
-    ascending, _ = tape.op_multi_out(
-        "TopK", [as_float, length], {"axis": 1, "largest": 0, "sorted": 1}, num_outputs=2
-    )
+    ascending, _ = tape.op_multi_out("TopK", [as_float, length], {"axis": 1, "largest": 0, "sorted": 1}, num_outputs=2)
     keep = tape.op("Cast", [ascending], {"to": ir.DataType.INT64})
     kept_rows = tape.op("Squeeze", [keep, constant(tape, [0])])
     pruned_hidden = tape.op("Gather", [inputs["hidden"], kept_rows], {"axis": 1})

@@ -19,6 +19,8 @@ EMBEDDING = "embed_tokens.bin"
 GOLDEN = "golden.safetensors"
 PROCESSOR = "processor"
 
+Ranker = Literal["fastv", "random"]
+Length = Literal["fixed", "exact"]
 DType = Literal["float32", "float16", "int64", "int32", "bool"]
 
 
@@ -78,8 +80,8 @@ class Plan(_Model):
 
     layer: int | None
     keep: float
-    ranker: Literal["fastv", "random"]
-    length: Literal["fixed", "exact"]
+    ranker: Ranker
+    length: Length
     precision: Literal["float32"]
     max_text: int
     max_images: int

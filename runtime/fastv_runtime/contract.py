@@ -1,4 +1,4 @@
-"""Inputs and outputs of every graph, in one place: export names them, the manifest records them, the runtime binds them.
+"""Inputs and outputs of every graph: export names them, the manifest records them, the runtime binds them.
 
 Batch is 1. Symbols: S rows of the prompt (1 when decoding), M rows kept. Caches have their full capacity as shape.
 """

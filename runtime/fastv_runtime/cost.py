@@ -49,13 +49,6 @@ def tokens_per_layer(decoder: Decoder, layer: int | None, tokens: int, pruned: i
     return [tokens] * first + [pruned] * (decoder.num_hidden_layers - first)
 
 
-def flops_bound(decoder: Decoder, layer: int, tokens: int, pruned: int) -> float:
-    """Unpruned over pruned operations: the speed-up of prefill that arithmetic allows."""
-    dense = decoder_flops(decoder, tokens_per_layer(decoder, None, tokens, tokens))
-    split = decoder_flops(decoder, tokens_per_layer(decoder, layer, tokens, pruned))
-    return dense.gated / split.gated
-
-
 def cache_bytes(decoder: Decoder, tokens_per_layer: Sequence[int], dtype: str) -> int:
     """Keys and values of the given numbers of tokens per layer."""
     row = 2 * decoder.num_key_value_heads * decoder.head_dim * BYTES[dtype]

@@ -35,9 +35,7 @@ def open_image(path: str | Path) -> Image.Image:
     with image:
         width, height = image.size
         if width * height > MAX_PIXELS:
-            raise UserError(
-                f"{path}: {width} x {height} pixels, the limit is {MAX_PIXELS:,} in all: scale it down"
-            )
+            raise UserError(f"{path}: {width} x {height} pixels, the limit is {MAX_PIXELS:,} in all: scale it down")
         try:
             return ImageOps.exif_transpose(image).convert("RGB")
         except (OSError, SyntaxError, ValueError) as error:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Float
 from PIL import Image
 from tokenizers.decoders import DecodeStream
 
@@ -17,10 +18,12 @@ from fastv_runtime.decoder import load_decoder
 from fastv_runtime.engines import Engine
 from fastv_runtime.engines.onnxruntime import NAME, OrtEngine
 from fastv_runtime.errors import UserError
+from fastv_runtime.kept import draw_kept
 from fastv_runtime.lengths import capacity, pruned_length
 from fastv_runtime.processor import ImageProcessor
 from fastv_runtime.prompt import PromptBuilder
 from fastv_runtime.sampling import Sampler, Sampling
+
 
 @dataclass
 class Answer:
@@ -168,6 +171,16 @@ class Pipeline:
         )
         pieces = self._decode(token, answer, limit, Sampler(sampling or Sampling()), ignore_stop, clock)
         return Generation(pieces, answer, clock)
+
+    @property
+    def logits(self) -> Float[np.ndarray, " V"]:
+        """Logits (fp32) from which the next token is chosen: a view that the next step overwrites."""
+        return self._decoder.logits
+
+    def draw_kept(self, images: Sequence[Image.Image], answer: Answer) -> Image.Image:
+        """A picture of the visual tokens that an answer was given from: dropped patches faded, kept ones framed."""
+        views = [self._processor.view(image) for image in images]
+        return draw_kept(views, answer.kept_visual_tokens, self.bundle.manifest.vision)
 
     def _embed(self, token_ids: np.ndarray) -> None:
         self._decoder.prompt[0, : token_ids.size] = self._embedding[token_ids]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Int
@@ -31,9 +32,10 @@ class PromptBuilder:
     def __init__(self, directory: Path, image_token_id: int):
         from transformers import AutoTokenizer
 
+        self.tokenizer: Any
         self.tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
         self.image_token_id = image_token_id
-        self.image_token = self.tokenizer.convert_ids_to_tokens(image_token_id)
+        self.image_token = str(self.tokenizer.convert_ids_to_tokens(image_token_id))
         self._template = self.tokenizer.chat_template or _legacy_template(directory)
 
     def build(self, text: str, tokens_per_image: list[int]) -> Prompt:

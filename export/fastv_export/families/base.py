@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from jaxtyping import Float
-from torch import nn
-
 from fastv_runtime.bundle import Vision
 from fastv_runtime.errors import UserError
+from jaxtyping import Float
+from torch import nn
 
 FAMILIES: dict[str, Family] = {}
 """Registered families by `model_type` of the checkpoint's config."""
@@ -23,11 +22,11 @@ class Family:
     def __init_subclass__(cls) -> None:
         FAMILIES[cls.model_type] = cls()
 
-    def model_class(self) -> type[nn.Module]:
+    def model_class(self) -> Any:
         """The stock transformers class of the whole model."""
-        from transformers import AutoModelForImageTextToText
+        from transformers import CONFIG_MAPPING, AutoModelForImageTextToText
 
-        return AutoModelForImageTextToText._model_mapping[self._config_class()]
+        return AutoModelForImageTextToText._model_mapping[CONFIG_MAPPING[self.model_type]]
 
     def decoder(self, model: Any) -> Any:
         """The language model: has `embed_tokens`, `layers`, `norm` and `rotary_emb`."""
@@ -48,11 +47,6 @@ class Family:
     def vision(self, config: Any) -> Vision:
         """Picture size in pixels and the grid of visual tokens that it becomes."""
         raise NotImplementedError
-
-    def _config_class(self) -> type:
-        from transformers import CONFIG_MAPPING
-
-        return CONFIG_MAPPING[self.model_type]
 
 
 def family_of(model_type: str, where: str) -> Family:

@@ -35,22 +35,26 @@ def lower_to_group_query_attention(model: ir.Model) -> int:
             lengths = _lengths(tape, graph.inputs[0], write_index)
             _insert(graph, tape, before=next(iter(graph)))
             tape = Tape()
-        heads, kv_heads, width = query.shape[1], past_key.shape[1], past_key.shape[3]
+        heads, kv_heads, width = _size(query, 1), _size(past_key, 1), _size(past_key, 3)
         output, present_key, present_value = tape.op_multi_out(
             "GroupQueryAttention",
             [
-                _rows_first(tape, query, int(heads) * int(width)),
-                _rows_first(tape, new_key, int(kv_heads) * int(width)),
-                _rows_first(tape, new_value, int(kv_heads) * int(width)),
+                _rows_first(tape, query, heads * width),
+                _rows_first(tape, new_key, kv_heads * width),
+                _rows_first(tape, new_value, kv_heads * width),
                 past_key,
                 past_value,
                 *lengths,
             ],
-            {"num_heads": int(heads), "kv_num_heads": int(kv_heads), "scale": attention.attributes["scale"].as_float()},
+            {
+                "num_heads": heads,
+                "kv_num_heads": kv_heads,
+                "scale": attention.attributes["scale"].as_float(),
+            },
             domain=DOMAIN,
             num_outputs=3,
         )
-        split = tape.op("Reshape", [output, _ints(tape, [0, 0, int(heads), int(width)])])
+        split = tape.op("Reshape", [output, _ints(tape, [0, 0, heads, width])])
         heads_first = tape.op("Transpose", [split], {"perm": [0, 2, 1, 3]})
         heads_first.shape, heads_first.type = attention.outputs[0].shape, attention.outputs[0].type
         _insert(graph, tape, before=attention)
@@ -64,6 +68,13 @@ def lower_to_group_query_attention(model: ir.Model) -> int:
         fold_transpose_pairs(graph)
         common.RemoveUnusedNodesPass()(model)
     return len(attentions)
+
+
+def _size(value: ir.Value, axis: int) -> int:
+    size = None if value.shape is None else value.shape[axis]
+    if not isinstance(size, int):
+        raise ValueError(f"axis {axis} of {value.name} has no fixed size, which GroupQueryAttention needs")
+    return size
 
 
 def _scatter(value: ir.Value | None) -> ir.Node:

@@ -1,0 +1,146 @@
+"""fastv-inspect: what a bundle holds, and what its plan costs."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from fastv_runtime.bundle import EMBEDDING, Manifest, Plan, read_manifest
+from fastv_runtime.cli.console import command
+from fastv_runtime.cost import plan_cost
+from fastv_runtime.lengths import capacity
+
+MIB = 2**20
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="fastv-inspect", description="Show what a bundle holds, and what its plan costs, by arithmetic."
+    )
+    parser.add_argument("bundle", metavar="BUNDLE", help="directory that fastv-export wrote")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    return parser
+
+
+def run(args: argparse.Namespace) -> None:
+    manifest = read_manifest(args.bundle)
+    facts = inspect(manifest)
+    if args.json:
+        print(json.dumps(facts))
+    else:
+        _print(manifest, facts, Console())
+
+
+def inspect(manifest: Manifest) -> dict[str, Any]:
+    """Everything that the command shows: the manifest's facts and the plan's cost. Bytes and operations."""
+    plan = manifest.plan
+    needed = capacity(plan, manifest.vision.tokens)
+    cost = plan_cost(manifest.decoder, manifest.vision, plan, needed)
+    weights = {
+        name: sum(manifest.files[file].size for file in (graph.file, f"{graph.file}.data") if file in manifest.files)
+        for name, graph in manifest.graphs.items()
+    }
+    return {
+        "family": manifest.family,
+        "decoder": manifest.decoder.model_dump(),
+        "vision": manifest.vision.model_dump() | {"tokens": manifest.vision.tokens},
+        "plan": plan.model_dump(),
+        "graphs": {
+            name: {"dialect": graph.dialect, "opset": graph.opset, "bytes": weights[name]}
+            for name, graph in manifest.graphs.items()
+        },
+        "verified": manifest.verified,
+        "capacity": asdict(needed),
+        "cost": asdict(cost),
+        "other_plans": [
+            {"layer": layer, "keep": keep} | asdict(plan_cost(manifest.decoder, manifest.vision, other, needed))
+            for layer, keep, other in _other_plans(plan, manifest.decoder.num_hidden_layers)
+        ],
+        "memory": {
+            "graphs": sum(weights.values()),
+            "caches": cost.cache_capacity_bytes,
+            "resident": sum(weights.values()) + cost.cache_capacity_bytes,
+            "embedding_on_disk": manifest.files[EMBEDDING].size,
+        },
+    }
+
+
+def _other_plans(plan: Plan, layers: int) -> list[tuple[int, float, Plan]]:
+    """The plans of the paper's tables that this decoder has layers for."""
+    return [
+        (layer, keep, plan.model_copy(update={"layer": layer, "keep": keep}))
+        for layer in (1, 2, 3, 5)
+        for keep in (0.75, 0.5, 0.25, 0.1)
+        if layer < layers
+    ]
+
+
+def _print(manifest: Manifest, facts: dict[str, Any], console: Console) -> None:
+    decoder, plan, cost, memory = manifest.decoder, manifest.plan, facts["cost"], facts["memory"]
+    console.print(
+        f"{manifest.family}: {decoder.num_hidden_layers} layers x {decoder.hidden_size}, "
+        f"{decoder.num_attention_heads} heads ({decoder.num_key_value_heads} key-value), vocabulary "
+        f"{decoder.vocab_size}; {manifest.vision.tokens} visual tokens per picture "
+        f"({manifest.vision.rows} x {manifest.vision.columns})",
+        highlight=False,
+    )
+    if plan.layer is None:
+        console.print("plan: not pruned", highlight=False)
+    else:
+        console.print(
+            f"plan: K={plan.layer}, keep {plan.keep:g}, ranker {plan.ranker}, {plan.length} length, {plan.precision}",
+            highlight=False,
+        )
+    console.print(
+        f"bears: {plan.max_text} text tokens, {plan.max_images} pictures, {plan.max_new_tokens} new tokens",
+        highlight=False,
+    )
+    graphs = Table("graph", "dialect", "opset", "MiB", "largest difference from transformers")
+    for name, graph in facts["graphs"].items():
+        verified = (manifest.verified or {}).get(name)
+        graphs.add_row(
+            name,
+            graph["dialect"],
+            str(graph["opset"]),
+            f"{graph['bytes'] / MIB:,.1f}",
+            "not verified" if verified is None else f"{verified:.1e}",
+        )
+    console.print(graphs)
+    table = Table(f"prompt of {cost['tokens']} tokens", "this plan", "unpruned", "ratio")
+
+    def row(name: str, own: float, dense: float, digits: int) -> None:
+        table.add_row(name, f"{own:,.{digits}f}", f"{dense:,.{digits}f}", f"{own / dense:.2f}")
+
+    row("tokens from layer K on", cost["pruned_length"], cost["tokens"], 0)
+    for kind, title in (("paper", "prefill GFLOPs, paper's formula"), ("gated", "prefill GFLOPs, gated MLP")):
+        row(title, cost["flops"][kind] / 1e9, cost["dense_flops"][kind] / 1e9, 2)
+    row("key-value cache after prefill, MiB", cost["cache_bytes"] / MIB, cost["dense_cache_bytes"] / MIB, 2)
+    console.print(table)
+    others = Table("other plans", "pruned length", "GFLOPs, paper", "GFLOPs, gated", "of unpruned", "cache MiB")
+    for other in facts["other_plans"]:
+        flops = other["flops"]
+        others.add_row(
+            f"K={other['layer']} keep {other['keep']:g}",
+            str(other["pruned_length"]),
+            f"{flops['paper'] / 1e9:,.2f}",
+            f"{flops['gated'] / 1e9:,.2f}",
+            f"{flops['gated'] / cost['dense_flops']['gated']:.2f}",
+            f"{other['cache_bytes'] / MIB:,.2f}",
+        )
+    console.print(others)
+    console.print(
+        f"memory: graphs {memory['graphs'] / MIB:,.1f} MiB + caches {memory['caches'] / MIB:,.1f} MiB = "
+        f"{memory['resident'] / MIB:,.1f} MiB, activations apart; "
+        f"embedding table {memory['embedding_on_disk'] / MIB:,.1f} MiB, memory-mapped",
+        highlight=False,
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    command(parser(), run, argv)

@@ -1,0 +1,104 @@
+"""fastv-run: ask a bundle about pictures."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
+
+from fastv_runtime.bundle import Bundle, read_manifest
+from fastv_runtime.cli.console import command, stderr
+from fastv_runtime.errors import UserError
+from fastv_runtime.images import open_image
+from fastv_runtime.sampling import Sampling
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="fastv-run", description="Answer a question about pictures, streaming.")
+    parser.add_argument("bundle", metavar="BUNDLE", help="directory that fastv-export wrote")
+    parser.add_argument(
+        "--image",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="FILE",
+        help="pictures, in the prompt's order",
+    )
+    parser.add_argument("--prompt", required=True, metavar="TEXT", help="the question")
+    parser.add_argument("--max-new-tokens", type=int, metavar="N", help="at most (default: what the bundle bears)")
+    parser.add_argument("--temperature", type=float, default=0.0, metavar="T", help="0 is greedy (default)")
+    parser.add_argument("--top-k", type=int, default=0, metavar="K", help="sample among the K likeliest (default: all)")
+    parser.add_argument("--top-p", type=float, default=1.0, metavar="P", help="nucleus sampling (default: 1, off)")
+    parser.add_argument("--seed", type=int, default=0, help="of sampling (default: 0)")
+    parser.add_argument("--length", choices=["fixed", "exact"], help="pruned length (default: the bundle's plan)")
+    parser.add_argument("--threads", type=int, metavar="N", help="threads of one operator (default: one per core)")
+    parser.add_argument("--show-kept", metavar="OUT.png", help="draw which patches were kept")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of the text")
+    return parser
+
+
+def run(args: argparse.Namespace) -> None:
+    if args.threads is not None and args.threads < 1:
+        raise UserError(f"--threads {args.threads}: must be at least 1")
+    sampling = Sampling(args.temperature, args.top_k, args.top_p, args.seed)
+    kept_path = None if args.show_kept is None else _writable_png(Path(args.show_kept))
+    if kept_path is not None and not args.image:
+        raise UserError("--show-kept: there is no picture to draw on: give one with --image")
+    images = [open_image(path) for path in args.image]
+    bundle = _open(args.bundle)
+    from fastv_runtime.pipeline import Pipeline
+
+    pipeline = Pipeline(bundle, threads=args.threads)
+    generation = pipeline.stream(
+        images,
+        args.prompt,
+        max_new_tokens=args.max_new_tokens,
+        sampling=sampling,
+        length=args.length,
+    )
+    answer = generation.answer
+    for note in answer.notes:
+        stderr.print(f"fastv-run: {note}", style="yellow", highlight=False)
+    for piece in generation:
+        if not args.json:
+            sys.stdout.write(piece)
+            sys.stdout.flush()
+    print(json.dumps(asdict(answer)) if args.json else "")
+    if kept_path is not None:
+        from fastv_runtime.kept import save_picture
+
+        save_picture(pipeline.draw_kept(images, answer), kept_path)
+    if not args.json:
+        timings = answer.timings_ms
+        stderr.print(
+            f"{len(answer.kept_visual_tokens)} of {answer.visual_tokens} visual tokens kept; "
+            f"first token after {timings['ttft']:.0f} ms, {timings['decode_per_token']:.1f} ms per token after it",
+            style="dim",
+            highlight=False,
+        )
+
+
+def _open(path: str) -> Bundle:
+    """Open a bundle; hashing gigabytes takes a while, so it shows."""
+    total = sum(digest.size for digest in read_manifest(path).files.values())
+    columns = (TextColumn("checking {task.fields[name]}"), BarColumn(), DownloadColumn(binary_units=True))
+    with Progress(*columns, console=stderr, transient=True) as bars:
+        task = bars.add_task("", total=total, name=path)
+        return Bundle.open(path, progress=lambda count: bars.advance(task, count))
+
+
+def _writable_png(path: Path) -> Path:
+    if path.suffix.lower() != ".png":
+        raise UserError(f"--show-kept {path}: the picture is written as PNG: give a name that ends in .png")
+    if not path.absolute().parent.is_dir():
+        raise UserError(f"--show-kept {path}: no such directory: make {path.absolute().parent} first")
+    return path
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    command(parser(), run, argv)

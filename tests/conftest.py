@@ -1,0 +1,65 @@
+"""Checkpoints and bundles that many tests share, each made once a session."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from fastv_export.export import Options, export_bundle
+from fastv_export.progress import Progress
+from fastv_runtime import Pipeline
+from PIL import Image
+
+from tests.tiny import write_tiny_llava
+
+DEMO = Path(__file__).parent.parent / "demo" / "checkpoint"
+MakeBundle = Callable[..., Path]
+
+# Tiny products are over before a second thread has woken up; on a busy machine waiting for it costs far more.
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def tiny_llava(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_llava(tmp_path_factory.mktemp("checkpoints") / "tiny-llava")
+
+
+@pytest.fixture(scope="session")
+def make_bundle(tmp_path_factory: pytest.TempPathFactory) -> MakeBundle:
+    """Export a checkpoint once per set of options."""
+    made: dict[tuple[Path, Options], Path] = {}
+    folder = tmp_path_factory.mktemp("bundles")
+
+    def make(source: Path, **options: object) -> Path:
+        key = (source, Options(**options))  # type: ignore[arg-type]
+        if key not in made:
+            made[key] = folder / f"{len(made)}.fastv"
+            export_bundle(source, made[key], key[1], Progress(None))
+        return made[key]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tiny_llava: Path, make_bundle: MakeBundle) -> Path:
+    """The tiny LLaVA at K=2, keep 0.5, two pictures at most."""
+    return make_bundle(tiny_llava, max_images=2, max_text=64, max_new_tokens=64)
+
+
+@pytest.fixture(scope="session")
+def tiny_pipeline(tiny_bundle: Path) -> Pipeline:
+    return Pipeline.load(tiny_bundle, threads=1)
+
+
+@pytest.fixture
+def picture() -> Image.Image:
+    return noise_picture(0)
+
+
+def noise_picture(seed: int, size: tuple[int, int] = (64, 48)) -> Image.Image:
+    """A picture of smooth noise, so that resizing leaves something to see."""
+    small = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    return Image.fromarray(small).resize(size, Image.Resampling.BILINEAR)
