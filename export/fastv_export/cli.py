@@ -55,6 +55,8 @@ def parser() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> None:
     try:
+        import torch  # noqa: F401  first, so that a device's user reads of torch and not of some helper
+
         from fastv_export.export import Options, export_bundle
     except ImportError as error:
         raise missing_extra(error.name or "torch", "export") from None

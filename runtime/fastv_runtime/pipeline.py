@@ -12,14 +12,14 @@ from PIL import Image
 from tokenizers.decoders import DecodeStream
 
 from fastv_runtime.arena import rows
-from fastv_runtime.bundle import PROCESSOR, Bundle
+from fastv_runtime.bundle import PROCESSOR, Bundle, Plan
 from fastv_runtime.clock import Clock
 from fastv_runtime.decoder import load_decoder
 from fastv_runtime.engines import Engine
 from fastv_runtime.engines.onnxruntime import NAME, OrtEngine
 from fastv_runtime.errors import UserError
 from fastv_runtime.kept import draw_kept
-from fastv_runtime.lengths import capacity, pruned_length
+from fastv_runtime.lengths import capacity, kept_count, pruned_length
 from fastv_runtime.processor import ImageProcessor
 from fastv_runtime.prompt import PromptBuilder
 from fastv_runtime.sampling import Sampler, Sampling
@@ -167,7 +167,7 @@ class Pipeline:
             kept_visual_tokens=(np.cumsum(built.visual) - 1)[kept[built.visual[kept]]].tolist(),
             pruned_length=pruned,
             backend=NAME,
-            notes=_notes(plan.layer is not None, total, visual, pruned),
+            notes=_notes(plan, total, visual, pruned),
         )
         pieces = self._decode(token, answer, limit, Sampler(sampling or Sampling()), ignore_stop, clock)
         return Generation(pieces, answer, clock)
@@ -222,11 +222,18 @@ class Pipeline:
             self._decoder.step()
 
 
-def _notes(prunes: bool, total: int, visual: int, pruned: int) -> list[str]:
-    if not prunes:
+def _notes(plan: Plan, total: int, visual: int, pruned: int) -> list[str]:
+    """What would otherwise be a silent no-op, or a silent shortage."""
+    if plan.layer is None:
         return ["this bundle does not prune: it was exported with --no-prune"]
     if visual == 0:
         return ["nothing to prune: the prompt has no picture"]
-    if pruned == total:
-        return [f"nothing pruned: the prompt's {total} tokens fit the pruned length"]
+    kept, asked = pruned - (total - visual), kept_count(visual, plan.keep)
+    if kept == visual > asked:
+        return [f"nothing pruned: the prompt's {total} tokens fit the fixed pruned length"]
+    if kept < asked:
+        return [
+            f"only {kept} of the {asked} visual tokens that keep {plan.keep:g} asks for fit the fixed pruned length: "
+            "shorten the text, use --length exact, or export with a larger --max-text"
+        ]
     return []

@@ -52,7 +52,7 @@ def distribution(logits: Float[np.ndarray, " vocab"], sampling: Sampling) -> Flo
     """
     scaled = logits.astype(np.float64) / sampling.temperature
     probabilities = np.exp(scaled - scaled.max())
-    order = np.argsort(-probabilities, kind="stable")
+    order = np.argsort(-scaled, kind="stable")
     if 0 < sampling.top_k < order.size:
         probabilities[order[sampling.top_k :]] = 0
     probabilities /= probabilities.sum()

@@ -51,6 +51,8 @@ def _fail(program: str, message: str, code: int) -> None:
 
 def _silence_libraries() -> None:
     """transformers advises people who train; ours run a command."""
+    # Read once, while transformers is imported: without it every start on a device would lament that torch is missing.
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     from transformers.utils import logging
 
     logging.set_verbosity_error()

@@ -1,0 +1,118 @@
+"""The lowered graphs compute what the canonical ones do: both forms on ONNX Runtime, every output, every case."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime
+import pytest
+from fastv_export import attention
+from fastv_export.checkpoint import Checkpoint
+from fastv_export.export import Options, build_graph, save_graph
+from fastv_export.families import FAMILIES, Family
+from fastv_export.passes import lower_to_group_query_attention
+from fastv_export.plan import decoder_dimensions, make_plan
+from fastv_export.skeleton import Skeleton
+from fastv_runtime.bundle import Plan
+from fastv_runtime.contract import Contract, contracts
+
+Graphs = dict[str, tuple[ir.Model, ir.Model, Contract]]
+LAYER = 2
+
+
+@pytest.fixture(scope="module")
+def graphs(tiny_llava: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Path, Contract]]:
+    """(canonical file, lowered file, contract) of every graph with layers: split and unsplit."""
+    attention.register()
+    checkpoint, family = Checkpoint(tiny_llava), FAMILIES["llava"]
+    dimensions, vision = decoder_dimensions(checkpoint.config.get_text_config()), family.vision(checkpoint.config)
+    skeleton = Skeleton(checkpoint, family, attention=attention.IMPLEMENTATION)
+    folder = tmp_path_factory.mktemp("dialects")
+    made = {}
+    for layer in (LAYER, None):
+        plan = make_plan(Options(layer=layer, max_text=20, max_new_tokens=12), dimensions, vision)
+        for name, contract in contracts(dimensions, vision, plan, "float32").items():
+            if name in ("prefix", "suffix", "decoder"):
+                files = _write(name, contract, skeleton, family, plan, folder)
+                made[name] = (*files, contract)
+    return made
+
+
+def _write(
+    name: str, contract: Contract, skeleton: Skeleton, family: Family, plan: Plan, folder: Path
+) -> tuple[Path, Path]:
+    files = folder / f"{name}-onnx.onnx", folder / f"{name}-ort.onnx"
+    for file, dialect in zip(files, ("onnx", "ort"), strict=True):
+        save_graph(build_graph(name, contract, skeleton, family, plan, dialect=dialect), file)
+    return files
+
+
+@pytest.mark.parametrize("name", ["prefix", "suffix", "decoder"])
+@pytest.mark.parametrize(("rows", "write_index"), [(30, 0), (1, 30), (1, 0), (5, 11)])
+def test_ort_dialect_equals_canonical_form(
+    graphs: dict[str, tuple[Path, Path, Contract]], name: str, rows: int, write_index: int
+) -> None:
+    canonical, lowered, (inputs, _) = graphs[name]
+    generator = np.random.default_rng(rows)
+    feeds: dict[str, np.ndarray] = {
+        "hidden": generator.standard_normal((1, rows, 64), dtype=np.float32),
+        # Gaps, as after pruning: positions are not indices.
+        "position_ids": np.sort(generator.choice(200, rows, replace=False))[None].astype(np.int64),
+        "write_index": np.asarray([write_index]),
+    }
+    for tensor in inputs[3:]:
+        shape = [int(axis) for axis in tensor.shape]
+        feeds[tensor.name] = np.zeros(shape, np.float32)
+        feeds[tensor.name][:, :, :write_index] = generator.standard_normal(
+            (shape[0], shape[1], write_index, shape[3]), dtype=np.float32
+        )
+    outputs = []
+    for file in (canonical, lowered):
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        session = onnxruntime.InferenceSession(file, options)
+        names = [each.name for each in session.get_outputs()]
+        copies = {key: value.copy() for key, value in feeds.items()}
+        outputs.append(dict(zip(names, session.run(None, copies), strict=True)))
+    assert outputs[0].keys() == outputs[1].keys()
+    filled = write_index + rows
+    for key, expected in outputs[0].items():
+        actual = outputs[1][key]
+        if key.startswith("present_"):  # rows past the end are never read
+            expected, actual = expected[:, :, :filled], actual[:, :, :filled]
+        np.testing.assert_allclose(actual, expected, atol=1e-4, rtol=1e-4, err_msg=key)
+
+
+@pytest.mark.parametrize("name", ["prefix", "suffix", "decoder"])
+def test_the_forms_hold_the_operators_they_promise(graphs: dict[str, tuple[Path, Path, Contract]], name: str) -> None:
+    canonical, lowered, (inputs, _) = graphs[name]
+    layers = (len(inputs) - 3) // 2
+    onnx.checker.check_model(canonical, full_check=True)
+    first = [node.op_type for node in onnx.load(canonical, load_external_data=False).graph.node]
+    second = [node.op_type for node in onnx.load(lowered, load_external_data=False).graph.node]
+    assert (first.count("Attention"), first.count("TensorScatter")) == (layers, 2 * layers)
+    assert second.count("GroupQueryAttention") == layers
+    assert not {"Attention", "TensorScatter", "LessOrEqual"} & set(second)
+
+
+def test_scores_take_one_row_never_a_matrix(graphs: dict[str, tuple[Path, Path, Contract]]) -> None:
+    model = onnx.shape_inference.infer_shapes(onnx.load(graphs["prefix"][0], load_external_data=False))
+    softmax = [node for node in model.graph.node if node.op_type == "Softmax"]
+    assert len(softmax) == 1
+    shapes = {value.name: value.type.tensor_type.shape.dim for value in model.graph.value_info}
+    dims = shapes[softmax[0].output[0]]
+    # [1, key-value heads, queries per key, S]: a fourth axis over keys, and none over query rows
+    assert [dim.dim_value for dim in dims[:3]] == [1, 2, 2]
+    assert dims[3].dim_param == "S" or dims[3].dim_param.startswith("s")
+
+
+def test_an_attention_without_a_cache_is_refused() -> None:
+    query = ir.Value(name="q", shape=ir.Shape([1, 2, 3, 8]), type=ir.TensorType(ir.DataType.FLOAT))
+    node = ir.Node("", "Attention", [query, query, query])
+    node.outputs[0].name = "out"
+    model = ir.Model(ir.Graph([query], [node.outputs[0]], nodes=[node], opset_imports={"": 24}), ir_version=11)
+    with pytest.raises(ValueError, match="TensorScatter"):
+        lower_to_group_query_attention(model)

@@ -1,0 +1,85 @@
+"""The cost model against the paper's own table."""
+
+from __future__ import annotations
+
+import pytest
+from fastv_runtime.bundle import Decoder, Plan, Vision
+from fastv_runtime.cost import cache_bytes, decoder_flops, plan_cost, tokens_per_layer
+from fastv_runtime.lengths import capacity
+
+LLAVA_13B = Decoder(
+    hidden_size=5120,
+    num_hidden_layers=40,
+    num_attention_heads=40,
+    num_key_value_heads=40,
+    head_dim=128,
+    intermediate_size=13824,
+    vocab_size=32064,
+    gated_mlp=True,
+)
+TEXT, VISUAL = 36, 576
+
+# Table 1 of arXiv 2403.06764, column "Flops (B)" of LLaVA-1.5-13B: the average per layer, in units of 1e9.
+PAPER = {
+    (2, 0.50): 84.6,
+    (2, 0.75): 50.2,
+    (2, 0.90): 29.7,
+    (3, 0.50): 86.4,
+    (3, 0.75): 52.9,
+    (3, 0.90): 33.0,
+    (5, 0.50): 90.1,
+    (5, 0.75): 58.4,
+    (5, 0.90): 39.6,
+}
+
+
+def _average_billions(layer: int | None, ratio: float) -> float:
+    # The paper does not round the number of kept tokens; 10% of 576 is 57.6.
+    pruned = TEXT + (1 - ratio) * VISUAL
+    rows = tokens_per_layer(LLAVA_13B, layer, TEXT + VISUAL, pruned)  # type: ignore[arg-type]
+    return decoder_flops(LLAVA_13B, rows).paper / LLAVA_13B.num_hidden_layers / 1e9
+
+
+@pytest.mark.parametrize(("layer", "ratio"), PAPER)
+def test_flops_column_of_the_paper_to_the_printed_decimal(layer: int, ratio: float) -> None:
+    assert round(_average_billions(layer, ratio), 1) == PAPER[layer, ratio]
+
+
+def test_unpruned_flops_of_the_paper() -> None:
+    assert round(_average_billions(None, 0.0), 1) == 154.6
+
+
+def test_a_gated_layer_costs_a_third_matrix_more() -> None:
+    flops = decoder_flops(LLAVA_13B, [100])
+    assert flops.gated - flops.paper == 100 * 5120 * 13824
+
+
+def test_grouped_query_heads_make_smaller_caches_and_projections() -> None:
+    grouped = LLAVA_13B.model_copy(update={"num_key_value_heads": 8})
+    assert cache_bytes(grouped, [10, 10], "float32") * 5 == cache_bytes(LLAVA_13B, [10, 10], "float32")
+    saved = decoder_flops(LLAVA_13B, [100]).gated - decoder_flops(grouped, [100]).gated
+    assert saved == 2 * 100 * 5120 * (40 - 8) * 128
+
+
+def test_cache_bytes_of_llava_13b_by_hand() -> None:
+    # 2 (key and value) x 40 heads x 128 wide x 2 bytes = 20480 bytes per token and layer
+    assert cache_bytes(LLAVA_13B, [612] * 40, "float16") == 20480 * 612 * 40
+
+
+def test_plan_cost_of_a_split_plan() -> None:
+    plan = Plan(
+        layer=2,
+        keep=0.5,
+        ranker="fastv",
+        length="exact",
+        precision="float32",
+        max_text=36,
+        max_images=1,
+        max_new_tokens=10,
+    )
+    vision = Vision(image_height=336, image_width=336, rows=24, columns=24)
+    cost = plan_cost(LLAVA_13B, vision, plan, capacity(plan, vision.tokens))
+    assert (cost.tokens, cost.pruned_length) == (612, 324)
+    assert round(cost.flops.paper / 40 / 1e9, 1) == PAPER[2, 0.5]
+    assert cost.cache_bytes == 2 * 40 * 128 * 4 * (2 * 612 + 38 * 324)
+    assert cost.cache_capacity_bytes - cost.cache_bytes == 2 * 40 * 128 * 4 * 40 * 10

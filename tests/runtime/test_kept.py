@@ -1,0 +1,30 @@
+"""The picture of kept patches shows what it says."""
+
+from __future__ import annotations
+
+import numpy as np
+from fastv_runtime.bundle import Vision
+from fastv_runtime.kept import draw_kept
+from PIL import Image
+
+VISION = Vision(image_height=80, image_width=80, rows=4, columns=4)
+
+
+def test_kept_patches_are_shown_and_dropped_ones_faded() -> None:
+    picture = Image.new("RGB", (80, 80), (0, 0, 200))
+    drawn = np.asarray(draw_kept([picture], [0, 5, 15], VISION))
+    side = drawn.shape[0]
+    assert drawn.shape[:2] == (side, side)
+    assert side >= 448
+    centres = [(int((row + 0.5) * side / 4), int((column + 0.5) * side / 4)) for row in range(4) for column in range(4)]
+    shown = {index for index, (y, x) in enumerate(centres) if tuple(drawn[y, x]) == (0, 0, 200)}
+    assert shown == {0, 5, 15}
+
+
+def test_pictures_stand_side_by_side_in_their_order() -> None:
+    pictures = [Image.new("RGB", (80, 80), color) for color in ("red", "blue")]
+    drawn = np.asarray(draw_kept(pictures, [16], VISION))
+    left, right = drawn[60, 60], drawn[60, drawn.shape[1] - drawn.shape[0] + 60]
+    assert left[0] == 255
+    assert left[1] > 200  # faded: nothing of the first picture was kept
+    assert tuple(right) == (0, 0, 255)

@@ -1,0 +1,76 @@
+"""The runtime works where torch is not installed."""
+
+from __future__ import annotations
+
+import json
+import os
+import site
+import subprocess
+import venv
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import noise_picture
+
+HOST_ONLY = ("torch", "functorch", "nvidia", "triton", "onnxscript", "onnx", "accelerate")
+"""Beginnings of the names, in site-packages, of what a device does not have."""
+
+
+@pytest.fixture(scope="module")
+def device_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A virtual environment with this one's packages, linked, but for those of the host side."""
+    folder = tmp_path_factory.mktemp("device")
+    venv.create(folder, symlinks=True)
+    target = next((folder / "lib").glob("python*")) / "site-packages"
+    for packages in {*site.getsitepackages(), os.path.dirname(os.path.dirname(os.path.abspath(pytest.__file__)))}:
+        for entry in Path(packages).iterdir():
+            is_runtime = entry.name.startswith("onnxruntime")
+            if (is_runtime or not entry.name.startswith(HOST_ONLY)) and not (target / entry.name).exists():
+                (target / entry.name).symlink_to(entry)
+    return folder / "bin" / "python"
+
+
+def _run(python: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    return subprocess.run([python, *arguments], capture_output=True, text=True, env=environment, check=False)
+
+
+def test_there_is_no_torch_there(device_python: Path) -> None:
+    assert "No module named 'torch'" in _run(device_python, "-c", "import torch").stderr
+
+
+def test_fastv_run_answers_without_torch(device_python: Path, tiny_bundle: Path, tmp_path: Path) -> None:
+    picture, kept = tmp_path / "picture.png", tmp_path / "kept.png"
+    noise_picture(0).save(picture)
+    main = "import sys; from fastv_runtime.cli.run import main; main(); assert 'torch' not in sys.modules"
+    arguments = [tiny_bundle, "--image", picture, "--prompt", "What is it?", "--json", "--show-kept", kept]
+    done = _run(device_python, "-c", main, *map(str, arguments), "--max-new-tokens", "4")
+    assert done.returncode == 0, done.stderr
+    assert len(json.loads(done.stdout)["kept_visual_tokens"]) == 72
+    assert kept.stat().st_size > 1000
+
+
+def test_fastv_inspect_works_without_torch(device_python: Path, tiny_bundle: Path) -> None:
+    done = _run(device_python, "-c", "from fastv_runtime.cli.inspect import main; main()", str(tiny_bundle))
+    assert done.returncode == 0, done.stderr
+    assert "K=2" in done.stdout
+
+
+def test_fastv_export_says_what_to_install(device_python: Path, tiny_llava: Path, tmp_path: Path) -> None:
+    main = "from fastv_export.cli import main; main()"
+    done = _run(device_python, "-c", main, str(tiny_llava), "-o", str(tmp_path / "out.fastv"))
+    assert done.returncode == 2
+    assert done.stderr == "fastv-export: torch is not installed: pip install 'fastv-edge[export]'\n"
+
+
+def test_no_runtime_module_imports_the_host_side() -> None:
+    import fastv_runtime
+
+    sources = list(Path(fastv_runtime.__file__).parent.rglob("*.py"))
+    assert len(sources) > 15
+    for source in sources:
+        for line in source.read_text(encoding="utf-8").splitlines():
+            words = line.split()
+            if words[:1] in (["import"], ["from"]):
+                assert words[1].split(".")[0] not in ("torch", "onnx", "onnx_ir", "fastv_export", "fastv_calib"), source
