@@ -23,7 +23,7 @@ def device_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("device")
     venv.create(folder, symlinks=True)
     target = next((folder / "lib").glob("python*")) / "site-packages"
-    for packages in {*site.getsitepackages(), os.path.dirname(os.path.dirname(os.path.abspath(pytest.__file__)))}:
+    for packages in {*site.getsitepackages(), Path(pytest.__file__).resolve().parent.parent}:
         for entry in Path(packages).iterdir():
             is_runtime = entry.name.startswith("onnxruntime")
             if (is_runtime or not entry.name.startswith(HOST_ONLY)) and not (target / entry.name).exists():
