@@ -1,0 +1,36 @@
+# Everything installs itself into VENV on first use.
+PYTHON ?= python3
+VENV ?= .venv
+CONSTRAINTS ?= constraints-cpu.txt
+RUN = $(VENV)/bin/python
+
+.PHONY: demo test lint bench evaluate train clean
+
+demo: $(VENV)/.installed
+	$(RUN) demo/demo.py
+
+test: $(VENV)/.installed
+	$(RUN) -m pytest
+
+lint: $(VENV)/.installed
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+
+bench: $(VENV)/.installed
+	$(RUN) benchmarks/decoder.py --json docs/benchmarks/decoder.json --markdown docs/benchmarks/decoder.md
+
+# The demo checkpoint's accuracy for every K, keep and ranker, written into its model card.
+evaluate: $(VENV)/.installed
+	$(RUN) demo/evaluate.py
+
+train: $(VENV)/.installed
+	$(RUN) demo/train.py
+
+$(VENV)/.installed: pyproject.toml $(CONSTRAINTS)
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --constraint $(CONSTRAINTS) --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) demo/out
