@@ -36,14 +36,14 @@ from fastv_runtime.contract import Contract, contracts
 from fastv_runtime.engines.onnxruntime import OrtEngine
 from fastv_runtime.errors import UserError
 from fastv_runtime.selftest import TOLERANCE, self_test
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from fastv_export import attention, reference
 from fastv_export.checkpoint import Checkpoint
 from fastv_export.families import Family, family_of
 from fastv_export.golden import golden_vectors
 from fastv_export.modules import DecoderPart, VisionPart
-from fastv_export.passes import lower_to_group_query_attention
+from fastv_export.passes import declare_opset, lower_to_group_query_attention, lower_to_multi_head_attention
 from fastv_export.plan import decoder_dimensions, make_plan, stop_tokens
 from fastv_export.progress import Progress
 from fastv_export.select_graph import build_select
@@ -65,6 +65,9 @@ PROCESSOR_FILES = (
 """What the runtime's tokenizer and image processor read, copied as the checkpoint has them."""
 
 RECORDED_VERSIONS = ("fastv-edge", "torch", "transformers", "onnx", "onnx-ir", "onnxscript", "onnxruntime")
+ORT_OPSET = 23
+"""The newest that ONNX Runtime 1.23 loads, the last release for Python 3.10 (JetPack 6)."""
+
 WEIGHTS_IN_FLIGHT = 256 << 20
 """Bytes of weights held at once while a graph is written."""
 
@@ -133,16 +136,17 @@ def _write(checkpoint: Checkpoint, family: Family, options: Options, staging: Pa
     for name, contract in declared.items():
         with progress.step(f"trace {name}"):
             model = build_graph(name, contract, skeleton, family, plan)
+            lower_to_ort(model)
         with progress.weights(f"write {name}", _weight_bytes(model)) as written:
             save_graph(model, staging / "onnx" / f"{name}.onnx", written)
         graphs[name] = GraphSpec(
-            file=f"onnx/{name}.onnx", dialect="ort", opset=OPSET, inputs=contract[0], outputs=contract[1]
+            file=f"onnx/{name}.onnx", dialect="ort", opset=ORT_OPSET, inputs=contract[0], outputs=contract[1]
         )
     _write_embedding(skeleton, family, staging / EMBEDDING, progress)
     _copy_processor(checkpoint.path, staging / PROCESSOR)
     with progress.step("golden vectors from transformers"):
         golden = golden_vectors(reference.load_model(checkpoint.path, family), family, vision, plan)
-        save_file(golden, staging / GOLDEN)
+        (staging / GOLDEN).write_bytes(save(golden))
     manifest = _manifest(checkpoint, family, dimensions, vision, plan, graphs, staging, progress)
     if options.verify:
         manifest = manifest.model_copy(update={"verified": _verify(staging, manifest, progress)})
@@ -150,10 +154,8 @@ def _write(checkpoint: Checkpoint, family: Family, options: Options, staging: Pa
     return manifest
 
 
-def build_graph(
-    name: str, contract: Contract, skeleton: Skeleton, family: Family, plan: Plan, *, dialect: str = "ort"
-) -> ir.Model:
-    """One graph of a plan by its name, in the canonical form (`onnx`) or lowered to a dialect."""
+def build_graph(name: str, contract: Contract, skeleton: Skeleton, family: Family, plan: Plan) -> ir.Model:
+    """One graph of a plan by its name, in the canonical form."""
     if name == "vision":
         return trace_vision(skeleton, VisionPart(skeleton.model, family), contract)
     if name == "select":
@@ -161,16 +163,19 @@ def build_graph(
         name_outputs(select, contract[1])
         return select
     decoder, head = family.decoder(skeleton.model), family.head(skeleton.model)
-    layers = len(decoder.layers)
     if name == "prefix":
         assert plan.layer is not None
         part = DecoderPart(decoder, 0, plan.layer, scored=True, head=None)
     else:
-        part = DecoderPart(decoder, plan.layer or 0, layers, scored=False, head=head)
-    model = trace_decoder(skeleton, part, contract)
-    if dialect == "ort":
-        lower_to_group_query_attention(model)
-    return model
+        part = DecoderPart(decoder, plan.layer or 0, len(decoder.layers), scored=False, head=head)
+    return trace_decoder(skeleton, part, contract)
+
+
+def lower_to_ort(model: ir.Model) -> None:
+    """Canonical form -> `ort` dialect, in place."""
+    lower_to_group_query_attention(model)
+    lower_to_multi_head_attention(model)
+    declare_opset(model, ORT_OPSET)
 
 
 def save_graph(model: ir.Model, path: Path, written: Any = lambda count: None) -> None:
@@ -181,7 +186,7 @@ def save_graph(model: ir.Model, path: Path, written: Any = lambda count: None) -
     ir.save(
         model,
         path,
-        external_data=f"{path.name}.data",
+        external_data=f"{path.name}.data" if model.graph.initializers else None,
         max_in_flight_bytes=WEIGHTS_IN_FLIGHT,
         callback=lambda tensor, _: written(tensor.nbytes),
     )

@@ -11,15 +11,14 @@ import onnxruntime
 import pytest
 from fastv_export import attention
 from fastv_export.checkpoint import Checkpoint
-from fastv_export.export import Options, build_graph, save_graph
+from fastv_export.export import Options, build_graph, lower_to_ort, save_graph
 from fastv_export.families import FAMILIES, Family
-from fastv_export.passes import lower_to_group_query_attention
+from fastv_export.passes import declare_opset, lower_to_group_query_attention
 from fastv_export.plan import decoder_dimensions, make_plan
 from fastv_export.skeleton import Skeleton
 from fastv_runtime.bundle import Plan
 from fastv_runtime.contract import Contract, contracts
 
-Graphs = dict[str, tuple[ir.Model, ir.Model, Contract]]
 LAYER = 2
 
 
@@ -35,7 +34,7 @@ def graphs(tiny_llava: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
     for layer in (LAYER, None):
         plan = make_plan(Options(layer=layer, max_text=20, max_new_tokens=12), dimensions, vision)
         for name, contract in contracts(dimensions, vision, plan, "float32").items():
-            if name in ("prefix", "suffix", "decoder"):
+            if name != "select":
                 files = _write(name, contract, skeleton, family, plan, folder)
                 made[name] = (*files, contract)
     return made
@@ -45,8 +44,10 @@ def _write(
     name: str, contract: Contract, skeleton: Skeleton, family: Family, plan: Plan, folder: Path
 ) -> tuple[Path, Path]:
     files = folder / f"{name}-onnx.onnx", folder / f"{name}-ort.onnx"
-    for file, dialect in zip(files, ("onnx", "ort"), strict=True):
-        save_graph(build_graph(name, contract, skeleton, family, plan, dialect=dialect), file)
+    model = build_graph(name, contract, skeleton, family, plan)
+    save_graph(model, files[0])
+    lower_to_ort(model)
+    save_graph(model, files[1])
     return files
 
 
@@ -86,6 +87,18 @@ def test_ort_dialect_equals_canonical_form(
         np.testing.assert_allclose(actual, expected, atol=1e-4, rtol=1e-4, err_msg=key)
 
 
+def test_a_tower_is_lowered_to_multi_head_attention(graphs: dict[str, tuple[Path, Path, Contract]]) -> None:
+    canonical, lowered, _ = graphs["vision"]
+    operators = [node.op_type for node in onnx.load(lowered, load_external_data=False).graph.node]
+    assert operators.count("MultiHeadAttention") == 2  # features come from the layer before the last of three
+    assert "Attention" not in operators
+    pixels = np.random.default_rng(0).standard_normal((1, 3, 96, 96), dtype=np.float32)
+    first, second = (
+        onnxruntime.InferenceSession(file).run(None, {"pixel_values": pixels})[0] for file in (canonical, lowered)
+    )
+    np.testing.assert_allclose(second, first, atol=1e-4, rtol=1e-4)
+
+
 @pytest.mark.parametrize("name", ["prefix", "suffix", "decoder"])
 def test_the_forms_hold_the_operators_they_promise(graphs: dict[str, tuple[Path, Path, Contract]], name: str) -> None:
     canonical, lowered, (inputs, _) = graphs[name]
@@ -111,8 +124,23 @@ def test_scores_take_one_row_never_a_matrix(graphs: dict[str, tuple[Path, Path, 
 
 def test_an_attention_without_a_cache_is_refused() -> None:
     query = ir.Value(name="q", shape=ir.Shape([1, 2, 3, 8]), type=ir.TensorType(ir.DataType.FLOAT))
-    node = ir.Node("", "Attention", [query, query, query])
+    node = ir.Node("", "Attention", [query, query, query, query])
     node.outputs[0].name = "out"
     model = ir.Model(ir.Graph([query], [node.outputs[0]], nodes=[node], opset_imports={"": 24}), ir_version=11)
     with pytest.raises(ValueError, match="TensorScatter"):
         lower_to_group_query_attention(model)
+
+
+def test_an_older_opset_is_declared_only_where_every_node_fits() -> None:
+    def graph(op_type: str, attributes: dict[str, int] | None = None) -> ir.Model:
+        value = ir.Value(name="x", shape=ir.Shape([2]), type=ir.TensorType(ir.DataType.FLOAT))
+        node = ir.node(op_type, [value], attributes)
+        return ir.Model(ir.Graph([value], node.outputs, nodes=[node], opset_imports={"": 24}), ir_version=11)
+
+    model = graph("Cast", {"to": 1})
+    declare_opset(model, 23)
+    assert model.graph.opset_imports[""] == 23
+    with pytest.raises(ValueError, match="opset 23 has no TensorScatter"):
+        declare_opset(graph("TensorScatter"), 23)
+    with pytest.raises(ValueError, match=r"Cast of opset 23 does not take \['round_mode'\]"):
+        declare_opset(graph("Cast", {"to": 1, "round_mode": 0}), 23)
