@@ -24,7 +24,8 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime
-from fastv_export.export import Options, export_bundle
+from fastv_export.export import export_bundle
+from fastv_export.plan import Options
 from fastv_export.progress import Progress
 from fastv_runtime import Pipeline
 from fastv_runtime.bundle import read_manifest

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from fastv_export.export import Options, export_bundle
+from fastv_export.export import export_bundle
+from fastv_export.plan import Options
 from fastv_export.progress import Progress
 from fastv_runtime import Pipeline
 from PIL import Image

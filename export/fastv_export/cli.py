@@ -57,7 +57,8 @@ def run(args: argparse.Namespace) -> None:
     try:
         import torch  # noqa: F401  first, so that a device's user reads of torch and not of some helper
 
-        from fastv_export.export import Options, export_bundle
+        from fastv_export.export import export_bundle
+        from fastv_export.plan import Options
     except ImportError as error:
         raise missing_extra(error.name or "torch", "export") from None
     from fastv_export.progress import Progress

@@ -8,9 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -24,15 +22,13 @@ from fastv_runtime.bundle import (
     Decoder,
     FileDigest,
     GraphSpec,
-    Length,
     Manifest,
     Plan,
-    Ranker,
     Tokens,
     Vision,
     sha256,
 )
-from fastv_runtime.contract import Contract, contracts
+from fastv_runtime.contract import contracts
 from fastv_runtime.engines.onnxruntime import OrtEngine
 from fastv_runtime.errors import UserError
 from fastv_runtime.selftest import TOLERANCE, self_test
@@ -42,13 +38,10 @@ from fastv_export import attention, reference
 from fastv_export.checkpoint import Checkpoint
 from fastv_export.families import Family, family_of
 from fastv_export.golden import golden_vectors
-from fastv_export.modules import DecoderPart, VisionPart
-from fastv_export.passes import declare_opset, lower_to_group_query_attention, lower_to_multi_head_attention
-from fastv_export.plan import decoder_dimensions, make_plan, stop_tokens
+from fastv_export.graphs import ORT_OPSET, build_graph, lower_to_ort, save_graph
+from fastv_export.plan import Options, decoder_dimensions, make_plan, stop_tokens
 from fastv_export.progress import Progress
-from fastv_export.select_graph import build_select
 from fastv_export.skeleton import Skeleton
-from fastv_export.trace import OPSET, graph_inputs, name_outputs, trace_decoder, trace_vision
 
 PROCESSOR_FILES = (
     "config.json",
@@ -65,25 +58,6 @@ PROCESSOR_FILES = (
 """What the runtime's tokenizer and image processor read, copied as the checkpoint has them."""
 
 RECORDED_VERSIONS = ("fastv-edge", "torch", "transformers", "onnx", "onnx-ir", "onnxscript", "onnxruntime")
-ORT_OPSET = 23
-"""The newest that ONNX Runtime 1.23 loads, the last release for Python 3.10 (JetPack 6)."""
-
-WEIGHTS_IN_FLIGHT = 256 << 20
-"""Bytes of weights held at once while a graph is written."""
-
-
-@dataclass(frozen=True)
-class Options:
-    """What the user may choose. `layer` None writes the unsplit, unpruned baseline."""
-
-    layer: int | None = 2
-    keep: float = 0.5
-    ranker: Ranker = "fastv"
-    length: Length = "exact"
-    max_text: int = 128
-    max_images: int = 1
-    max_new_tokens: int = 256
-    verify: bool = True
 
 
 class VerificationError(Exception):
@@ -152,44 +126,6 @@ def _write(checkpoint: Checkpoint, family: Family, options: Options, staging: Pa
         manifest = manifest.model_copy(update={"verified": _verify(staging, manifest, progress)})
     (staging / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
     return manifest
-
-
-def build_graph(name: str, contract: Contract, skeleton: Skeleton, family: Family, plan: Plan) -> ir.Model:
-    """One graph of a plan by its name, in the canonical form."""
-    if name == "vision":
-        return trace_vision(skeleton, VisionPart(skeleton.model, family), contract)
-    if name == "select":
-        select = build_select(graph_inputs(contract[0]), OPSET, plan.ranker)
-        name_outputs(select, contract[1])
-        return select
-    decoder, head = family.decoder(skeleton.model), family.head(skeleton.model)
-    if name == "prefix":
-        assert plan.layer is not None
-        part = DecoderPart(decoder, 0, plan.layer, scored=True, head=None)
-    else:
-        part = DecoderPart(decoder, plan.layer or 0, len(decoder.layers), scored=False, head=head)
-    return trace_decoder(skeleton, part, contract)
-
-
-def lower_to_ort(model: ir.Model) -> None:
-    """Canonical form -> `ort` dialect, in place."""
-    lower_to_group_query_attention(model)
-    lower_to_multi_head_attention(model)
-    declare_opset(model, ORT_OPSET)
-
-
-def save_graph(model: ir.Model, path: Path, written: Any = lambda count: None) -> None:
-    """Write a graph, its weights beside it in PATH.data, streamed from the checkpoint.
-
-    `written` is called with the bytes of each weight as it is written.
-    """
-    ir.save(
-        model,
-        path,
-        external_data=f"{path.name}.data" if model.graph.initializers else None,
-        max_in_flight_bytes=WEIGHTS_IN_FLIGHT,
-        callback=lambda tensor, _: written(tensor.nbytes),
-    )
 
 
 def _weight_bytes(model: ir.Model) -> int:

@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
-from fastv_runtime.bundle import Decoder, Plan, Vision
+from fastv_runtime.bundle import Decoder, Length, Plan, Ranker, Vision
 from fastv_runtime.errors import UserError
 from fastv_runtime.lengths import kept_count
 
 from fastv_export.checkpoint import Checkpoint
 
-if TYPE_CHECKING:
-    from fastv_export.export import Options
+
+@dataclass(frozen=True)
+class Options:
+    """What the user may choose. `layer` None writes the unsplit, unpruned baseline."""
+
+    layer: int | None = 2
+    keep: float = 0.5
+    ranker: Ranker = "fastv"
+    length: Length = "exact"
+    max_text: int = 128
+    max_images: int = 1
+    max_new_tokens: int = 256
+    verify: bool = True
 
 
 def decoder_dimensions(text_config: Any) -> Decoder:

@@ -11,10 +11,10 @@ import onnxruntime
 import pytest
 from fastv_export import attention
 from fastv_export.checkpoint import Checkpoint
-from fastv_export.export import Options, build_graph, lower_to_ort, save_graph
 from fastv_export.families import FAMILIES, Family
+from fastv_export.graphs import build_graph, lower_to_ort, save_graph
 from fastv_export.passes import declare_opset, lower_to_group_query_attention
-from fastv_export.plan import decoder_dimensions, make_plan
+from fastv_export.plan import Options, decoder_dimensions, make_plan
 from fastv_export.skeleton import Skeleton
 from fastv_runtime.bundle import Plan
 from fastv_runtime.contract import Contract, contracts

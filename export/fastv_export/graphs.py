@@ -1,0 +1,61 @@
+"""The graphs of a plan: built in canonical form, lowered to a dialect, and written with their weights streaming."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import onnx_ir as ir
+from fastv_runtime.bundle import Plan
+from fastv_runtime.contract import Contract
+
+from fastv_export.families import Family
+from fastv_export.modules import DecoderPart, VisionPart
+from fastv_export.passes import declare_opset, lower_to_group_query_attention, lower_to_multi_head_attention
+from fastv_export.select_graph import build_select
+from fastv_export.skeleton import Skeleton
+from fastv_export.trace import OPSET, graph_inputs, name_outputs, trace_decoder, trace_vision
+
+ORT_OPSET = 23
+"""The newest that ONNX Runtime 1.23 loads, the last release for Python 3.10 (JetPack 6)."""
+
+WEIGHTS_IN_FLIGHT = 256 << 20
+"""Bytes of weights held at once while a graph is written."""
+
+
+def build_graph(name: str, contract: Contract, skeleton: Skeleton, family: Family, plan: Plan) -> ir.Model:
+    """One graph of a plan by its name, in the canonical form."""
+    if name == "vision":
+        return trace_vision(skeleton, VisionPart(skeleton.model, family), contract)
+    if name == "select":
+        select = build_select(graph_inputs(contract[0]), OPSET, plan.ranker)
+        name_outputs(select, contract[1])
+        return select
+    decoder, head = family.decoder(skeleton.model), family.head(skeleton.model)
+    if name == "prefix":
+        assert plan.layer is not None
+        part = DecoderPart(decoder, 0, plan.layer, scored=True, head=None)
+    else:
+        part = DecoderPart(decoder, plan.layer or 0, len(decoder.layers), scored=False, head=head)
+    return trace_decoder(skeleton, part, contract)
+
+
+def lower_to_ort(model: ir.Model) -> None:
+    """Canonical form -> `ort` dialect, in place."""
+    lower_to_group_query_attention(model)
+    lower_to_multi_head_attention(model)
+    declare_opset(model, ORT_OPSET)
+
+
+def save_graph(model: ir.Model, path: Path, written: Callable[[int], None] = lambda count: None) -> None:
+    """Write a graph, its weights beside it in PATH.data, streamed from the checkpoint.
+
+    `written` is called with the bytes of each weight as it is written.
+    """
+    ir.save(
+        model,
+        path,
+        external_data=f"{path.name}.data" if model.graph.initializers else None,
+        max_in_flight_bytes=WEIGHTS_IN_FLIGHT,
+        callback=lambda tensor, _: written(tensor.nbytes),
+    )
