@@ -24,16 +24,17 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime
+from PIL import Image
+from random_checkpoint import write_random_checkpoint
+from rich.console import Console
+from rich.progress import track
+
 from fastv_export.export import export_bundle
 from fastv_export.plan import Options
 from fastv_export.progress import Progress
 from fastv_runtime import Pipeline
 from fastv_runtime.bundle import read_manifest
 from fastv_runtime.cost import decoder_flops, tokens_per_layer
-from PIL import Image
-from random_checkpoint import write_random_checkpoint
-from rich.console import Console
-from rich.progress import track
 
 TEXT, VISUAL, LAYER, KEEP = 64, 576, 2, 0.5
 DECODED = 24

@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
+from PIL import Image
+
 from fastv_export.export import export_bundle
 from fastv_export.plan import Options
 from fastv_export.progress import Progress
 from fastv_runtime import Pipeline
-from PIL import Image
-
 from tests.tiny import write_tiny_llava
 
 DEMO = Path(__file__).parent.parent / "demo" / "checkpoint"
@@ -21,6 +22,10 @@ MakeBundle = Callable[..., Path]
 
 # Tiny products are over before a second thread has woken up; on a busy machine waiting for it costs far more.
 torch.set_num_threads(1)
+
+# The same examples at every run, and no verdict by the clock.
+settings.register_profile("repeatable", deadline=None, derandomize=True)
+settings.load_profile("repeatable")
 
 
 @pytest.fixture(scope="session")

@@ -13,11 +13,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from fastv_export.cli import main as fastv_export
 from fastv_runtime.bundle import MANIFEST
 from fastv_runtime.cli.inspect import main as fastv_inspect
 from fastv_runtime.cli.run import main as fastv_run
-
 from tests.conftest import noise_picture
 from tests.runtime.test_images import BAD_PICTURES
 from tests.tiny import write_tiny_llava

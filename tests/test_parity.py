@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from fastv_export.families import FAMILIES
-from fastv_export.reference import load_model, pruned
-from fastv_runtime import Pipeline
 from PIL import Image
 from transformers import AutoProcessor
 
+from fastv_export.families import FAMILIES
+from fastv_export.reference import load_model, pruned
+from fastv_runtime import Pipeline
 from tests.conftest import DEMO, MakeBundle, noise_picture
 
 NEW_TOKENS = 64

@@ -13,6 +13,7 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
+
 from fastv_runtime.errors import UserError
 
 INDEX = "model.safetensors.index.json"

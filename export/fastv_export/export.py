@@ -12,6 +12,16 @@ from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
+from safetensors.torch import save
+
+from fastv_export import attention, reference
+from fastv_export.checkpoint import Checkpoint
+from fastv_export.families import Family, family_of
+from fastv_export.golden import golden_vectors
+from fastv_export.graphs import ORT_OPSET, build_graph, lower_to_ort, save_graph
+from fastv_export.plan import Options, decoder_dimensions, make_plan, stop_tokens
+from fastv_export.progress import Progress
+from fastv_export.skeleton import Skeleton
 from fastv_runtime.bundle import (
     EMBEDDING,
     GOLDEN,
@@ -32,16 +42,6 @@ from fastv_runtime.contract import contracts
 from fastv_runtime.engines.onnxruntime import OrtEngine
 from fastv_runtime.errors import UserError
 from fastv_runtime.selftest import TOLERANCE, self_test
-from safetensors.torch import save
-
-from fastv_export import attention, reference
-from fastv_export.checkpoint import Checkpoint
-from fastv_export.families import Family, family_of
-from fastv_export.golden import golden_vectors
-from fastv_export.graphs import ORT_OPSET, build_graph, lower_to_ort, save_graph
-from fastv_export.plan import Options, decoder_dimensions, make_plan, stop_tokens
-from fastv_export.progress import Progress
-from fastv_export.skeleton import Skeleton
 
 PROCESSOR_FILES = (
     "config.json",

@@ -9,11 +9,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from fastv_runtime.bundle import Plan, Vision
-from fastv_runtime.lengths import kept_count
 
 from fastv_export.families import Family
 from fastv_export.reference import Pruning, pruned
+from fastv_runtime.bundle import Plan, Vision
+from fastv_runtime.lengths import kept_count
 
 Tensors = dict[str, torch.Tensor]
 SEED = 0

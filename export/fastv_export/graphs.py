@@ -6,8 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import onnx_ir as ir
-from fastv_runtime.bundle import Plan
-from fastv_runtime.contract import Contract
 
 from fastv_export.families import Family
 from fastv_export.modules import DecoderPart, VisionPart
@@ -15,6 +13,8 @@ from fastv_export.passes import declare_opset, lower_to_group_query_attention, l
 from fastv_export.select_graph import build_select
 from fastv_export.skeleton import Skeleton
 from fastv_export.trace import OPSET, graph_inputs, name_outputs, trace_decoder, trace_vision
+from fastv_runtime.bundle import Plan
+from fastv_runtime.contract import Contract
 
 ORT_OPSET = 23
 """The newest that ONNX Runtime 1.23 loads, the last release for Python 3.10 (JetPack 6)."""

@@ -6,11 +6,10 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from fastv_export.checkpoint import Checkpoint
 from fastv_runtime.bundle import Decoder, Length, Plan, Ranker, Vision
 from fastv_runtime.errors import UserError
 from fastv_runtime.lengths import kept_count
-
-from fastv_export.checkpoint import Checkpoint
 
 
 @dataclass(frozen=True)

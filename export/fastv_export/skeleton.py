@@ -7,12 +7,12 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from fastv_runtime.errors import UserError
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from fastv_export.checkpoint import Checkpoint, StoredTensor
 from fastv_export.families import Family
+from fastv_runtime.errors import UserError
 
 
 class Skeleton:

@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 import torch
-from fastv_runtime.bundle import TensorSpec
-from fastv_runtime.contract import Contract
 from torch import nn
 
 from fastv_export.checkpoint import StoredTensor
 from fastv_export.modules import DecoderPart, VisionPart
 from fastv_export.passes import tidy
 from fastv_export.skeleton import Skeleton
+from fastv_runtime.bundle import TensorSpec
+from fastv_runtime.contract import Contract
 
 OPSET = 24
 TRACED_ROWS = 7

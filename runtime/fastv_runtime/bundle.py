@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
 
 from fastv_runtime.errors import UserError
 
@@ -122,6 +122,14 @@ class Manifest(_Model):
     source: dict[str, str]
     versions: dict[str, str]
     verified: dict[str, float] | None
+    """Largest relative difference from transformers, per graph; None if the export did not compare."""
+
+    @model_validator(mode="after")
+    def _all_listed(self) -> Manifest:
+        for name in (EMBEDDING, *(graph.file for graph in self.graphs.values())):
+            if name not in self.files:
+                raise ValueError(f"{name} is not listed in files, so it cannot be checked")
+        return self
 
 
 @dataclass(frozen=True)

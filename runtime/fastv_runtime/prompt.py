@@ -36,7 +36,8 @@ class PromptBuilder:
         self.tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
         self.image_token_id = image_token_id
         self.image_token = str(self.tokenizer.convert_ids_to_tokens(image_token_id))
-        self._template = self.tokenizer.chat_template or _legacy_template(directory)
+        if not self.tokenizer.chat_template:
+            self.tokenizer.chat_template = _legacy_template(directory)
 
     def build(self, text: str, tokens_per_image: list[int]) -> Prompt:
         """Prompt of one user turn. Pictures come first unless `text` places them with the image token itself."""
@@ -64,12 +65,11 @@ class PromptBuilder:
 
     def _render(self, text: str, images: int) -> str:
         placed = self.image_token in text
-        if self._template is None:
+        if not self.tokenizer.chat_template:
             return text if placed else self.image_token * images + text
         content = [] if placed else [{"type": "image"}] * images
         return self.tokenizer.apply_chat_template(
             [{"role": "user", "content": [*content, {"type": "text", "text": text}]}],
-            chat_template=self._template,
             tokenize=False,
             add_generation_prompt=True,
         )

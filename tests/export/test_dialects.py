@@ -9,6 +9,7 @@ import onnx
 import onnx_ir as ir
 import onnxruntime
 import pytest
+
 from fastv_export import attention
 from fastv_export.checkpoint import Checkpoint
 from fastv_export.families import FAMILIES, Family

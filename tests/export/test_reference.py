@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+
 from fastv_export.families import FAMILIES
 from fastv_export.reference import load_model, pruned
 

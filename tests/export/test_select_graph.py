@@ -10,14 +10,14 @@ import onnx_ir as ir
 import onnxruntime
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
 from fastv_export.reference import select
 from fastv_export.select_graph import RANKERS, build_select
 from fastv_export.trace import graph_inputs, name_outputs
 from fastv_runtime.bundle import Decoder, Vision
 from fastv_runtime.contract import contracts
-from hypothesis import given
-from hypothesis import strategies as st
-
 from tests.runtime.test_lengths import make_plan
 
 WIDTH = 4

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from fastv_runtime import Bundle, UserError
 from fastv_runtime.bundle import MANIFEST
 
@@ -26,6 +27,12 @@ def _flip(path: Path) -> None:
 def _edit(path: Path, **changes: object) -> None:
     manifest = json.loads((path / MANIFEST).read_text())
     (path / MANIFEST).write_text(json.dumps(manifest | changes))
+
+
+def _unlisted(path: Path) -> None:
+    manifest = json.loads((path / MANIFEST).read_text())
+    del manifest["files"]["onnx/suffix.onnx"]
+    _edit(path, files=manifest["files"])
 
 
 def _outside(path: Path) -> None:
@@ -58,6 +65,7 @@ def test_an_unchanged_copy_opens_and_every_byte_is_hashed(copy: Path) -> None:
         (lambda path: (path / MANIFEST).unlink(), "not a bundle"),
         (lambda path: shutil.rmtree(path), "no such bundle"),
         (_outside, "outside the bundle"),
+        (_unlisted, r"onnx/suffix\.onnx is not listed in files"),
     ],
 )
 def test_a_damaged_bundle_is_refused(copy: Path, damage: Callable[[Path], None], message: str) -> None:

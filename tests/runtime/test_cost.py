@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from fastv_runtime.bundle import Decoder, Plan, Vision
 from fastv_runtime.cost import cache_bytes, decoder_flops, plan_cost, tokens_per_layer
 from fastv_runtime.lengths import capacity

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fastv_runtime import UserError
-from fastv_runtime.images import open_image
 from PIL import Image
 
+from fastv_runtime import UserError
+from fastv_runtime.images import open_image
 from tests.conftest import noise_picture
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+from PIL import Image
+
 from fastv_runtime.bundle import Vision
 from fastv_runtime.kept import draw_kept
-from PIL import Image
 
 VISION = Vision(image_height=80, image_width=80, rows=4, columns=4)
 

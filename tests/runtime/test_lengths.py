@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
 from fastv_runtime.bundle import Plan
 from fastv_runtime.errors import UserError
 from fastv_runtime.lengths import capacity, kept_count, pruned_length
-from hypothesis import assume, given
-from hypothesis import strategies as st
 
 
 def make_plan(**changes: object) -> Plan:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fastv_runtime import Bundle, Pipeline, Sampling, UserError
 from PIL import Image
 
+from fastv_runtime import Bundle, Pipeline, Sampling, UserError
 from tests.conftest import MakeBundle, noise_picture
 from tests.tiny import VISUAL_TOKENS
 

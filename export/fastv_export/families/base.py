@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from fastv_runtime.bundle import Vision
-from fastv_runtime.errors import UserError
 from jaxtyping import Float
 from torch import nn
+
+from fastv_runtime.bundle import Vision
+from fastv_runtime.errors import UserError
 
 FAMILIES: dict[str, Family] = {}
 """Registered families by `model_type` of the checkpoint's config."""

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastv_runtime.bundle import Vision
-
 from fastv_export.families.base import Family
+from fastv_runtime.bundle import Vision
 
 
 class Llava(Family):
