@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 from transformers import AutoProcessor
 
+from demo import heldout
 from fastv_export.families import FAMILIES
 from fastv_export.reference import load_model, pruned
 from fastv_runtime import Pipeline
@@ -24,7 +25,8 @@ from tests.conftest import DEMO, MakeBundle, noise_picture
 
 NEW_TOKENS = 64
 MARGIN = 1e-6
-"""Scores closer than this at the cut may be ordered either way in fp32; such pairs are counted, not compared."""
+"""Scores closer than this at the cut may be ordered either way in fp32. Only there may kept tokens differ, only such
+tokens, and it is counted. (The demo model is so sure of itself that most scores are far below this; they agree.)"""
 
 MAX_TEXT = 72
 QUESTIONS = [
@@ -40,8 +42,11 @@ QUESTIONS = [
 class Tally:
     """What a parity run saw."""
 
-    compared: int = 0
-    too_close: list[str] = field(default_factory=list)
+    equal: int = 0
+    close: int = 0
+    """Equal all the same, though the margin at the cut was under MARGIN."""
+    different: list[str] = field(default_factory=list)
+    """Kept tokens differ, by some within MARGIN of the cut."""
 
 
 TALLY = Tally()
@@ -77,8 +82,13 @@ def test_answers_are_those_of_transformers(
     pipeline = Pipeline.load(bundle, threads=1)
     for policy, images, seed in product(("fixed", "exact"), (1, 2), range(3)):
         case = f"{source.name} K={layer} keep={keep} {policy} {images} pictures seed {seed}"
-        pictures = [noise_picture(100 * seed + index) for index in range(images)]
-        question = QUESTIONS[(seed + layer + images) % len(QUESTIONS)]
+        number = 10 * seed + 3 * layer + images
+        if source == DEMO:
+            samples = heldout.samples(number + images)[number:]
+            pictures, question = [sample.image for sample in samples], samples[0].question
+        else:
+            pictures = [noise_picture(100 * seed + index) for index in range(images)]
+            question = QUESTIONS[number % len(QUESTIONS)]
         _compare(case, pipeline, stock, pictures, question, policy)
 
 
@@ -110,20 +120,30 @@ def _compare(
     assert answer.pruned_length == length, case
     for _ in generation:
         pass
-    ranked = pruning.scores[visual].sort(descending=True).values
-    kept_visual = length - (visual.numel() - count)
-    if kept_visual < count and ranked[kept_visual - 1] - ranked[kept_visual] < MARGIN:
-        TALLY.too_close.append(case)
-        return
     order = torch.cumsum(visual, 0) - 1
-    assert answer.kept_visual_tokens == order[pruning.keep[visual[pruning.keep]]].tolist(), case
+    expected_kept = order[pruning.keep[visual[pruning.keep]]].tolist()
+    scores = pruning.scores[visual]
+    margin = _margin(scores, len(expected_kept))
+    if answer.kept_visual_tokens != expected_kept:
+        cut = scores[expected_kept].min()
+        for index in set(answer.kept_visual_tokens) ^ set(expected_kept):
+            assert abs(scores[index] - cut) < MARGIN, case
+        TALLY.different.append(case)
+        return
     np.testing.assert_allclose(logits, expected.logits[0][0].numpy(), atol=1e-3, rtol=0, err_msg=case)
     tokens = expected.sequences[0, visual.numel() :].tolist()
     assert answer.token_ids == tokens, case
     if plan.keep == 1.0:
         with torch.no_grad():
             assert answer.token_ids == _generate(model, inputs).sequences[0, visual.numel() :].tolist(), case
-    TALLY.compared += 1
+    TALLY.equal += 1
+    TALLY.close += margin < MARGIN
+
+
+def _margin(scores: torch.Tensor, kept: int) -> float:
+    """Distance between the last score that stays and the first that goes; infinite when nothing goes."""
+    ranked = scores.sort(descending=True).values
+    return float(ranked[kept - 1] - ranked[kept]) if kept < ranked.numel() else float("inf")
 
 
 def _generate(model: Any, inputs: Any) -> Any:
@@ -137,10 +157,14 @@ def _generate(model: Any, inputs: Any) -> Any:
 
 
 def test_enough_pairs_were_compared(request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]) -> None:
-    """Runs last in this file: the claim is 200 pairs, those with a tie at the cut counted apart."""
+    """Runs last in this file: the claim is 200 pairs, those that a tie at the cut decides counted apart."""
     ran = {item.name for item in request.session.items if item.path == request.path}
     if len(ran) < 19:
         pytest.skip("only a part of the parity tests was chosen")
     with capsys.disabled():
-        print(f"\nparity: {TALLY.compared} pairs compared, {len(TALLY.too_close)} too close to call {TALLY.too_close}")
-    assert TALLY.compared >= 200
+        print(
+            f"\nparity: {TALLY.equal} pairs equal, {TALLY.close} of them with a margin under {MARGIN}; "
+            f"{len(TALLY.different)} differ within that margin {TALLY.different}"
+        )
+    assert TALLY.equal + len(TALLY.different) >= 200
+    assert len(TALLY.different) <= 0.02 * TALLY.equal

@@ -1,0 +1,94 @@
+"""The commands as people type them, when all goes well."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from fastv_export.cli import main as fastv_export
+from fastv_runtime.bundle import read_manifest
+from fastv_runtime.cli.inspect import main as fastv_inspect
+from fastv_runtime.cli.run import main as fastv_run
+from tests.conftest import DEMO, noise_picture
+
+TIMINGS = {"preprocess", "vision", "prefix", "select", "suffix", "ttft", "decode_per_token"}
+
+
+def test_export_run_and_inspect_the_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bundle, picture, kept = (tmp_path / name for name in ("demo.fastv", "picture.png", "kept.png"))
+    fastv_export([str(DEMO), "-o", str(bundle), "--target", "ort", "--layer", "2", "--keep", "0.25", "--json"])
+    captured = capsys.readouterr()
+    manifest = json.loads(captured.out)
+    assert manifest["plan"]["keep"] == 0.25
+    assert "verified against transformers" in captured.err
+    assert max(manifest["verified"].values()) < 1e-4
+    assert set(manifest["verified"]) == {"vision", "prefix", "select", "suffix"}
+
+    noise_picture(0).save(picture)
+    ask = [str(bundle), "--image", str(picture), "--prompt", "What color is the circle?"]
+    fastv_run([*ask, "--show-kept", str(kept)])
+    streamed = capsys.readouterr()
+    assert "36 of 144 visual tokens kept" in streamed.err
+    with Image.open(kept) as drawn:
+        assert drawn.size == (504, 504)
+
+    fastv_run([*ask, "--json", "--length", "fixed"])
+    captured = capsys.readouterr()
+    answer = json.loads(captured.out)
+    assert answer["text"].strip() == streamed.out.strip()
+    assert answer["backend"] == "ort"
+    assert answer["pruned_length"] == 128 + 36 or answer["notes"]
+    assert set(answer["timings_ms"]) == TIMINGS
+    assert {"token_ids", "prompt_tokens", "visual_tokens", "kept_visual_tokens", "finish_reason"} <= set(answer)
+
+    fastv_inspect([str(bundle), "--json"])
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["cost"]["tokens"] == 128 + 144
+    assert facts["cost"]["pruned_length"] == 128 + 36
+    assert facts["memory"]["graphs"] == sum(graph["bytes"] for graph in facts["graphs"].values())
+    assert {(plan["layer"], plan["keep"]) for plan in facts["other_plans"]} >= {(1, 0.1), (3, 0.75), (5, 0.5)}
+    fastv_inspect([str(bundle)])
+    table = capsys.readouterr().out
+    assert "K=2, keep 0.25" in table
+    assert "suffix" in table
+
+
+def test_several_pictures_after_one_flag_or_after_each(
+    tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = [str(tmp_path / f"{index}.png") for index in range(2)]
+    for index, file in enumerate(files):
+        noise_picture(index).save(file)
+    answers = []
+    for images in (["--image", *files], ["--image", files[0], "--image", files[1]]):
+        fastv_run([str(tiny_bundle), *images, "--prompt", "Which?", "--json", "--max-new-tokens", "4"])
+        answers.append(json.loads(capsys.readouterr().out))
+    assert answers[0]["token_ids"] == answers[1]["token_ids"]
+    assert answers[0]["visual_tokens"] == 288
+
+
+def test_a_text_only_prompt_says_that_there_is_nothing_to_prune(
+    tiny_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fastv_run([str(tiny_bundle), "--prompt", "What?", "--max-new-tokens", "3"])
+    assert "nothing to prune" in capsys.readouterr().err
+
+
+def test_sampling_repeats_with_its_seed(tiny_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def ask(seed: str) -> str:
+        fastv_run(
+            [str(tiny_bundle), "--prompt", "What?", "--temperature", "2", "--top-k", "40", "--seed", seed, "--json"]
+        )
+        return json.loads(capsys.readouterr().out)["text"]
+
+    assert ask("1") == ask("1")
+    assert ask("1") != ask("2")
+
+
+def test_unverified_bundles_say_so(tiny_llava: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fastv_export([str(tiny_llava), "-o", str(tmp_path / "out.fastv"), "--no-verify"])
+    assert "not verified" in capsys.readouterr().err
+    assert read_manifest(tmp_path / "out.fastv").verified is None
