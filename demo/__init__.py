@@ -1,0 +1,1 @@
+"""The demonstration checkpoint: scenes, questions, tokenizer, training and held-out samples."""

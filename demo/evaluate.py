@@ -1,0 +1,94 @@
+"""Exact match on held-out questions for every K, keep and ranker, through exported bundles: `python demo/evaluate.py`.
+
+Writes `evaluation.json` and the model card (README.md) into the checkpoint.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from collections import defaultdict
+from collections.abc import Callable
+from importlib.metadata import version
+from math import prod
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from rich.console import Console
+from rich.progress import Progress as Bars
+
+from demo import heldout
+from demo.card import model_card
+from fastv_export.checkpoint import Checkpoint
+from fastv_export.export import export_bundle
+from fastv_export.plan import Options
+from fastv_export.progress import Progress
+from fastv_runtime import Bundle, Pipeline
+from fastv_runtime.bundle import Ranker
+
+ROOT = Path(__file__).resolve().parent.parent
+LAYERS = (1, 2, 3)
+KEEPS = (1.0, 0.75, 0.5, 0.25, 0.1)
+RANKERS: tuple[Ranker, ...] = ("fastv", "random")
+console = Console(stderr=True)
+
+Accuracy = dict[str, float]
+"""Share of exact matches, for "all" and per kind of question."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoint", type=Path, default=ROOT / "demo" / "checkpoint")
+    parser.add_argument("--samples", type=int, default=1000)
+    parser.add_argument("--threads", type=int, default=2)
+    args = parser.parse_args()
+    samples = heldout.samples(args.samples)
+    results = []
+    with tempfile.TemporaryDirectory() as scratch, Bars(console=console) as bars:
+        task = bars.add_task("questions", total=len(samples) * len(LAYERS) * (1 + len(RANKERS) * (len(KEEPS) - 1)))
+        for layer in LAYERS:
+            for ranker in RANKERS:
+                path = Path(scratch) / f"{layer}-{ranker}.fastv"
+                options = Options(layer=layer, keep=1.0, ranker=ranker, max_new_tokens=32)
+                export_bundle(args.checkpoint, path, options, Progress(None))
+                # Keeping all leaves nothing to rank: one ranker stands for both.
+                for keep in KEEPS if ranker == "fastv" else KEEPS[1:]:
+                    accuracy = exact_match(load(path, keep, args.threads), samples, lambda: bars.advance(task))
+                    results.append({"layer": layer, "ranker": ranker, "keep": keep, "accuracy": accuracy})
+                    console.print(f"K={layer} {ranker} keep {keep:g}: {accuracy['all']:.1%}")
+    evaluation = {
+        "samples": len(samples),
+        "seed": heldout.SEED,
+        "versions": {name: version(name) for name in ("fastv-edge", "onnxruntime", "torch", "transformers")},
+        "results": results,
+    }
+    (args.checkpoint / "evaluation.json").write_text(json.dumps(evaluation, indent=1) + "\n", encoding="utf-8")
+    config = json.loads((args.checkpoint / "config.json").read_text(encoding="utf-8"))
+    parameters = sum(prod(tensor.shape) for tensor in Checkpoint(args.checkpoint).tensors.values())
+    (args.checkpoint / "README.md").write_text(model_card(config, parameters, evaluation), encoding="utf-8")
+
+
+def load(path: Path, keep: float, threads: int) -> Pipeline:
+    """The bundle with another keep: only the select graph's `length` input depends on it, no graph does."""
+    bundle = Bundle.open(path)
+    plan = bundle.manifest.plan.model_copy(update={"keep": keep})
+    return Pipeline(Bundle(path, bundle.manifest.model_copy(update={"plan": plan})), threads=threads)
+
+
+def exact_match(pipeline: Pipeline, samples: list[heldout.Sample], advance: Callable[[], None]) -> Accuracy:
+    """Share of samples whose greedy answer is the expected text, whole."""
+    hits: dict[str, list[bool]] = defaultdict(list)
+    for sample in samples:
+        answer = pipeline.generate([sample.image], sample.question)
+        hit = answer.text.strip() == sample.answer
+        hits["all"].append(hit)
+        hits[sample.kind].append(hit)
+        advance()
+    return {kind: sum(found) / len(found) for kind, found in hits.items()}
+
+
+if __name__ == "__main__":
+    main()
