@@ -56,6 +56,9 @@ def main() -> None:
         split, unsplit = prepare(folder)
         report = measure(folder / "checkpoint", split, unsplit, args.rounds, args.threads)
     text = json.dumps(report, indent=2)
+    for path in (args.json, args.markdown):
+        if path:
+            path.parent.mkdir(parents=True, exist_ok=True)
     if args.json:
         args.json.write_text(text + "\n", encoding="utf-8")
     if args.markdown:
