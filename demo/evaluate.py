@@ -10,9 +10,12 @@ import json
 import sys
 import tempfile
 from collections import defaultdict
-from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from functools import cache
 from importlib.metadata import version
+from itertools import product, repeat
 from math import prod
+from multiprocessing import get_context
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -43,24 +46,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", type=Path, default=ROOT / "demo" / "checkpoint")
     parser.add_argument("--samples", type=int, default=1000)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--processes", type=int, default=2)
     args = parser.parse_args()
-    samples = heldout.samples(args.samples)
-    results = []
     with tempfile.TemporaryDirectory() as scratch, Bars(console=console) as bars:
-        task = bars.add_task("questions", total=len(samples) * len(LAYERS) * (1 + len(RANKERS) * (len(KEEPS) - 1)))
-        for layer in LAYERS:
-            for ranker in RANKERS:
-                path = Path(scratch) / f"{layer}-{ranker}.fastv"
-                options = Options(layer=layer, keep=1.0, ranker=ranker, max_new_tokens=32)
-                export_bundle(args.checkpoint, path, options, Progress(None))
-                # Keeping all leaves nothing to rank: one ranker stands for both.
-                for keep in KEEPS if ranker == "fastv" else KEEPS[1:]:
-                    accuracy = exact_match(load(path, keep, args.threads), samples, lambda: bars.advance(task))
-                    results.append({"layer": layer, "ranker": ranker, "keep": keep, "accuracy": accuracy})
-                    console.print(f"K={layer} {ranker} keep {keep:g}: {accuracy['all']:.1%}")
+        bundles = export_all(args.checkpoint, Path(scratch), bars)
+        # Keeping all leaves nothing to rank: one ranker stands for both.
+        settings = [(*key, keep) for key in bundles for keep in KEEPS if keep < 1 or key[1] == RANKERS[0]]
+        task = bars.add_task("questions", total=len(settings))
+        results = []
+        with ProcessPoolExecutor(args.processes, mp_context=get_context("spawn")) as processes:
+            paths = [bundles[layer, ranker] for layer, ranker, _ in settings]
+            keeps = [keep for *_, keep in settings]
+            accuracies = processes.map(evaluate, paths, keeps, repeat(args.samples))
+            for (layer, ranker, keep), accuracy in zip(settings, accuracies, strict=True):
+                results.append({"layer": layer, "ranker": ranker, "keep": keep, "accuracy": accuracy})
+                console.print(f"K={layer} {ranker} keep {keep:g}: {accuracy['all']:.1%}")
+                bars.advance(task)
     evaluation = {
-        "samples": len(samples),
+        "samples": args.samples,
         "seed": heldout.SEED,
         "versions": {name: version(name) for name in ("fastv-edge", "onnxruntime", "torch", "transformers")},
         "results": results,
@@ -71,14 +74,28 @@ def main() -> None:
     (args.checkpoint / "README.md").write_text(model_card(config, parameters, evaluation), encoding="utf-8")
 
 
-def load(path: Path, keep: float, threads: int) -> Pipeline:
-    """The bundle with another keep: only the select graph's `length` input depends on it, no graph does."""
+def export_all(checkpoint: Path, folder: Path, bars: Bars) -> dict[tuple[int, Ranker], Path]:
+    """A bundle for every K and ranker. No graph depends on keep, so one serves every keep."""
+    bundles: dict[tuple[int, Ranker], Path] = {}
+    for layer, ranker in bars.track(list(product(LAYERS, RANKERS)), description="exports"):
+        bundles[layer, ranker] = folder / f"{layer}-{ranker}.fastv"
+        options = Options(layer=layer, keep=1.0, ranker=ranker, max_new_tokens=32)
+        export_bundle(checkpoint, bundles[layer, ranker], options, Progress(None))
+    return bundles
+
+
+def evaluate(path: Path, keep: float, count: int) -> Accuracy:
+    """Exact match of a bundle with another keep than it was exported with, on `count` held-out questions."""
     bundle = Bundle.open(path)
     plan = bundle.manifest.plan.model_copy(update={"keep": keep})
-    return Pipeline(Bundle(path, bundle.manifest.model_copy(update={"plan": plan})), threads=threads)
+    pipeline = Pipeline(Bundle(path, bundle.manifest.model_copy(update={"plan": plan})), threads=1)
+    return exact_match(pipeline, _samples(count))
 
 
-def exact_match(pipeline: Pipeline, samples: list[heldout.Sample], advance: Callable[[], None]) -> Accuracy:
+_samples = cache(heldout.samples)  # drawn once in every process
+
+
+def exact_match(pipeline: Pipeline, samples: list[heldout.Sample]) -> Accuracy:
     """Share of samples whose greedy answer is the expected text, whole."""
     hits: dict[str, list[bool]] = defaultdict(list)
     for sample in samples:
@@ -86,7 +103,6 @@ def exact_match(pipeline: Pipeline, samples: list[heldout.Sample], advance: Call
         hit = answer.text.strip() == sample.answer
         hits["all"].append(hit)
         hits[sample.kind].append(hit)
-        advance()
     return {kind: sum(found) / len(found) for kind, found in hits.items()}
 
 

@@ -107,16 +107,6 @@ def image_features(model: LlavaForConditionalGeneration, pixels: Tensor) -> Tens
 
 
 @dataclass(frozen=True)
-class Prune:
-    """FastV at decoder layer `layer`: keep a share of the visual tokens, by attention score or at random."""
-
-    layer: int
-    keep: float
-    ranker: str = "fastv"  # or "random"
-    seed: int = 0
-
-
-@dataclass(frozen=True)
 class Look:
     """Attention of one layer from text rows to the visual tokens: probabilities [B, H, Q, T, 144], fp32."""
 
@@ -128,17 +118,13 @@ def read_questions(
     prefix: Tensor,
     text: Tensor,
     first_visual: int,
-    *,
-    prune: Prune | None = None,
-    last: Tensor | None = None,
 ) -> tuple[Tensor, list[Look]]:
     """Run the decoder over many questions on one picture; each sees the picture and itself only.
 
     prefix [B, P, D] is the beginning of the prompt with its visual tokens at `first_visual`; text
     [B, Q, T, D] the questions with their answers. Every question sits at positions P..P+T-1, so its rows are
-    what the stock forward gives for the question alone. `prune` (Q = 1; `last` [B] is the last prompt row)
-    masks the visual tokens that FastV drops. Returns the normalised last states [B, Q, T, D] and each layer's
-    look at the picture.
+    what the stock forward gives for the question alone. Returns the normalised last states [B, Q, T, D] and
+    each layer's look at the picture.
     """
     decoder = model.model.language_model
     (b, p, d), (_, q, t, _) = prefix.shape, text.shape
@@ -147,12 +133,9 @@ def read_questions(
     cos, sin = decoder.rotary_emb(hidden, positions)
     window = slice(first_visual, first_visual + VISUAL)
     causal, causal_prefix = (torch.full((n, n), float("-inf")).triu(1) for n in (t, p))
-    dropped = None  # [B, P], True where a visual token is no longer visible
     looks: list[Look] = []
-    for index, layer in enumerate(decoder.layers):
+    for layer in decoder.layers:
         attention = layer.self_attn
-        if prune is not None and last is not None and index == prune.layer:
-            dropped = _dropped(prune, looks[-1], last, p, window)
         x = layer.input_layernorm(hidden)
         heads = (b, p + q * t, -1, attention.head_dim)
         query, key, value = (
@@ -161,16 +144,11 @@ def read_questions(
         query, key = apply_rotary_pos_emb(query, key, cos.to(query.dtype), sin.to(query.dtype))
         query = query * attention.scaling
         among = query[:, :, :p] @ key[:, :, :p].transpose(-1, -2) + causal_prefix
-        if dropped is not None:
-            # A dropped token still sees itself: its row must stay finite, and nobody reads it.
-            among = among.masked_fill(dropped[:, None, None] & ~torch.eye(p, dtype=torch.bool), float("-inf"))
         out_prefix = among.float().softmax(dim=-1).to(value.dtype) @ value[:, :, :p]
         ask, key_prefix, value_prefix = query[:, :, p:], key[:, :, :p], value[:, :, :p]
         own = (b, -1, q, t, attention.head_dim)
         key_own, value_own = key[:, :, p:].view(own), value[:, :, p:].view(own)
         to_prefix = (ask @ key_prefix.transpose(-1, -2)).view(b, -1, q, t, p)
-        if dropped is not None:
-            to_prefix = to_prefix.masked_fill(dropped[:, None, None, None], float("-inf"))
         to_own = ask.view(own) @ key_own.transpose(-1, -2) + causal
         weights = torch.cat([to_prefix, to_own], dim=-1).float().softmax(dim=-1)
         looks.append(Look(weights[..., window]))
@@ -180,14 +158,3 @@ def read_questions(
         hidden = hidden + attention.o_proj(out)
         hidden = hidden + layer.mlp(layer.post_attention_layernorm(hidden))
     return decoder.norm(hidden[:, p:]).view(b, q, t, d), looks
-
-
-def _dropped(prune: Prune, look: Look, last: Tensor, prefix: int, window: slice) -> Tensor:
-    rows = torch.arange(len(last))
-    scores = look.probabilities[rows, :, 0, last].mean(dim=1)  # [B, 144]
-    if prune.ranker == "random":
-        scores = torch.rand(scores.shape, generator=torch.Generator().manual_seed(prune.seed))
-    kept = scores.topk(round(VISUAL * prune.keep), dim=-1).indices
-    dropped = torch.zeros(len(last), prefix, dtype=torch.bool)
-    dropped[:, window] = True
-    return dropped.scatter(1, kept + window.start, False)

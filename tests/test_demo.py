@@ -58,4 +58,4 @@ def test_attention_keeps_what_matters_and_chance_does_not(
 
 
 def _accuracy(bundle: Path, samples: list[heldout.Sample]) -> float:
-    return exact_match(Pipeline.load(bundle, threads=1), samples, lambda: None)["all"]
+    return exact_match(Pipeline.load(bundle, threads=1), samples)["all"]
