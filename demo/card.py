@@ -24,7 +24,7 @@ byte-level BPE of {vocabulary} tokens: any text goes in, every word of the quest
 
 `make train` (`demo/train.py`) draws every scene itself from a seed; the digits are scikit-learn's bundled
 `load_digits`, a part of which is held out. First the tower and projector learn to name what is on each patch, in the
-decoder's own text embeddings; then the decoder learns to answer, tower and projector fixed.
+decoder's own text embeddings; then the decoder learns to answer, tower and projector fixed. These weights: {training}.
 
 The second phase has auxiliary losses on attention (`attention_losses` in `demo/answering.py`). They help a decoder this
 small to find out how to look things up, and they put the looking where large models have it: the last prompt row of the
@@ -49,8 +49,11 @@ wider for a single kind ({per_kind} questions each).
 """
 
 
-def model_card(config: dict[str, Any], parameters: int, evaluation: dict[str, Any]) -> str:
-    """README.md of the checkpoint. config: its config.json. evaluation: what `evaluate.py` writes."""
+def model_card(config: dict[str, Any], training: dict[str, Any], parameters: int, evaluation: dict[str, Any]) -> str:
+    """README.md of the checkpoint.
+
+    config, training: its config.json and training.json. evaluation: what `evaluate.py` writes.
+    """
     results = evaluation["results"]
     text, vision = config["text_config"], config["vision_config"]
     side = vision["image_size"] // vision["patch_size"]
@@ -66,12 +69,22 @@ def model_card(config: dict[str, Any], parameters: int, evaluation: dict[str, An
         width=text["hidden_size"],
         heads=text["num_attention_heads"],
         vocabulary=text["vocab_size"],
+        training=_training(training),
         samples=f"{samples:,}",
         versions=", ".join(f"{name} {value}" for name, value in evaluation["versions"].items()),
         overall=_overall(results),
         by_kind=_by_kind(results, kinds),
         interval=100 * 1.96 * (0.9 * 0.1 / samples) ** 0.5,
         per_kind=samples // len(kinds),
+    )
+
+
+def _training(record: dict[str, Any]) -> str:
+    steps, minutes = record["steps"], record["minutes"]
+    return (
+        f"seed {record['seed']}, {steps['see']:,} steps in {minutes['see']:.0f} minutes and {steps['answer']:,} steps in "
+        f"{minutes['answer']:.0f} minutes on {record['threads']} CPU thread(s), drawing apart; "
+        f"{100 * record['validation_exact_match']:.1f}% exact match on the validation questions that chose them"
     )
 
 

@@ -69,9 +69,11 @@ def main() -> None:
         "results": results,
     }
     (args.checkpoint / "evaluation.json").write_text(json.dumps(evaluation, indent=1) + "\n", encoding="utf-8")
-    config = json.loads((args.checkpoint / "config.json").read_text(encoding="utf-8"))
+    config, training = (
+        json.loads((args.checkpoint / name).read_text(encoding="utf-8")) for name in ("config.json", "training.json")
+    )
     parameters = sum(prod(tensor.shape) for tensor in Checkpoint(args.checkpoint).tensors.values())
-    (args.checkpoint / "README.md").write_text(model_card(config, parameters, evaluation), encoding="utf-8")
+    (args.checkpoint / "README.md").write_text(model_card(config, training, parameters, evaluation), encoding="utf-8")
 
 
 def export_all(checkpoint: Path, folder: Path, bars: Bars) -> dict[tuple[int, Ranker], Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 from collections.abc import Iterator
@@ -108,6 +109,16 @@ class Run:
         scratch.replace(self.state_file)
         self._saved = time.monotonic()
 
+    def record(self) -> dict[str, Any]:
+        """How the weights came about, for the model card."""
+        return {
+            "seed": self.seed,
+            "steps": self.done,
+            "minutes": {phase: round(seconds / 60, 1) for phase, seconds in self.seconds.items()},
+            "threads": torch.get_num_threads(),
+            "validation_exact_match": self.best,
+        }
+
     def export_if_best(self, accuracy: float) -> None:
         """Export unless an earlier step of this run did better."""
         if accuracy >= self.best:
@@ -120,6 +131,7 @@ class Run:
         shutil.rmtree(scratch, ignore_errors=True)
         self.model.save_pretrained(scratch)
         self.processor.save_pretrained(scratch)
+        (scratch / "training.json").write_text(json.dumps(self.record(), indent=1) + "\n", encoding="utf-8")
         self.checkpoint.mkdir(parents=True, exist_ok=True)
         for file in scratch.iterdir():
             file.chmod(0o644)
