@@ -82,7 +82,8 @@ def model_card(config: dict[str, Any], training: dict[str, Any], parameters: int
 def _training(record: dict[str, Any]) -> str:
     steps, minutes = record["steps"], record["minutes"]
     return (
-        f"seed {record['seed']}, {steps['see']:,} steps in {minutes['see']:.0f} minutes and {steps['answer']:,} steps in "
+        f"seed {record['seed']}, {steps['see']:,} steps in {minutes['see']:.0f} minutes and "
+        f"{steps['answer']:,} steps in "
         f"{minutes['answer']:.0f} minutes on {record['threads']} CPU thread(s), drawing apart; "
         f"{100 * record['validation_exact_match']:.1f}% exact match on the validation questions that chose them"
     )

@@ -67,7 +67,7 @@ class Generation(Iterator[str]):
 class Pipeline:
     """A loaded bundle. Buffers are allocated once, here; one generation at a time.
 
-    `threads`: of one operator; None leaves the choice to ONNX Runtime.
+    `threads`: of one operator; None means one per physical core that the process may use.
     """
 
     def __init__(self, bundle: Bundle, *, threads: int | None = None):

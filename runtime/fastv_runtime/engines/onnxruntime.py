@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,20 +17,16 @@ NAME = "ort"
 class OrtEngine:
     """One ONNX file in an inference session.
 
-    `threads`: of one operator; None leaves the choice to ONNX Runtime (one per physical core).
+    `threads`: of one operator; None means `default_threads()`.
     """
 
-    def __init__(self, path: Path, *, threads: int | None = None, profile_prefix: str | None = None):
+    def __init__(self, path: Path, *, threads: int | None = None):
         ort = _onnxruntime()
         options = ort.SessionOptions()
         options.log_severity_level = 3
-        if threads is not None:
-            options.intra_op_num_threads = threads
+        options.intra_op_num_threads = threads or default_threads()
         # Several sessions take turns; without this the idle ones' threads would spin on the cores of the busy one.
         options.add_session_config_entry("session.force_spinning_stop", "1")
-        if profile_prefix is not None:
-            options.enable_profiling = True
-            options.profile_file_prefix = profile_prefix
         try:
             self.session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         except Exception as error:
@@ -54,6 +51,18 @@ class OrtBinding:
 
     def run(self) -> None:
         self._session.run_with_iobinding(self._io)
+
+
+def default_threads() -> int:
+    """One per physical core that this process may run on.
+
+    ONNX Runtime's own default counts the machine's cores, not the process's, and pins threads to them: in containers
+    and virtual machines it was seen to be no faster than one thread.
+    """
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    smt = Path("/sys/devices/system/cpu/smt/active")
+    siblings = 2 if smt.is_file() and smt.read_text(encoding="utf-8").strip() == "1" else 1
+    return max(1, usable // siblings)
 
 
 def _pointer(name: str, array: np.ndarray) -> int:
