@@ -46,8 +46,8 @@ def main() -> None:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--see-steps", type=int, default=4000, help="steps of phase one (default %(default)s)")
-    parser.add_argument("--steps", type=int, default=3200, help="steps of phase two (default %(default)s)")
+    parser.add_argument("--see-steps", type=int, default=2400, help="steps of phase one (default %(default)s)")
+    parser.add_argument("--steps", type=int, default=1600, help="steps of phase two (default %(default)s)")
     parser.add_argument("--minutes", type=float, default=None, help="stop after this long; run again to resume")
     parser.add_argument("--scenes", type=int, default=12_000, help="scenes to train on (default %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
