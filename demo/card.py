@@ -84,7 +84,7 @@ def _training(record: dict[str, Any]) -> str:
     return (
         f"seed {record['seed']}, {steps['see']:,} steps in {minutes['see']:.0f} minutes and "
         f"{steps['answer']:,} steps in "
-        f"{minutes['answer']:.0f} minutes on {record['threads']} CPU thread(s), drawing apart; "
+        f"{minutes['answer']:.0f} minutes on two shared CPU cores, drawing apart; "
         f"{100 * record['validation_exact_match']:.1f}% exact match on the validation questions that chose them"
     )
 

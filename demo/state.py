@@ -115,7 +115,6 @@ class Run:
             "seed": self.seed,
             "steps": self.done,
             "minutes": {phase: round(seconds / 60, 1) for phase, seconds in self.seconds.items()},
-            "threads": torch.get_num_threads(),
             "validation_exact_match": self.best,
         }
 
