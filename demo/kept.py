@@ -15,7 +15,7 @@ from fastv_runtime.images import open_image
 from fastv_runtime.kept import save_picture
 
 HERE = Path(__file__).resolve().parent
-PICTURE, QUESTION = "scene2.png", "What color is the heart?"
+PICTURE, QUESTION = "scene3.png", "Tell me about the white object."
 GAP = 16
 
 

@@ -85,8 +85,8 @@ class Run:
             task = progress.add_task(phase, total=total, completed=self.done.get(phase, 0), note="")
             while (step := self.done.get(phase, 0)) < total:
                 started = time.monotonic()
+                self.done[phase] = step + 1  # saved only once the step is taken
                 yield step
-                self.done[phase] = step + 1
                 self.seconds[phase] = self.seconds.get(phase, 0.0) + time.monotonic() - started
                 progress.update(task, completed=step + 1)
                 if time.monotonic() - self._saved > _SAVE_EVERY or step + 1 == total or self.budget.spent():
