@@ -52,7 +52,8 @@ def export(name: str, flags: str, options: Options) -> Pipeline:
     shown(f"fastv-export demo/checkpoint -o demo/out/{name} --target ort {flags}")
     with Progress(Console(stderr=True)) as progress:
         export_bundle(HERE / "checkpoint", OUT / name, options, progress)
-    return Pipeline.load(OUT / name)
+    # Products this small are over before a second thread has woken up.
+    return Pipeline.load(OUT / name, threads=1)
 
 
 def ask(pipeline: Pipeline, picture: str, question: str, kept: Path) -> None:
