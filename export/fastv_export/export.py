@@ -99,7 +99,7 @@ def _staging(output: Path) -> Iterator[Path]:
 
 def _write(checkpoint: Checkpoint, family: Family, options: Options, staging: Path, progress: Progress) -> Manifest:
     attention.register()
-    config = checkpoint.config
+    config = family.config(checkpoint)
     dimensions = decoder_dimensions(config.get_text_config())
     vision = family.vision(config)
     plan = make_plan(options, dimensions, vision)

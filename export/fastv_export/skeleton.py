@@ -25,7 +25,7 @@ class Skeleton:
     def __init__(self, checkpoint: Checkpoint, family: Family, *, attention: str):
         self.mode = FakeTensorMode(allow_non_fake_inputs=True)
         with torch.device("meta"):
-            model: Any = family.model_class()._from_config(checkpoint.config)
+            model: Any = family.build(family.config(checkpoint))
         _make_buffers_real(model)
         with self.mode:
             for module in model.modules():
@@ -37,7 +37,7 @@ class Skeleton:
         # Only the language model's attention is ours: the tower's is traced as it stands.
         family.decoder(model).set_attn_implementation(attention)
         self.model = model.eval()
-        self._stored = stored_parameters(model, checkpoint)
+        self._stored = stored_parameters(model, checkpoint, family)
 
     @contextmanager
     def fake(self) -> Iterator[None]:
@@ -59,21 +59,13 @@ def _make_buffers_real(model: Any) -> None:
     model.initialize_weights()
 
 
-def stored_parameters(model: Any, checkpoint: Checkpoint) -> dict[int, StoredTensor]:
+def stored_parameters(model: Any, checkpoint: Checkpoint, family: Family) -> dict[int, StoredTensor]:
     """The stored tensor of every parameter, by the parameter's id; tied parameters share one.
 
-    Old key names go through transformers' own renames. Raises UserError that lists what is missing or misshapen.
+    Raises UserError that lists what is missing or misshapen.
     """
-    from transformers.conversion_mapping import get_model_conversion_mapping
-    from transformers.core_model_loading import WeightRenaming, rename_source_key
-
-    mapping = get_model_conversion_mapping(model)
-    renamings = [entry for entry in mapping if isinstance(entry, WeightRenaming)]
+    by_name = family.weights(model, checkpoint)
     expected = dict(model.named_parameters(remove_duplicate=False))
-    by_name = {
-        rename_source_key(name, renamings, [], model.base_model_prefix, expected)[0]: tensor
-        for name, tensor in checkpoint.tensors.items()
-    }
     stored: dict[int, StoredTensor] = {}
     for name, parameter in expected.items():
         if name in by_name:

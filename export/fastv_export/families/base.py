@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import nn
 
+from fastv_export.checkpoint import Checkpoint, StoredTensor
 from fastv_runtime.bundle import Vision
 from fastv_runtime.errors import UserError
 
@@ -28,6 +29,30 @@ class Family:
         from transformers import CONFIG_MAPPING, AutoModelForImageTextToText
 
         return AutoModelForImageTextToText._model_mapping[CONFIG_MAPPING[self.model_type]]
+
+    def config(self, checkpoint: Checkpoint) -> Any:
+        """transformers' config object of a checkpoint."""
+        return checkpoint.config
+
+    def build(self, config: Any) -> Any:
+        """The model in fp32; its parameters are on whatever device torch builds on."""
+        return self.model_class()._from_config(config, dtype=torch.float32)
+
+    def weights(self, model: Any, checkpoint: Checkpoint) -> dict[str, StoredTensor]:
+        """The stored tensor of each parameter, by the parameter's name in `model`.
+
+        Old key names go through transformers' own renames.
+        """
+        from transformers.conversion_mapping import get_model_conversion_mapping
+        from transformers.core_model_loading import WeightRenaming, rename_source_key
+
+        mapping = get_model_conversion_mapping(model)
+        renamings = [entry for entry in mapping if isinstance(entry, WeightRenaming)]
+        expected = dict(model.named_parameters(remove_duplicate=False))
+        return {
+            rename_source_key(name, renamings, [], model.base_model_prefix, expected)[0]: tensor
+            for name, tensor in checkpoint.tensors.items()
+        }
 
     def decoder(self, model: Any) -> Any:
         """The language model: has `embed_tokens`, `layers`, `norm` and `rotary_emb`."""
