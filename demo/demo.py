@@ -68,7 +68,7 @@ def ask(pipeline: Pipeline, picture: str, question: str, kept: Path) -> None:
         sys.stdout.write(piece)
         sys.stdout.flush()
     answer = generation.answer
-    save_picture(pipeline.draw_kept([image], answer), kept)
+    save_picture(generation.draw_kept(), kept)
     console.print(
         f"\n  {len(answer.kept_visual_tokens)} of {answer.visual_tokens} visual tokens kept, see demo/out/{kept.name}",
         style="dim",

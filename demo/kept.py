@@ -27,9 +27,11 @@ def main() -> None:
             bundle = Path(scratch) / f"{keep}.fastv"
             export_bundle(HERE / "checkpoint", bundle, Options(keep=keep), Progress(None))
             pipeline = Pipeline.load(bundle)
-            answer = pipeline.generate([image], QUESTION)
+            generation = pipeline.stream([image], QUESTION)
+            list(generation)
+            answer = generation.answer
             print(f"keep {keep}: {len(answer.kept_visual_tokens)} of {answer.visual_tokens},{answer.text}")
-            panels.append(pipeline.draw_kept([image], answer))
+            panels.append(generation.draw_kept())
     size = panels[0].width
     sheet = Image.new("RGB", (len(panels) * (size + GAP) - GAP, size), "white")
     for index, panel in enumerate(panels):

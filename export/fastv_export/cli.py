@@ -41,6 +41,18 @@ def parser() -> argparse.ArgumentParser:
         "--max-images", type=int, default=1, metavar="N", help="pictures a prompt may have (default: 1)"
     )
     parser.add_argument(
+        "--max-visual",
+        type=int,
+        metavar="N",
+        help="visual tokens a prompt may have (default: those of --max-images pictures, or of one video)",
+    )
+    parser.add_argument(
+        "--image-tokens",
+        type=int,
+        metavar="N",
+        help="most visual tokens of one picture, for models that take any size (default: the family's)",
+    )
+    parser.add_argument(
         "--max-new-tokens",
         type=int,
         default=256,
@@ -72,6 +84,8 @@ def run(args: argparse.Namespace) -> None:
         length=args.length,
         max_text=args.max_text,
         max_images=args.max_images,
+        max_visual=args.max_visual,
+        image_tokens=args.image_tokens,
         max_new_tokens=args.max_new_tokens,
         verify=not args.no_verify,
     )

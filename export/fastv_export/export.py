@@ -35,13 +35,13 @@ from fastv_runtime.bundle import (
     Manifest,
     Plan,
     Tokens,
-    Vision,
     sha256,
 )
 from fastv_runtime.contract import contracts
 from fastv_runtime.engines.onnxruntime import OrtEngine
 from fastv_runtime.errors import UserError
 from fastv_runtime.selftest import TOLERANCE, self_test
+from fastv_runtime.vision import Video, Vision
 
 PROCESSOR_FILES = (
     "config.json",
@@ -100,16 +100,16 @@ def _staging(output: Path) -> Iterator[Path]:
 def _write(checkpoint: Checkpoint, family: Family, options: Options, staging: Path, progress: Progress) -> Manifest:
     attention.register()
     config = family.config(checkpoint)
-    dimensions = decoder_dimensions(config.get_text_config())
-    vision = family.vision(config)
-    plan = make_plan(options, dimensions, vision)
+    dimensions = decoder_dimensions(config, family)
+    vision, video = family.vision(config, options.image_tokens), family.video(config)
+    plan = make_plan(options, dimensions, vision, video)
     skeleton = Skeleton(checkpoint, family, attention=attention.IMPLEMENTATION)
-    declared = contracts(dimensions, vision, plan, "float32")
+    declared = contracts(dimensions, vision, video, plan, "float32")
     (staging / "onnx").mkdir()
     graphs: dict[str, GraphSpec] = {}
     for name, contract in declared.items():
         with progress.step(f"trace {name}"):
-            model = build_graph(name, contract, skeleton, family, plan)
+            model = build_graph(name, contract, skeleton, family, vision, plan)
             lower_to_ort(model)
         with progress.weights(f"write {name}", _weight_bytes(model)) as written:
             save_graph(model, staging / "onnx" / f"{name}.onnx", written)
@@ -119,9 +119,9 @@ def _write(checkpoint: Checkpoint, family: Family, options: Options, staging: Pa
     _write_embedding(skeleton, family, staging / EMBEDDING, progress)
     _copy_processor(checkpoint.path, staging / PROCESSOR)
     with progress.step("golden vectors from transformers"):
-        golden = golden_vectors(reference.load_model(checkpoint.path, family), family, vision, plan)
+        golden = golden_vectors(reference.load_model(checkpoint.path, family), family, dimensions, vision, video, plan)
         (staging / GOLDEN).write_bytes(save(golden))
-    manifest = _manifest(checkpoint, family, dimensions, vision, plan, graphs, staging, progress)
+    manifest = _manifest(checkpoint, family, dimensions, vision, video, plan, graphs, staging, progress)
     if options.verify:
         manifest = manifest.model_copy(update={"verified": _verify(staging, manifest, progress)})
     (staging / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
@@ -161,6 +161,7 @@ def _manifest(
     family: Family,
     dimensions: Decoder,
     vision: Vision,
+    video: Video | None,
     plan: Plan,
     graphs: dict[str, GraphSpec],
     staging: Path,
@@ -169,6 +170,7 @@ def _manifest(
     paths = sorted(path for path in staging.rglob("*") if path.is_file())
     sources = [checkpoint.path / "config.json", *checkpoint.files]
     total = sum(path.stat().st_size for path in (*paths, *sources))
+    config = family.config(checkpoint)
     with progress.weights("hash", total) as hashed:
         files = {
             str(path.relative_to(staging)): FileDigest(sha256=sha256(path, hashed), size=path.stat().st_size)
@@ -180,8 +182,13 @@ def _manifest(
         family=family.model_type,
         decoder=dimensions,
         vision=vision,
+        video=video,
         plan=plan,
-        tokens=Tokens(image=family.image_token_id(checkpoint.config), stop=stop_tokens(checkpoint)),
+        tokens=Tokens(
+            image=family.image_token_id(config),
+            video=None if video is None else family.video_token_id(config),
+            stop=stop_tokens(checkpoint, config),
+        ),
         graphs=graphs,
         embedding_dtype="float32",
         files=files,

@@ -6,14 +6,18 @@ the rows that a case writes or reads, not their whole capacity.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from fastv_export.families import Family
 from fastv_export.reference import Pruning, pruned
-from fastv_runtime.bundle import Plan, Vision
+from fastv_runtime.bundle import Decoder, Plan
 from fastv_runtime.lengths import kept_count
+from fastv_runtime.positions import position_ids
+from fastv_runtime.vision import Video, Vision
+from fastv_runtime.visuals import Run
 
 Tensors = dict[str, torch.Tensor]
 SEED = 0
@@ -22,73 +26,158 @@ VISUAL = 16
 """Tokens of the golden prompt: enough to prune, few enough that a 13B model's caches stay small."""
 
 
-def golden_vectors(model: Any, family: Family, vision: Vision, plan: Plan) -> Tensors:
+def golden_vectors(
+    model: Any, family: Family, dimensions: Decoder, vision: Vision, video: Video | None, plan: Plan
+) -> Tensors:
     """Golden vectors of a model (fp32, eager attention) for every graph of a plan, but `select`'s random ranker."""
     generator = torch.Generator().manual_seed(SEED)
     with torch.no_grad():
-        tensors = _vision_case(model, family, vision, generator)
+        tensors = _vision_case(model, family, dimensions, vision)
+        if vision.packing:
+            tensors |= _pack_case(family.newline(model), vision.packing, generator)
+        if video is not None and video.graph == "video":
+            tensors |= _frame_case(model, family, video, generator)
         decoder, head = family.decoder(model), family.head(model)
-        ids = torch.randint(decoder.embed_tokens.num_embeddings, (TEXT + VISUAL + 1,), generator=generator)
-        embedded = decoder.embed_tokens(ids)[None]
-        prunable = torch.zeros(TEXT + VISUAL, dtype=torch.bool)
-        prunable[TEXT // 2 : TEXT // 2 + VISUAL] = True
+        prompt = _prompt(decoder, dimensions, generator)
         if plan.layer is None:
-            tensors |= _dense_case(decoder, head, embedded)
+            tensors |= _dense_case(decoder, head, prompt)
         else:
-            tensors |= _split_case(decoder, head, embedded, prunable, plan.layer, plan.keep)
+            tensors |= _split_case(decoder, head, prompt, plan.layer, plan.keep)
     # Slices share memory with what they were cut from; the file wants tensors that stand alone.
     return {name: tensor.detach().clone().contiguous() for name, tensor in tensors.items()}
 
 
-def _vision_case(model: Any, family: Family, vision: Vision, generator: torch.Generator) -> Tensors:
-    pixel_values = torch.randn(1, 3, vision.image_height, vision.image_width, generator=generator)
-    features = family.encode(model, pixel_values)
-    return {"vision/prefill/in/pixel_values": pixel_values, "vision/prefill/out/image_features": features}
+def _vision_case(model: Any, family: Family, dimensions: Decoder, vision: Vision) -> Tensors:
+    inputs = {name: torch.from_numpy(array) for name, array in family.example(vision).items()}
+    features = family.expected(model, inputs)
+    names = ["image_features", *(f"deepstack_{layer}" for layer in range(dimensions.deepstack_layers))]
+    outputs = features if isinstance(features, tuple) else (features,)
+    return {f"vision/prefill/in/{name}": tensor for name, tensor in inputs.items()} | {
+        f"vision/prefill/out/{name}": tensor for name, tensor in zip(names, outputs, strict=True)
+    }
 
 
-def _dense_case(decoder: Any, head: Any, embedded: torch.Tensor) -> Tensors:
-    length = embedded.shape[1] - 1
+def _pack_case(newline: torch.Tensor, taps: int, generator: torch.Generator) -> Tensors:
+    features = torch.randn(VISUAL, newline.shape[0], generator=generator)
+    index = torch.randint(VISUAL + 1, (VISUAL, taps), generator=generator)
+    index[-1] = VISUAL  # the newline
+    weight = torch.rand(VISUAL, taps, generator=generator)
+    gathered = torch.cat([features, newline[None]])[index]
+    return {
+        "pack/prefill/in/features": features,
+        "pack/prefill/in/index": index,
+        "pack/prefill/in/weight": weight,
+        "pack/prefill/out/image_features": gathered[:, 0] if taps == 1 else (gathered * weight[..., None]).sum(1),
+    }
+
+
+def _frame_case(model: Any, family: Family, video: Video, generator: torch.Generator) -> Tensors:
+    pixel_values = torch.randn(1, 3, video.picture.image_height, video.picture.image_width, generator=generator)
+    features = family.encode_frame(model, pixel_values)
+    return {"video/prefill/in/pixel_values": pixel_values, "video/prefill/out/image_features": features}
+
+
+@dataclass(frozen=True)
+class _Prompt:
+    """A prompt of TEXT + VISUAL tokens and one token more, which is decoded."""
+
+    embedded: torch.Tensor
+    positions: torch.Tensor
+    """As the graphs take them: [1, S + 1], or M-RoPE's [3, 1, S + 1]."""
+    prunable: torch.Tensor
+    deepstack: list[torch.Tensor]
+
+    def rows(self, start: int, stop: int) -> dict[str, Any]:
+        """Arguments of the stock decoder for rows start to stop - 1."""
+        arguments: dict[str, Any] = {"inputs_embeds": self.embedded[:, start:stop], "use_cache": True}
+        if self.positions.ndim == 3:
+            arguments["position_ids"] = self.positions[..., start:stop]
+        if self.deepstack and start == 0:
+            arguments["visual_pos_masks"] = self.prunable[None]
+            arguments["deepstack_visual_embeds"] = [each[0, self.prunable] for each in self.deepstack]
+        return arguments
+
+
+def _prompt(decoder: Any, dimensions: Decoder, generator: torch.Generator) -> _Prompt:
+    length, start = TEXT + VISUAL, TEXT // 2
+    ids = torch.randint(decoder.embed_tokens.num_embeddings, (length + 1,), generator=generator)
+    prunable = torch.zeros(length, dtype=torch.bool)
+    prunable[start : start + VISUAL] = True
+    positions = torch.from_numpy(
+        position_ids(dimensions.position_axes, length + 1, [(start, Run(VISUAL, (1, 2, VISUAL // 2)))])
+    )
+    deepstack = []
+    for _ in range(dimensions.deepstack_layers):
+        added = torch.randn(1, length, dimensions.hidden_size, generator=generator)
+        added[:, ~prunable] = 0
+        deepstack.append(added)
+    return _Prompt(
+        decoder.embed_tokens(ids)[None],
+        positions if dimensions.position_axes == 1 else positions[:, None],
+        prunable,
+        deepstack,
+    )
+
+
+def _dense_case(decoder: Any, head: Any, prompt: _Prompt) -> Tensors:
+    length = prompt.prunable.numel()
     tensors: Tensors = {}
     cache = None
-    for case, rows, start in (("prefill", embedded[:, :length], 0), ("decode", embedded[:, length:], length)):
-        output = decoder(inputs_embeds=rows, past_key_values=cache, use_cache=True)
+    for case, start, stop in (("prefill", 0, length), ("decode", length, length + 1)):
+        output = decoder(**prompt.rows(start, stop), past_key_values=cache)
         cache = output.past_key_values
-        tensors |= _layer_case("decoder", case, rows, torch.arange(start, start + rows.shape[1])[None], start)
+        rows, positions = prompt.embedded[:, start:stop], prompt.positions[..., start:stop]
+        tensors |= _layer_case("decoder", case, rows, positions, start)
+        tensors |= _deepstack_inputs("decoder", case, prompt.deepstack, range(len(prompt.deepstack)))
         tensors[f"decoder/{case}/out/logits"] = head(output.last_hidden_state[:, -1:])
     tensors |= _caches("decoder", cache, range(len(decoder.layers)), length, torch.arange(length))
     return tensors
 
 
-def _split_case(
-    decoder: Any, head: Any, embedded: torch.Tensor, prunable: torch.Tensor, layer: int, keep: float
-) -> Tensors:
-    length = prunable.numel()
+def _split_case(decoder: Any, head: Any, prompt: _Prompt, layer: int, keep: float) -> Tensors:
+    length = prompt.prunable.numel()
     count = TEXT + kept_count(VISUAL, keep)
-    positions = torch.arange(length)[None]
-    with pruned(decoder, layer, prunable, count) as prefill:
-        output = decoder(inputs_embeds=embedded[:, :length], use_cache=True)
+    positions, last = prompt.positions[..., :length], prompt.positions[..., length:]
+    with pruned(decoder, layer, prompt.prunable, count) as prefill:
+        output = decoder(**prompt.rows(0, length))
         kept = prefill.keep
         logits = head(output.last_hidden_state[:, -1:])
         before = prefill.hidden
         decoded = _Capture(decoder.layers[layer])
-        token = embedded[:, length:]
-        next_output = decoder(inputs_embeds=token, past_key_values=output.past_key_values, use_cache=True)
+        next_output = decoder(**prompt.rows(length, length + 1), past_key_values=output.past_key_values)
         next_hidden = decoded.stop()
     cache = next_output.past_key_values
-    last = torch.tensor([[length]])
-    return {
-        **_layer_case("prefix", "prefill", embedded[:, :length], positions, 0),
+    token = prompt.embedded[:, length:]
+    early, late = range(min(layer, len(prompt.deepstack))), range(layer, len(prompt.deepstack))
+    kept_deepstack = [each[:, kept] for each in prompt.deepstack]
+    tensors = {
+        **_layer_case("prefix", "prefill", prompt.embedded[:, :length], positions, 0),
         "prefix/prefill/out/hidden_out": before,
         "prefix/prefill/out/scores": prefill.scores[None],
         **_layer_case("prefix", "decode", token, last, length),
         "prefix/decode/out/hidden_out": next_hidden,
         **_caches("prefix", cache, range(layer), length, torch.arange(length)),
-        **_select_case(prefill, prunable, positions, count),
-        **_layer_case("suffix", "prefill", before[:, kept], positions[:, kept], 0),
+        **_select_case(prefill, prompt.prunable, positions, count),
+        **_layer_case("suffix", "prefill", before[:, kept], positions[..., kept], 0),
         "suffix/prefill/out/logits": logits,
         **_layer_case("suffix", "decode", next_hidden, last, count),
         "suffix/decode/out/logits": head(next_output.last_hidden_state[:, -1:]),
         **_caches("suffix", cache, range(layer, len(decoder.layers)), length, kept),
+        **_deepstack_inputs("select", "prefill", prompt.deepstack, late),
+    }
+    for index in late:
+        tensors[f"select/prefill/out/pruned_deepstack_{index}"] = kept_deepstack[index]
+    for case in ("prefill", "decode"):
+        tensors |= _deepstack_inputs("prefix", case, prompt.deepstack, early)
+        tensors |= _deepstack_inputs("suffix", case, kept_deepstack, late)
+    return tensors
+
+
+def _deepstack_inputs(graph: str, case: str, deepstack: list[torch.Tensor], layers: range) -> Tensors:
+    """What is added after the given layers; a decoded token has nothing added."""
+    return {
+        f"{graph}/{case}/in/deepstack_{layer}": deepstack[layer] if case == "prefill" else deepstack[layer][:, :1] * 0
+        for layer in layers
     }
 
 
@@ -101,7 +190,7 @@ def _select_case(prefill: Pruning, prunable: torch.Tensor, positions: torch.Tens
         "select/prefill/in/prunable": prunable[None],
         "select/prefill/in/length": torch.tensor([count]),
         "select/prefill/out/pruned_hidden": prefill.hidden[:, kept],
-        "select/prefill/out/pruned_position_ids": positions[:, kept],
+        "select/prefill/out/pruned_position_ids": positions[..., kept],
         "select/prefill/out/keep": kept[None],
     }
 

@@ -9,12 +9,14 @@ import onnx_ir as ir
 
 from fastv_export.families import Family
 from fastv_export.modules import DecoderPart, VisionPart
+from fastv_export.pack_graph import build_pack
 from fastv_export.passes import declare_opset, lower_to_group_query_attention, lower_to_multi_head_attention
 from fastv_export.select_graph import build_select
 from fastv_export.skeleton import Skeleton
-from fastv_export.trace import OPSET, graph_inputs, name_outputs, trace_decoder, trace_vision
+from fastv_export.trace import OPSET, graph_inputs, lazy_weight, name_outputs, trace_decoder, trace_vision
 from fastv_runtime.bundle import Plan
 from fastv_runtime.contract import Contract
+from fastv_runtime.vision import Vision
 
 ORT_OPSET = 23
 """The newest that ONNX Runtime 1.23 loads, the last release for Python 3.10 (JetPack 6)."""
@@ -23,10 +25,21 @@ WEIGHTS_IN_FLIGHT = 256 << 20
 """Bytes of weights held at once while a graph is written."""
 
 
-def build_graph(name: str, contract: Contract, skeleton: Skeleton, family: Family, plan: Plan) -> ir.Model:
+def build_graph(
+    name: str, contract: Contract, skeleton: Skeleton, family: Family, vision: Vision, plan: Plan
+) -> ir.Model:
     """One graph of a plan by its name, in the canonical form."""
     if name == "vision":
-        return trace_vision(skeleton, VisionPart(skeleton.model, family), contract)
+        part = VisionPart(skeleton.model, family.encode, [tensor.name for tensor in contract[0]])
+        return trace_vision(skeleton, part, contract, vision.axes())
+    if name == "video":
+        part = VisionPart(skeleton.model, family.encode_frame, [tensor.name for tensor in contract[0]])
+        return trace_vision(skeleton, part, contract, {})
+    if name == "pack":
+        newline = family.newline(skeleton.model)
+        pack = build_pack(graph_inputs(contract[0]), OPSET, lazy_weight("newline", skeleton.stored_parameter(newline)))
+        name_outputs(pack, contract[1])
+        return pack
     if name == "select":
         select = build_select(graph_inputs(contract[0]), OPSET, plan.ranker)
         name_outputs(select, contract[1])
@@ -34,10 +47,10 @@ def build_graph(name: str, contract: Contract, skeleton: Skeleton, family: Famil
     decoder, head = family.decoder(skeleton.model), family.head(skeleton.model)
     if name == "prefix":
         assert plan.layer is not None
-        part = DecoderPart(decoder, 0, plan.layer, scored=True, head=None)
+        layers = DecoderPart(decoder, 0, plan.layer, scored=True, head=None)
     else:
-        part = DecoderPart(decoder, plan.layer or 0, len(decoder.layers), scored=False, head=head)
-    return trace_decoder(skeleton, part, contract)
+        layers = DecoderPart(decoder, plan.layer or 0, len(decoder.layers), scored=False, head=head)
+    return trace_decoder(skeleton, layers, contract)
 
 
 def lower_to_ort(model: ir.Model) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -9,26 +10,30 @@ from jaxtyping import Float, Int
 from torch import nn
 
 from fastv_export.attention import Cache, ScoreRecorder, StaticCache, visibility
-from fastv_export.families import Family
 
 
 class VisionPart(nn.Module):
-    """`pixel_values` [1, 3, H, W] -> `image_features` [N, D], tower and projector."""
+    """Tower and projector: the graph's inputs -> visual features [N, D], and those of deepstack.
 
-    def __init__(self, model: nn.Module, family: Family):
+    encode: called with the model and the inputs by their names.
+    """
+
+    def __init__(self, model: nn.Module, encode: Callable[..., Any], inputs: Sequence[str]):
         super().__init__()
         self.model = model
-        self._family = family
+        self._encode = encode
+        self._inputs = tuple(inputs)
 
-    def forward(self, pixel_values: Float[torch.Tensor, "1 3 H W"]) -> Float[torch.Tensor, "N D"]:
-        return self._family.encode(self.model, pixel_values)
+    def forward(self, inputs: list[torch.Tensor]) -> Any:
+        return self._encode(self.model, **dict(zip(self._inputs, inputs, strict=True)))
 
 
 class DecoderPart(nn.Module):
     """Layers `first` to `stop` - 1 of a decoder over static caches.
 
-    With `scored`, also the scores of its last layer (the prefix). With `head`, only the last row goes on, through
-    the final norm and the head, to `logits` f32 [1, 1, V] (the suffix, or the whole decoder).
+    `deepstack` is added after the first of these layers, one after each. With `scored`, also the scores of its last
+    layer (the prefix). With `head`, only the last row goes on, through the final norm and the head, to `logits`
+    f32 [1, 1, V] (the suffix, or the whole decoder).
     """
 
     def __init__(self, decoder: Any, first: int, stop: int, *, scored: bool, head: nn.Module | None):
@@ -43,15 +48,16 @@ class DecoderPart(nn.Module):
     def forward(
         self,
         hidden: Float[torch.Tensor, "1 S D"],
-        position_ids: Int[torch.Tensor, "1 S"],
+        position_ids: Int[torch.Tensor, "... 1 S"],
         write_index: Int[torch.Tensor, " 1"],
+        deepstack: list[Float[torch.Tensor, "1 S D"]],
         past: list[Cache],
     ) -> tuple[torch.Tensor, ...]:
         cache = StaticCache(past, write_index, self._first)
         recorder = None if self._scored_layer is None else ScoreRecorder(self._scored_layer, cache)
         mask = visibility(hidden.shape[1], past[0][0].shape[2], write_index)
         position_embeddings = self.rotary_emb(hidden, position_ids)
-        for layer in self.layers:
+        for index, layer in enumerate(self.layers):
             hidden = layer(
                 hidden,
                 attention_mask=mask,
@@ -59,6 +65,8 @@ class DecoderPart(nn.Module):
                 past_key_values=cache,
                 recorder=recorder,
             )
+            if index < len(deepstack):
+                hidden = hidden + deepstack[index]
         present = [tensor for pair in cache.present for tensor in pair]
         if self.head is not None and self.norm is not None:
             # The head over all rows of a prompt would cost as much as a layer; only the last row's logits are read.

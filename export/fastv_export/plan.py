@@ -7,14 +7,20 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastv_export.checkpoint import Checkpoint
-from fastv_runtime.bundle import Decoder, Length, Plan, Ranker, Vision
+from fastv_export.families import Family
+from fastv_runtime.bundle import Decoder, Length, Plan, Ranker
 from fastv_runtime.errors import UserError
 from fastv_runtime.lengths import kept_count
+from fastv_runtime.vision import Video, Vision
 
 
 @dataclass(frozen=True)
 class Options:
-    """What the user may choose. `layer` None writes the unsplit, unpruned baseline."""
+    """What the user may choose. `layer` None writes the unsplit, unpruned baseline.
+
+    `max_visual`: visual tokens of a prompt; None means room for `max_images` pictures (or one video, if that is more).
+    `image_tokens`: most visual tokens of one picture, for models that do not fix it; None means what the family takes.
+    """
 
     layer: int | None = 2
     keep: float = 0.5
@@ -22,12 +28,15 @@ class Options:
     length: Length = "exact"
     max_text: int = 128
     max_images: int = 1
+    max_visual: int | None = None
+    image_tokens: int | None = None
     max_new_tokens: int = 256
     verify: bool = True
 
 
-def decoder_dimensions(text_config: Any) -> Decoder:
-    """Dimensions of the language model from its transformers config."""
+def decoder_dimensions(config: Any, family: Family) -> Decoder:
+    """Dimensions of the language model from the whole model's transformers config."""
+    text_config = config.get_text_config()
     heads = text_config.num_attention_heads
     return Decoder(
         hidden_size=text_config.hidden_size,
@@ -37,11 +46,13 @@ def decoder_dimensions(text_config: Any) -> Decoder:
         head_dim=getattr(text_config, "head_dim", None) or text_config.hidden_size // heads,
         intermediate_size=text_config.intermediate_size,
         vocab_size=text_config.vocab_size,
-        gated_mlp=True,  # every decoder that the families so far use: Llama, Mistral, Qwen2
+        gated_mlp=True,  # every decoder that the families so far use: Llama, Mistral, Qwen2, Qwen3
+        position_axes=family.position_axes,
+        deepstack_layers=family.deepstack_layers(config),
     )
 
 
-def make_plan(options: Options, decoder: Decoder, vision: Vision) -> Plan:
+def make_plan(options: Options, decoder: Decoder, vision: Vision, video: Video | None) -> Plan:
     """The plan that the options ask for; UserError for one that makes no sense for this model."""
     layers = decoder.num_hidden_layers
     if options.layer is not None and not 1 <= options.layer < layers:
@@ -56,6 +67,8 @@ def make_plan(options: Options, decoder: Decoder, vision: Vision) -> Plan:
     for flag, value in (
         ("--max-text", options.max_text),
         ("--max-images", options.max_images),
+        ("--image-tokens", 1 if options.image_tokens is None else options.image_tokens),
+        ("--max-visual", 1 if options.max_visual is None else options.max_visual),
         ("--max-new-tokens", options.max_new_tokens),
     ):
         if value < 1:
@@ -67,17 +80,23 @@ def make_plan(options: Options, decoder: Decoder, vision: Vision) -> Plan:
         length=options.length,
         precision="float32",
         max_text=options.max_text,
-        max_images=options.max_images,
+        max_visual=_max_visual(options, vision, video),
         max_new_tokens=options.max_new_tokens,
     )
 
 
-def stop_tokens(checkpoint: Checkpoint) -> tuple[int, ...]:
+def _max_visual(options: Options, vision: Vision, video: Video | None) -> int:
+    if options.max_visual is not None:
+        return options.max_visual
+    return max(options.max_images * vision.tokens, 0 if video is None else video.tokens)
+
+
+def stop_tokens(checkpoint: Checkpoint, config: Any) -> tuple[int, ...]:
     """End-of-sequence ids, as `generate` would use them: the generation config's, else the text config's."""
     file = checkpoint.path / "generation_config.json"
     stop = json.loads(file.read_text(encoding="utf-8")).get("eos_token_id") if file.is_file() else None
     if stop is None:
-        stop = getattr(checkpoint.config.get_text_config(), "eos_token_id", None)
+        stop = getattr(config.get_text_config(), "eos_token_id", None)
     if stop is None:
         return ()
     return tuple(stop) if isinstance(stop, list) else (stop,)

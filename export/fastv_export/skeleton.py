@@ -49,6 +49,10 @@ class Skeleton:
         """Where each parameter of a module lies, by its name within that module."""
         return {name: self._stored[id(parameter)] for name, parameter in module.named_parameters()}
 
+    def stored_parameter(self, parameter: nn.Parameter) -> StoredTensor:
+        """Where one parameter of the model lies."""
+        return self._stored[id(parameter)]
+
 
 def _make_buffers_real(model: Any) -> None:
     """Give buffers that no checkpoint stores their values back: building on the meta device lost them."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -17,12 +17,15 @@ from fastv_export.checkpoint import StoredTensor
 from fastv_export.modules import DecoderPart, VisionPart
 from fastv_export.passes import tidy
 from fastv_export.skeleton import Skeleton
-from fastv_runtime.bundle import TensorSpec
 from fastv_runtime.contract import Contract
+from fastv_runtime.schema import TensorSpec
 
 OPSET = 24
 TRACED_ROWS = 7
 """Rows of the traced example: any number that no other dimension is likely to share."""
+
+MAX_FEATURES = 1 << 20
+"""Bound that torch.export asks for; no picture has as many visual tokens."""
 
 IR_TYPES = {
     "float32": ir.DataType.FLOAT,
@@ -33,23 +36,36 @@ IR_TYPES = {
 }
 
 
-def trace_vision(skeleton: Skeleton, part: VisionPart, contract: Contract) -> ir.Model:
-    """The vision graph of `part`, named as its contract says."""
-    return _trace(skeleton, part, contract, lambda tensors: (tensors[0],), (None,))
+def trace_vision(skeleton: Skeleton, part: VisionPart, contract: Contract, axes: Mapping[str, int]) -> ir.Model:
+    """A vision graph of `part`, named as its contract says.
+
+    axes: dynamic axes by symbol; each is this multiple of N, the number of visual tokens.
+    """
+    tokens = torch.export.Dim("N", min=1, max=MAX_FEATURES)
+    sizes = {symbol: factor * tokens if factor > 1 else tokens for symbol, factor in axes.items()}
+    dynamic = [
+        {axis: sizes[symbol] for axis, symbol in enumerate(tensor.shape) if isinstance(symbol, str)}
+        for tensor in contract[0]
+    ]
+    lengths = {symbol: factor * TRACED_ROWS for symbol, factor in axes.items()}
+    return _trace(skeleton, part, contract, lambda tensors: (tensors,), (dynamic,), lengths)
 
 
 def trace_decoder(skeleton: Skeleton, part: DecoderPart, contract: Contract) -> ir.Model:
     """A graph of decoder layers, its number of rows dynamic."""
     inputs, _ = contract
-    rows = torch.export.Dim("rows", min=1, max=int(inputs[3].shape[2]))
-    layers = (len(inputs) - 3) // 2
+    rows = torch.export.Dim("rows", min=1, max=int(inputs[-1].shape[2]))
+    first_past = next(index for index, tensor in enumerate(inputs) if tensor.name.startswith("past_"))
+    layers = (len(inputs) - first_past) // 2
 
     def arrange(tensors: list[torch.Tensor]) -> tuple[Any, ...]:
-        hidden, position_ids, write_index, *past = tensors
-        return hidden, position_ids, write_index, [(past[2 * i], past[2 * i + 1]) for i in range(layers)]
+        past = tensors[first_past:]
+        return (*tensors[:3], tensors[3:first_past], [(past[2 * i], past[2 * i + 1]) for i in range(layers)])
 
-    dynamic = ({1: rows}, {1: rows}, None, [(None, None)] * layers)
-    return _trace(skeleton, part, contract, arrange, dynamic)
+    deepstack = [{1: rows}] * (first_past - 3)
+    dynamic = ({1: rows}, {len(inputs[1].shape) - 1: rows}, None, deepstack, [(None, None)] * layers)
+    symbol = str(inputs[0].shape[1])
+    return _trace(skeleton, part, contract, arrange, dynamic, {symbol: TRACED_ROWS})
 
 
 def _trace(
@@ -58,11 +74,12 @@ def _trace(
     contract: Contract,
     arrange: Callable[[list[torch.Tensor]], tuple[Any, ...]],
     dynamic_shapes: Any,
+    lengths: Mapping[str, int],
 ) -> ir.Model:
     inputs, outputs = contract
     stored = skeleton.stored(module)
     with skeleton.fake(), _quiet():
-        example = arrange([_example(tensor) for tensor in inputs])
+        example = arrange([_example(tensor, lengths) for tensor in inputs])
         program = torch.export.export(module.eval(), example, dynamic_shapes=dynamic_shapes, strict=False)
         exported = torch.onnx.export(program, dynamo=True, opset_version=OPSET, optimize=False, verbose=False)
     assert exported is not None
@@ -74,8 +91,8 @@ def _trace(
     return model
 
 
-def _example(tensor: TensorSpec) -> torch.Tensor:
-    shape = [TRACED_ROWS if isinstance(axis, str) else axis for axis in tensor.shape]
+def _example(tensor: TensorSpec, lengths: Mapping[str, int]) -> torch.Tensor:
+    shape = [lengths[axis] if isinstance(axis, str) else axis for axis in tensor.shape]
     return torch.zeros(shape, dtype=getattr(torch, tensor.dtype))
 
 

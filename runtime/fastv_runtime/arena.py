@@ -39,6 +39,6 @@ class Arena:
         return self._block.nbytes
 
 
-def rows(buffer: np.ndarray, count: int) -> np.ndarray:
-    """The first `count` rows (axis 1) of a batch-1 buffer [1, capacity, ...]: a contiguous view, no copy."""
-    return buffer[:, :count]
+def leading(buffer: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """A contiguous array of `shape` at the start of a buffer: a view, no copy."""
+    return buffer.reshape(-1)[: prod(shape)].reshape(shape)

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ValidationError, field_validator, model_validator
 
 from fastv_runtime.errors import UserError
+from fastv_runtime.schema import DType, Model, TensorSpec
+from fastv_runtime.vision import Video, Vision
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MANIFEST = "bundle.json"
 EMBEDDING = "embed_tokens.bin"
 GOLDEN = "golden.safetensors"
@@ -21,22 +23,9 @@ PROCESSOR = "processor"
 
 Ranker = Literal["fastv", "random"]
 Length = Literal["fixed", "exact"]
-DType = Literal["float32", "float16", "int64", "int32", "bool"]
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class TensorSpec(_Model):
-    """One graph input or output. A string in `shape` is a dynamic axis, by its symbol (S, M, ...)."""
-
-    name: str
-    dtype: DType
-    shape: tuple[int | str, ...]
-
-
-class GraphSpec(_Model):
+class GraphSpec(Model):
     """One ONNX file and its I/O contract. `file` is relative to the bundle."""
 
     file: str
@@ -46,7 +35,7 @@ class GraphSpec(_Model):
     outputs: tuple[TensorSpec, ...]
 
 
-class Decoder(_Model):
+class Decoder(Model):
     """Dimensions of the language model, in its own config's terms."""
 
     hidden_size: int
@@ -57,22 +46,13 @@ class Decoder(_Model):
     intermediate_size: int
     vocab_size: int
     gated_mlp: bool
+    position_axes: Literal[1, 3] = 1
+    """Axes of a position id: 1, or M-RoPE's 3 (time, height, width)."""
+    deepstack_layers: int = 0
+    """Visual features are added to the hidden states after each of that many first layers (DeepStack)."""
 
 
-class Vision(_Model):
-    """What one picture becomes: `rows` x `columns` visual tokens, in raster order."""
-
-    image_height: int
-    image_width: int
-    rows: int
-    columns: int
-
-    @property
-    def tokens(self) -> int:
-        return self.rows * self.columns
-
-
-class Plan(_Model):
+class Plan(Model):
     """How the model is pruned and how long its inputs may be (lengths in tokens).
 
     `layer` is FastV's K; None means the unsplit, unpruned baseline. `keep` is the fraction of visual tokens kept.
@@ -84,18 +64,21 @@ class Plan(_Model):
     length: Length
     precision: Literal["float32"]
     max_text: int
-    max_images: int
+    max_visual: int
     max_new_tokens: int
 
 
-class Tokens(_Model):
+class Tokens(Model):
     """Special token ids."""
 
     image: int
+    """The placeholder that stands in the prompt for one visual token of a picture."""
+    video: int | None = None
+    """The same for a video; None where the model takes none."""
     stop: tuple[int, ...]
 
 
-class FileDigest(_Model):
+class FileDigest(Model):
     sha256: str
     size: int
 
@@ -107,13 +90,14 @@ class FileDigest(_Model):
         return value
 
 
-class Manifest(_Model):
+class Manifest(Model):
     """`bundle.json`. Every other file of the bundle is listed in `files` by its path inside the bundle."""
 
     schema_version: int
     family: str
     decoder: Decoder
     vision: Vision
+    video: Video | None = None
     plan: Plan
     tokens: Tokens
     graphs: dict[str, GraphSpec]

@@ -1,21 +1,64 @@
 """Inputs and outputs of every graph: export names them, the manifest records them, the runtime binds them.
 
-Batch is 1. Symbols: S rows of the prompt (1 when decoding), M rows kept. Caches have their full capacity as shape.
+Batch is 1. Symbols: S rows of the prompt (1 when decoding), M rows kept, N visual tokens, R features before they are
+packed; a layout's own axes are in `fastv_runtime.vision`. Caches have their full capacity as shape.
 """
 
 from __future__ import annotations
 
-from fastv_runtime.bundle import Decoder, DType, Plan, TensorSpec, Vision
+from fastv_runtime.bundle import Decoder, Plan
 from fastv_runtime.lengths import capacity
+from fastv_runtime.schema import DType, TensorSpec
+from fastv_runtime.vision import Video, Vision
 
 Contract = tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]
 """Inputs and outputs of one graph, in order."""
 
 
-def contracts(decoder: Decoder, vision: Vision, plan: Plan, dtype: DType) -> dict[str, Contract]:
+def contracts(decoder: Decoder, vision: Vision, video: Video | None, plan: Plan, dtype: DType) -> dict[str, Contract]:
     """The graphs that a plan needs, by name, in the order in which they run. `dtype`: of weights and activations."""
+    return vision_contracts(decoder, vision, video, dtype) | decoder_contracts(decoder, plan, dtype)
+
+
+def vision_contracts(decoder: Decoder, vision: Vision, video: Video | None, dtype: DType) -> dict[str, Contract]:
+    """`vision`, and where the model has them `pack` and `video` (a tower of its own)."""
+    width = decoder.hidden_size
+
+    def features(name: str, rows: int | str) -> TensorSpec:
+        return TensorSpec(name=name, dtype=dtype, shape=(rows, width))
+
+    rows = vision.feature_rows
+    deepstack = tuple(features(f"deepstack_{index}", rows) for index in range(decoder.deepstack_layers))
+    graphs: dict[str, Contract] = {"vision": (vision.inputs(), (features("image_features", rows), *deepstack))}
+    if vision.packing:
+        weight = TensorSpec(name="weight", dtype="float32", shape=("N", vision.packing))
+        graphs["pack"] = (
+            (
+                features("features", "R"),
+                TensorSpec(name="index", dtype="int64", shape=("N", vision.packing)),
+                *((weight,) if vision.packing > 1 else ()),
+            ),
+            (features("image_features", "N"),),
+        )
+    if video is not None and video.graph == "video":
+        graphs["video"] = (video.picture.inputs(), (features("image_features", video.tokens_per_frame),))
+    return graphs
+
+
+def decoder_contracts(decoder: Decoder, plan: Plan, dtype: DType) -> dict[str, Contract]:
+    """`prefix`, `select` and `suffix`; or `decoder`, unsplit."""
     width, layers = decoder.hidden_size, decoder.num_hidden_layers
-    needed = capacity(plan, vision.tokens)
+    needed = capacity(plan)
+
+    def positions(name: str, symbol: str) -> TensorSpec:
+        axes = () if decoder.position_axes == 1 else (decoder.position_axes,)
+        return TensorSpec(name=name, dtype="int64", shape=(*axes, 1, symbol))
+
+    def deepstack(prefix: str, symbol: str, first: int, stop: int) -> tuple[TensorSpec, ...]:
+        return tuple(
+            TensorSpec(name=f"{prefix}{layer}", dtype=dtype, shape=(1, symbol, width))
+            for layer in range(first, min(stop, decoder.deepstack_layers))
+        )
 
     def layer_graph(symbol: str, first: int, stop: int, keys: int, outputs: tuple[TensorSpec, ...]) -> Contract:
         cache = (1, decoder.num_key_value_heads, keys, decoder.head_dim)
@@ -29,23 +72,13 @@ def contracts(decoder: Decoder, vision: Vision, plan: Plan, dtype: DType) -> dic
 
         inputs = (
             TensorSpec(name="hidden", dtype=dtype, shape=(1, symbol, width)),
-            TensorSpec(name="position_ids", dtype="int64", shape=(1, symbol)),
+            positions("position_ids", symbol),
             TensorSpec(name="write_index", dtype="int64", shape=(1,)),
+            *deepstack("deepstack_", symbol, first, stop),
         )
         return (*inputs, *caches("past")), (*outputs, *caches("present"))
 
-    graphs: dict[str, Contract] = {
-        "vision": (
-            (
-                TensorSpec(
-                    name="pixel_values",
-                    dtype="float32",
-                    shape=(1, 3, vision.image_height, vision.image_width),
-                ),
-            ),
-            (TensorSpec(name="image_features", dtype=dtype, shape=(vision.tokens, width)),),
-        )
-    }
+    graphs: dict[str, Contract] = {}
     logits = (TensorSpec(name="logits", dtype="float32", shape=(1, 1, decoder.vocab_size)),)
     if plan.layer is None:
         graphs["decoder"] = layer_graph("S", 0, layers, needed.prefix_cache, logits)
@@ -64,14 +97,16 @@ def contracts(decoder: Decoder, vision: Vision, plan: Plan, dtype: DType) -> dic
         (
             TensorSpec(name="hidden", dtype=dtype, shape=(1, "S", width)),
             TensorSpec(name="scores", dtype="float32", shape=(1, "S")),
-            TensorSpec(name="position_ids", dtype="int64", shape=(1, "S")),
+            positions("position_ids", "S"),
             TensorSpec(name="prunable", dtype="bool", shape=(1, "S")),
             TensorSpec(name="length", dtype="int64", shape=(1,)),
+            *deepstack("deepstack_", "S", plan.layer, layers),
         ),
         (
             TensorSpec(name="pruned_hidden", dtype=dtype, shape=(1, "M", width)),
-            TensorSpec(name="pruned_position_ids", dtype="int64", shape=(1, "M")),
+            positions("pruned_position_ids", "M"),
             TensorSpec(name="keep", dtype="int64", shape=(1, "M")),
+            *deepstack("pruned_deepstack_", "M", plan.layer, layers),
         ),
     )
     graphs["suffix"] = layer_graph("M", plan.layer, layers, needed.suffix_cache, logits)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fastv_runtime.bundle import Decoder, Plan, Vision
+from fastv_runtime.bundle import Decoder, Plan
 from fastv_runtime.lengths import Capacity, kept_count
 
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
@@ -57,7 +57,7 @@ def cache_bytes(decoder: Decoder, tokens_per_layer: Sequence[int], dtype: str) -
 
 @dataclass(frozen=True)
 class Cost:
-    """A plan's cost for its nominal prompt: `max_text` text tokens and `max_images` pictures."""
+    """A plan's cost for its nominal prompt: `max_text` text tokens and `max_visual` visual tokens."""
 
     tokens: int
     pruned_length: int
@@ -70,9 +70,9 @@ class Cost:
     """Keys and values allocated, room for new tokens included."""
 
 
-def plan_cost(decoder: Decoder, vision: Vision, plan: Plan, capacity: Capacity) -> Cost:
+def plan_cost(decoder: Decoder, plan: Plan, capacity: Capacity) -> Cost:
     """Cost of one plan, next to the same model unpruned."""
-    visual = plan.max_images * vision.tokens
+    visual = plan.max_visual
     tokens = plan.max_text + visual
     pruned = plan.max_text + kept_count(visual, plan.keep)
     rows = tokens_per_layer(decoder, plan.layer, tokens, pruned)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from fastv_runtime.bundle import Vision
+from fastv_runtime.visuals import View
 
 FADED = 0.15
 """Share of a dropped patch that shows through."""
@@ -19,15 +19,12 @@ MIN_SIDE = 448
 """Small pictures are enlarged to this many pixels, so that patches can be told apart."""
 
 
-def draw_kept(images: Sequence[Image.Image], kept: Sequence[int], vision: Vision) -> Image.Image:
-    """The pictures side by side, dropped patches faded and kept ones framed.
+def draw_kept(views: Sequence[View], kept: Sequence[int]) -> Image.Image:
+    """The views side by side, dropped patches faded and kept ones framed.
 
-    images: as the model saw them, resized and cropped. kept: indices into the visual tokens of all pictures, in
-    raster order, one picture after another.
+    kept: numbers of visual tokens, as the views have them.
     """
-    mask = np.zeros((len(images), vision.rows, vision.columns), bool)
-    mask.reshape(-1)[list(kept)] = True
-    panels = [_panel(image, each) for image, each in zip(images, mask, strict=True)]
+    panels = [_panel(view.image, np.isin(view.tokens, list(kept))) for view in views]
     gap = 16
     width = sum(panel.width for panel in panels) + gap * (len(panels) - 1)
     sheet = Image.new("RGB", (width, max(panel.height for panel in panels)), "white")

@@ -30,9 +30,9 @@ class Capacity:
     """Keys per layer >= K."""
 
 
-def capacity(plan: Plan, visual_tokens_per_image: int) -> Capacity:
-    """Capacities of a plan, for prompts of `max_text` text tokens and `max_images` pictures."""
-    visual = plan.max_images * visual_tokens_per_image
+def capacity(plan: Plan) -> Capacity:
+    """Capacities of a plan, for prompts of `max_text` text tokens and `max_visual` visual tokens."""
+    visual = plan.max_visual
     prompt = plan.max_text + visual
     pruned = prompt if plan.layer is None else plan.max_text + kept_count(visual, plan.keep)
     return Capacity(prompt, pruned, prompt + plan.max_new_tokens, pruned + plan.max_new_tokens)
@@ -49,7 +49,7 @@ def pruned_length(plan: Plan, text: int, visual: int, policy: str, capacity: Cap
     if length > capacity.prompt:
         raise UserError(
             f"the prompt has {length} tokens ({text} text, {visual} visual) and this bundle bears "
-            f"{capacity.prompt}: shorten it, or export with a larger --max-text or --max-images"
+            f"{capacity.prompt}: shorten it, or export with a larger --max-text, --max-images or --max-visual"
         )
     if plan.layer is None:
         return length

@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float
 from PIL import Image
 from tokenizers.decoders import DecodeStream
 
-from fastv_runtime.arena import rows
 from fastv_runtime.bundle import PROCESSOR, Bundle, Plan
 from fastv_runtime.clock import Clock
 from fastv_runtime.decoder import load_decoder
+from fastv_runtime.encoder import Encoder
 from fastv_runtime.engines import Engine
 from fastv_runtime.engines.onnxruntime import NAME, OrtEngine
 from fastv_runtime.errors import UserError
 from fastv_runtime.kept import draw_kept
 from fastv_runtime.lengths import capacity, kept_count, pruned_length
-from fastv_runtime.processor import ImageProcessor
+from fastv_runtime.positions import position_ids
 from fastv_runtime.prompt import PromptBuilder
 from fastv_runtime.sampling import Sampler, Sampling
+from fastv_runtime.visuals import View, Visual, load_images, load_videos
+
+if TYPE_CHECKING:
+    from fastv_runtime.video import Video
 
 
 @dataclass
@@ -51,14 +56,26 @@ class Generation(Iterator[str]):
     Pieces never split a character. Starting another generation on the same pipeline ends this one.
     """
 
-    def __init__(self, pieces: Iterator[str], answer: Answer, clock: Clock):
+    def __init__(self, pieces: Iterator[str], answer: Answer, clock: Clock, visuals: Sequence[Visual]):
         self._pieces = pieces
         self._clock = clock
+        self._visuals = visuals
         self.answer = answer
 
     def timings_ms(self) -> dict[str, float]:
         """Timings so far, in the terms of `Answer.timings_ms`."""
         return self._clock.timings()
+
+    def draw_kept(self) -> Image.Image:
+        """The pictures as the model saw them: patches whose visual tokens were dropped are faded, kept ones framed."""
+        views: list[View] = []
+        first = 0
+        for visual in self._visuals:
+            views += [
+                replace(view, tokens=np.where(view.tokens < 0, -1, view.tokens + first)) for view in visual.views()
+            ]
+            first += visual.tokens
+        return draw_kept(views, self.answer.kept_visual_tokens)
 
     def __next__(self) -> str:
         return next(self._pieces)
@@ -73,14 +90,16 @@ class Pipeline:
     def __init__(self, bundle: Bundle, *, threads: int | None = None):
         manifest = bundle.manifest
         self.bundle = bundle
-        self.capacity = capacity(manifest.plan, manifest.vision.tokens)
+        self.capacity = capacity(manifest.plan)
         self._engines: dict[str, Engine] = {
             name: OrtEngine(bundle.file(graph.file), threads=threads) for name, graph in manifest.graphs.items()
         }
         self._decoder = load_decoder(manifest, self._engines, self.capacity)
         self._embedding = bundle.embedding()
-        self._prompts = PromptBuilder(bundle.file(PROCESSOR), manifest.tokens.image)
-        self._processor = ImageProcessor(bundle.file(PROCESSOR), manifest.vision)
+        self._encoder = Encoder(manifest, self._engines, self._decoder)
+        self._prompts = PromptBuilder(bundle.file(PROCESSOR), manifest.tokens)
+        self._images = load_images(bundle.file(PROCESSOR), manifest.vision)
+        self._videos = None if manifest.video is None else load_videos(bundle.file(PROCESSOR), manifest.video)
         self._current: object | None = None
 
     @classmethod
@@ -106,6 +125,7 @@ class Pipeline:
         sampling: Sampling | None = None,
         length: str | None = None,
         ignore_stop: bool = False,
+        videos: Sequence[Video] = (),
     ) -> Answer:
         """The whole answer; arguments as for `stream`."""
         generation = self.stream(
@@ -115,6 +135,7 @@ class Pipeline:
             sampling=sampling,
             length=length,
             ignore_stop=ignore_stop,
+            videos=videos,
         )
         for _ in generation:
             pass
@@ -129,6 +150,7 @@ class Pipeline:
         sampling: Sampling | None = None,
         length: str | None = None,
         ignore_stop: bool = False,
+        videos: Sequence[Video] = (),
     ) -> Generation:
         """Prefill now; decode as the result is iterated.
 
@@ -137,6 +159,7 @@ class Pipeline:
         sampling: None means greedy.
         length: `fixed` or `exact` pruned length; None means the plan's.
         ignore_stop: go on past stop tokens (for measuring).
+        videos: sampled frames, for models that take videos.
         Raises UserError for a prompt that the plan cannot bear.
         """
         plan = self.bundle.manifest.plan
@@ -150,17 +173,20 @@ class Pipeline:
             )
         clock = Clock()
         with clock("preprocess"):
-            built = self._prompts.build(prompt, [self._processor.tokens] * len(images))
+            visuals = [*map(self._images, images), *map(self._video, videos)]
+            built = self._prompts.build(prompt, visuals)
             visual = int(built.visual.sum())
             total = built.token_ids.size
             pruned = pruned_length(plan, total - visual, visual, length or plan.length, self.capacity)
-            pixels = [self._processor(image) for image in images]
+            positions = position_ids(self.bundle.manifest.decoder.position_axes, total, built.runs)
         self._current = token = object()
         self._embed(built.token_ids)
+        for buffer in self._decoder.deepstack:
+            buffer[0, :total] = 0
         with clock("vision"):
-            for values, start in zip(pixels, built.image_starts, strict=True):
-                self._encode(values, start)
-        kept = self._decoder.prefill(built.visual, pruned, clock)
+            for each, starts in zip(visuals, built.starts(visuals), strict=True):
+                self._encoder(each, starts)
+        kept = self._decoder.prefill(positions, built.visual, pruned, clock)
         answer = Answer(
             prompt_tokens=total,
             visual_tokens=visual,
@@ -170,26 +196,23 @@ class Pipeline:
             notes=_notes(plan, total, visual, pruned),
         )
         pieces = self._decode(token, answer, limit, Sampler(sampling or Sampling()), ignore_stop, clock)
-        return Generation(pieces, answer, clock)
+        return Generation(pieces, answer, clock, [visuals[index] for index in built.order])
 
     @property
     def logits(self) -> Float[np.ndarray, " V"]:
         """Logits (fp32) from which the next token is chosen: a view that the next step overwrites."""
         return self._decoder.logits
 
-    def draw_kept(self, images: Sequence[Image.Image], answer: Answer) -> Image.Image:
-        """A picture of the visual tokens that an answer was given from: dropped patches faded, kept ones framed."""
-        views = [self._processor.view(image) for image in images]
-        return draw_kept(views, answer.kept_visual_tokens, self.bundle.manifest.vision)
+    def _video(self, video: Video) -> Visual:
+        if self._videos is None:
+            raise UserError(
+                f"{self.bundle.manifest.family} models take no video: put its frames into one picture with "
+                "--super-image ROWSxCOLS"
+            )
+        return self._videos(video)
 
     def _embed(self, token_ids: np.ndarray) -> None:
         self._decoder.prompt[0, : token_ids.size] = self._embedding[token_ids]
-
-    def _encode(self, pixel_values: np.ndarray, start: int) -> None:
-        """Run the vision graph; its output lands in the prompt buffer, at the picture's place."""
-        end = start + self._processor.tokens
-        features = rows(self._decoder.prompt, end)[0, start:]
-        self._engines["vision"].bind({"pixel_values": pixel_values}, {"image_features": features}).run()
 
     def _decode(
         self, token: object, answer: Answer, limit: int, sampler: Sampler, ignore_stop: bool, clock: Clock

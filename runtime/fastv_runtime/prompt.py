@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,17 +12,29 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Int
 
+from fastv_runtime.bundle import Tokens
 from fastv_runtime.errors import UserError
+from fastv_runtime.visuals import Run, Visual
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """A tokenised prompt. `visual` marks the placeholders, whose embeddings are image features."""
+    """A tokenised prompt. `visual` marks the placeholders, whose embeddings are visual features."""
 
     token_ids: Int[np.ndarray, " S"]
     visual: Bool[np.ndarray, " S"]
-    image_starts: tuple[int, ...]
-    """Index of each picture's first placeholder."""
+    order: tuple[int, ...]
+    """Which of the given visuals comes first in the prompt, and so on."""
+    runs: tuple[tuple[int, Run], ...]
+    """Index of each run's first placeholder, and the run; in the prompt's order."""
+
+    def starts(self, visuals: Sequence[Visual]) -> list[list[int]]:
+        """Index of the first placeholder of every run of every visual."""
+        places = iter(start for start, _ in self.runs)
+        starts: list[list[int]] = [[] for _ in visuals]
+        for index in self.order:
+            starts[index] = [next(places) for _ in visuals[index].runs]
+        return starts
 
 
 class PromptBuilder:
@@ -29,45 +43,68 @@ class PromptBuilder:
     `directory` holds the tokenizer's files as the checkpoint had them.
     """
 
-    def __init__(self, directory: Path, image_token_id: int):
+    def __init__(self, directory: Path, tokens: Tokens):
         from transformers import AutoTokenizer
 
         self.tokenizer: Any
         self.tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
-        self.image_token_id = image_token_id
-        self.image_token = str(self.tokenizer.convert_ids_to_tokens(image_token_id))
+        ids = {"image": tokens.image} | ({} if tokens.video is None else {"video": tokens.video})
+        self._ids = ids
+        self._markers = {kind: str(self.tokenizer.convert_ids_to_tokens(token)) for kind, token in ids.items()}
         if not self.tokenizer.chat_template:
             self.tokenizer.chat_template = _legacy_template(directory)
 
-    def build(self, text: str, tokens_per_image: list[int]) -> Prompt:
-        """Prompt of one user turn. Pictures come first unless `text` places them with the image token itself."""
+    def build(self, text: str, visuals: Sequence[Visual]) -> Prompt:
+        """Prompt of one user turn. Visuals come first unless `text` places them with the model's own tokens.
+
+        Raises UserError for an empty text, and for one that does not place each visual once.
+        """
         if not text.strip():
             raise UserError("the prompt is empty: ask something with --prompt")
-        rendered = self._render(text, len(tokens_per_image))
-        parts = rendered.split(self.image_token)
-        if len(parts) - 1 != len(tokens_per_image):
-            raise UserError(
-                f"the prompt has {len(parts) - 1} {self.image_token} for {len(tokens_per_image)} pictures: "
-                "write as many, or none to have the pictures come first"
-            )
-        expanded = parts[0]
-        for count, part in zip(tokens_per_image, parts[1:], strict=True):
-            expanded += self.image_token * count + part
+        waiting = {kind: [i for i, each in enumerate(visuals) if each.kind == kind] for kind in ("image", "video")}
+        rendered = self._render(text, [visual.kind for visual in visuals])
+        order: list[int] = []
+        expanded = ""
+        for part in re.split("(" + "|".join(map(re.escape, self._markers.values())) + ")", rendered):
+            kind = next((kind for kind, marker in self._markers.items() if part == marker), None)
+            if kind is None:
+                expanded += part
+            elif waiting[kind]:
+                order.append(waiting[kind].pop(0))
+                marker = self._markers[kind]
+                expanded += "".join(marker * p.tokens if isinstance(p, Run) else p for p in visuals[order[-1]].text)
+            else:
+                self._refuse(rendered, visuals)
+        if len(order) != len(visuals):
+            self._refuse(rendered, visuals)
         # A template that writes the first special token itself must not get it twice.
         bos = self.tokenizer.bos_token
         special = not (bos and expanded.startswith(bos))
         token_ids = np.asarray(self.tokenizer(expanded, add_special_tokens=special)["input_ids"], np.int64)
-        visual = token_ids == self.image_token_id
-        ends = np.cumsum(tokens_per_image, dtype=np.int64)
-        positions = np.flatnonzero(visual)
-        starts = tuple(int(positions[end - count]) for end, count in zip(ends, tokens_per_image, strict=True))
-        return Prompt(token_ids, visual, starts)
+        visual = np.isin(token_ids, list(self._ids.values()))
+        runs = [run for index in order for run in visuals[index].runs]
+        # Runs that touch (two pictures with no text between them) are told apart by their lengths.
+        ends = np.cumsum([run.tokens for run in runs], dtype=np.int64)
+        places = np.flatnonzero(visual)
+        starts = [int(places[end - run.tokens]) for end, run in zip(ends, runs, strict=True)]
+        return Prompt(token_ids, visual, tuple(order), tuple(zip(starts, runs, strict=True)))
 
-    def _render(self, text: str, images: int) -> str:
-        placed = self.image_token in text
+    def _refuse(self, rendered: str, visuals: Sequence[Visual]) -> None:
+        for kind, name in (("image", "pictures"), ("video", "videos")):
+            marker = self._markers.get(kind)
+            found = rendered.count(marker) if marker else 0
+            given = sum(visual.kind == kind for visual in visuals)
+            if found != given:
+                raise UserError(
+                    f"the prompt has {found} {marker or kind} for {given} {name}: "
+                    "write as many, or none to have them come first"
+                )
+
+    def _render(self, text: str, kinds: list[str]) -> str:
+        placed = any(marker in text for marker in self._markers.values())
         if not self.tokenizer.chat_template:
-            return text if placed else self.image_token * images + text
-        content = [] if placed else [{"type": "image"}] * images
+            return text if placed else "".join(self._markers[kind] for kind in kinds) + text
+        content = [] if placed else [{"type": kind} for kind in kinds]
         return self.tokenizer.apply_chat_template(
             [{"role": "user", "content": [*content, {"type": "text", "text": text}]}],
             tokenize=False,

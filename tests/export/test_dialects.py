@@ -19,6 +19,7 @@ from fastv_export.plan import Options, decoder_dimensions, make_plan
 from fastv_export.skeleton import Skeleton
 from fastv_runtime.bundle import Plan
 from fastv_runtime.contract import Contract, contracts
+from fastv_runtime.vision import FixedVision
 
 LAYER = 2
 
@@ -28,24 +29,24 @@ def graphs(tiny_llava: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
     """(canonical file, lowered file, contract) of every graph with layers: split and unsplit."""
     attention.register()
     checkpoint, family = Checkpoint(tiny_llava), FAMILIES["llava"]
-    dimensions, vision = decoder_dimensions(checkpoint.config.get_text_config()), family.vision(checkpoint.config)
+    dimensions, vision = decoder_dimensions(checkpoint.config, family), family.vision(checkpoint.config, None)
     skeleton = Skeleton(checkpoint, family, attention=attention.IMPLEMENTATION)
     folder = tmp_path_factory.mktemp("dialects")
     made = {}
     for layer in (LAYER, None):
-        plan = make_plan(Options(layer=layer, max_text=20, max_new_tokens=12), dimensions, vision)
-        for name, contract in contracts(dimensions, vision, plan, "float32").items():
+        plan = make_plan(Options(layer=layer, max_text=20, max_new_tokens=12), dimensions, vision, None)
+        for name, contract in contracts(dimensions, vision, None, plan, "float32").items():
             if name != "select":
-                files = _write(name, contract, skeleton, family, plan, folder)
+                files = _write(name, contract, skeleton, family, vision, plan, folder)
                 made[name] = (*files, contract)
     return made
 
 
 def _write(
-    name: str, contract: Contract, skeleton: Skeleton, family: Family, plan: Plan, folder: Path
+    name: str, contract: Contract, skeleton: Skeleton, family: Family, vision: FixedVision, plan: Plan, folder: Path
 ) -> tuple[Path, Path]:
     files = folder / f"{name}-onnx.onnx", folder / f"{name}-ort.onnx"
-    model = build_graph(name, contract, skeleton, family, plan)
+    model = build_graph(name, contract, skeleton, family, vision, plan)
     save_graph(model, files[0])
     lower_to_ort(model)
     save_graph(model, files[1])

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from fastv_export.reference import select
 from fastv_export.select_graph import RANKERS, build_select
 from fastv_export.trace import graph_inputs, name_outputs
-from fastv_runtime.bundle import Decoder, Vision
-from fastv_runtime.contract import contracts
+from fastv_runtime.bundle import Decoder
+from fastv_runtime.contract import decoder_contracts
 from tests.runtime.test_lengths import make_plan
 
 WIDTH = 4
@@ -35,8 +35,7 @@ def session(ranker: str) -> Any:
         vocab_size=8,
         gated_mlp=True,
     )
-    vision = Vision(image_height=8, image_width=8, rows=2, columns=2)
-    inputs, outputs = contracts(decoder, vision, make_plan(), "float32")["select"]
+    inputs, outputs = decoder_contracts(decoder, make_plan(), "float32")["select"]
     model = build_select(graph_inputs(inputs), 24, ranker)
     name_outputs(model, outputs)
     return onnxruntime.InferenceSession(ir.to_proto(model).SerializeToString())

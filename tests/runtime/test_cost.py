@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fastv_runtime.bundle import Decoder, Plan, Vision
+from fastv_runtime.bundle import Decoder, Plan
 from fastv_runtime.cost import cache_bytes, decoder_flops, plan_cost, tokens_per_layer
 from fastv_runtime.lengths import capacity
 
@@ -75,11 +75,10 @@ def test_plan_cost_of_a_split_plan() -> None:
         length="exact",
         precision="float32",
         max_text=36,
-        max_images=1,
+        max_visual=576,
         max_new_tokens=10,
     )
-    vision = Vision(image_height=336, image_width=336, rows=24, columns=24)
-    cost = plan_cost(LLAVA_13B, vision, plan, capacity(plan, vision.tokens))
+    cost = plan_cost(LLAVA_13B, plan, capacity(plan))
     assert (cost.tokens, cost.pruned_length) == (612, 324)
     assert round(cost.flops.paper / 40 / 1e9, 1) == PAPER[2, 0.5]
     assert cost.cache_bytes == 2 * 40 * 128 * 4 * (2 * 612 + 38 * 324)

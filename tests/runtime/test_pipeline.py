@@ -186,9 +186,8 @@ def test_decoding_allocates_nothing_that_grows(tiny_pipeline: Pipeline, picture:
 
 def test_image_features_land_in_the_prompt_without_a_copy(tiny_pipeline: Pipeline, picture: Image.Image) -> None:
     tiny_pipeline.generate([picture], "<image>" + QUESTION, max_new_tokens=1)
-    pixels = tiny_pipeline._processor(picture)
+    visual = tiny_pipeline._images(picture)
     features = np.zeros((VISUAL_TOKENS, 64), np.float32)
-    tiny_pipeline._engines["vision"].bind({"pixel_values": pixels}, {"image_features": features}).run()
-    prompt = tiny_pipeline._prompts.build("<image>" + QUESTION, [VISUAL_TOKENS])
-    start = prompt.image_starts[0]
+    tiny_pipeline._engines["vision"].bind(visual.pieces[0].inputs, {"image_features": features}).run()
+    ((start, _),) = tiny_pipeline._prompts.build("<image>" + QUESTION, [visual]).runs
     np.testing.assert_array_equal(tiny_pipeline._decoder.prompt[0, start : start + VISUAL_TOKENS], features)

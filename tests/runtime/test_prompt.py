@@ -12,10 +12,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import AutoProcessor
 
-from fastv_runtime.processor import ImageProcessor
+from fastv_runtime.bundle import Tokens, read_manifest
 from fastv_runtime.prompt import PromptBuilder
+from fastv_runtime.visuals import Run, Visual, load_images
 from tests.conftest import DEMO, noise_picture
 from tests.tiny import CHAT_TEMPLATE, VISUAL_TOKENS
+
+TOKENS = Tokens(image=3, stop=())
+PICTURE = Visual("image", "vision", (), (Run(VISUAL_TOKENS),), views=list)
 
 
 @pytest.fixture(scope="module", params=["demo", "tiny"])
@@ -28,41 +32,39 @@ def source(request: pytest.FixtureRequest, tiny_llava: Path) -> Path:
 def test_token_ids_equal_those_of_the_processor(source: Path, text: str, images: int) -> None:
     processor = AutoProcessor.from_pretrained(source, local_files_only=True)
     image_token_id = processor.tokenizer.convert_tokens_to_ids("<image>")
-    prompt = PromptBuilder(source, image_token_id).build(text, [VISUAL_TOKENS] * images)
+    prompt = PromptBuilder(source, Tokens(image=image_token_id, stop=())).build(text, [PICTURE] * images)
     content = [{"type": "image"}] * images + [{"type": "text", "text": text}]
     rendered = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
     pictures = [noise_picture(seed) for seed in range(images)] or None
     expected = processor(images=pictures, text=rendered, add_special_tokens=False, return_tensors="np")
     np.testing.assert_array_equal(prompt.token_ids, expected["input_ids"][0])
-    assert len(prompt.image_starts) == images
-    for start in prompt.image_starts:
+    assert len(prompt.runs) == images
+    for start, _ in prompt.runs:
         assert prompt.visual[start : start + VISUAL_TOKENS].all()
         assert not prompt.visual[start - 1]
 
 
 def test_pixel_values_equal_those_of_the_processor(tiny_bundle: Path, tiny_llava: Path) -> None:
-    from fastv_runtime.bundle import read_manifest
-
     processor = AutoProcessor.from_pretrained(tiny_llava, local_files_only=True)
     picture = noise_picture(1, (200, 130))
-    ours = ImageProcessor(tiny_llava, read_manifest(tiny_bundle).vision)(picture)
+    (piece,) = load_images(tiny_llava, read_manifest(tiny_bundle).vision)(picture).pieces
     expected = processor(images=picture, text="<image>", return_tensors="np")["pixel_values"]
-    np.testing.assert_array_equal(ours, expected)
+    np.testing.assert_array_equal(piece.inputs["pixel_values"], expected)
 
 
 def test_a_template_in_json_is_read_as_transformers_4_wrote_it(tiny_llava: Path, tmp_path: Path) -> None:
     old = Path(shutil.copytree(tiny_llava, tmp_path / "old"))
     (old / "chat_template.jinja").unlink()
     (old / "chat_template.json").write_text(json.dumps({"chat_template": CHAT_TEMPLATE}))
-    first, second = (PromptBuilder(path, 3).build("What?", [VISUAL_TOKENS]) for path in (tiny_llava, old))
+    first, second = (PromptBuilder(path, TOKENS).build("What?", [PICTURE]) for path in (tiny_llava, old))
     np.testing.assert_array_equal(first.token_ids, second.token_ids)
 
 
 def test_without_a_template_the_prompt_is_taken_as_it_is(tiny_llava: Path, tmp_path: Path) -> None:
     bare = Path(shutil.copytree(tiny_llava, tmp_path / "bare"))
     (bare / "chat_template.jinja").unlink()
-    builder = PromptBuilder(bare, 3)
-    prompt = builder.build("<image>What?", [VISUAL_TOKENS])
+    builder = PromptBuilder(bare, TOKENS)
+    prompt = builder.build("<image>What?", [PICTURE])
     expected = [3] * VISUAL_TOKENS + builder.tokenizer("What?", add_special_tokens=False)["input_ids"]
     assert prompt.token_ids.tolist() == expected
-    assert builder.build("What?", [VISUAL_TOKENS]).token_ids.tolist() == expected
+    assert builder.build("What?", [PICTURE]).token_ids.tolist() == expected

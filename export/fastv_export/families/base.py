@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import nn
 
 from fastv_export.checkpoint import Checkpoint, StoredTensor
-from fastv_runtime.bundle import Vision
 from fastv_runtime.errors import UserError
+from fastv_runtime.vision import Video, Vision
 
 FAMILIES: dict[str, Family] = {}
 """Registered families by `model_type` of the checkpoint's config."""
@@ -20,6 +21,8 @@ class Family:
     """One architecture. Subclasses say what differs and register themselves by naming their `model_type`."""
 
     model_type: str
+    position_axes: Literal[1, 3] = 1
+    """Axes of a position id: 3 for M-RoPE."""
 
     def __init_subclass__(cls) -> None:
         FAMILIES[cls.model_type] = cls()
@@ -62,17 +65,52 @@ class Family:
         """From the last hidden state to logits."""
         return model.lm_head
 
-    def encode(self, model: Any, pixel_values: Float[torch.Tensor, "1 3 H W"]) -> Float[torch.Tensor, "N D"]:
-        """Image features of one picture as the language model takes them."""
-        return model.model.get_image_features(pixel_values=pixel_values, return_dict=True).pooler_output[0]
+    def encode(self, model: Any, **inputs: torch.Tensor) -> Float[torch.Tensor, "N D"] | tuple[torch.Tensor, ...]:
+        """Visual features of one run of the vision graph, from its inputs by name, as the language model takes them.
+
+        With deepstack, a tuple: the features, then those of each layer.
+        """
+        return model.model.get_image_features(**inputs, return_dict=True).pooler_output[0]
+
+    def encode_frame(self, model: Any, pixel_values: Float[torch.Tensor, "1 3 H W"]) -> Float[torch.Tensor, "N D"]:
+        """The same for one frame of a video, where the model has a tower of its own for videos (graph `video`)."""
+        raise NotImplementedError
+
+    def newline(self, model: Any) -> nn.Parameter:
+        """The embedding [D] that ends a row of visual tokens, where the layout packs them (graph `pack`)."""
+        return model.model.image_newline
+
+    def example(self, vision: Vision) -> dict[str, np.ndarray]:
+        """Inputs of the vision graph for its golden vectors; a layout with dynamic axes chooses an awkward size."""
+        rng = np.random.default_rng(0)
+        return {
+            tensor.name: rng.standard_normal([int(axis) for axis in tensor.shape], np.float32)
+            for tensor in vision.inputs()
+        }
+
+    def expected(self, model: Any, inputs: dict[str, torch.Tensor]) -> Any:
+        """What the stock model makes of the example; as `encode`, but by the model's own way in where that differs."""
+        return self.encode(model, **inputs)
 
     def image_token_id(self, config: Any) -> int:
-        """Id of the placeholder that stands for one visual token."""
+        """Id of the placeholder that stands for one visual token of a picture."""
         return config.image_token_id
 
-    def vision(self, config: Any) -> Vision:
-        """Picture size in pixels and the grid of visual tokens that it becomes."""
+    def video_token_id(self, config: Any) -> int | None:
+        """The same for a video, where the family has a layout for videos."""
+        return config.video_token_id
+
+    def vision(self, config: Any, image_tokens: int | None) -> Vision:
+        """The layout of pictures. `image_tokens`: most visual tokens of one picture; None means the family's own."""
         raise NotImplementedError
+
+    def video(self, config: Any) -> Video | None:
+        """The layout of videos; None if the family takes none."""
+        return None
+
+    def deepstack_layers(self, config: Any) -> int:
+        """After how many first layers visual features are added to the hidden states."""
+        return 0
 
 
 def family_of(model_type: str, where: str) -> Family:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from fastv_export.families.base import Family
-from fastv_runtime.bundle import Vision
+from fastv_runtime.vision import FixedVision
 
 
 class Llava(Family):
     model_type = "llava"
 
-    def vision(self, config: Any) -> Vision:
+    def vision(self, config: Any, image_tokens: int | None) -> FixedVision:
         size, patch = config.vision_config.image_size, config.vision_config.patch_size
-        return Vision(image_height=size, image_width=size, rows=size // patch, columns=size // patch)
+        return FixedVision(image_height=size, image_width=size, rows=size // patch, columns=size // patch)

@@ -40,8 +40,8 @@ def run(args: argparse.Namespace) -> None:
 def inspect(manifest: Manifest) -> dict[str, Any]:
     """Everything that the command shows: the manifest's facts and the plan's cost. Bytes and operations."""
     plan = manifest.plan
-    needed = capacity(plan, manifest.vision.tokens)
-    cost = plan_cost(manifest.decoder, manifest.vision, plan, needed)
+    needed = capacity(plan)
+    cost = plan_cost(manifest.decoder, plan, needed)
     weights = {
         name: sum(manifest.files[file].size for file in (graph.file, f"{graph.file}.data") if file in manifest.files)
         for name, graph in manifest.graphs.items()
@@ -59,7 +59,7 @@ def inspect(manifest: Manifest) -> dict[str, Any]:
         "capacity": asdict(needed),
         "cost": asdict(cost),
         "other_plans": [
-            {"layer": layer, "keep": keep} | asdict(plan_cost(manifest.decoder, manifest.vision, other, needed))
+            {"layer": layer, "keep": keep} | asdict(plan_cost(manifest.decoder, other, needed))
             for layer, keep, other in _other_plans(plan, manifest.decoder.num_hidden_layers)
         ],
         "memory": {
@@ -86,8 +86,8 @@ def _print(manifest: Manifest, facts: dict[str, Any], console: Console) -> None:
     console.print(
         f"{manifest.family}: {decoder.num_hidden_layers} layers x {decoder.hidden_size}, "
         f"{decoder.num_attention_heads} heads ({decoder.num_key_value_heads} key-value), vocabulary "
-        f"{decoder.vocab_size}; {manifest.vision.tokens} visual tokens per picture "
-        f"({manifest.vision.rows} x {manifest.vision.columns})",
+        f"{decoder.vocab_size}; {manifest.vision.layout} pictures of "
+        f"{manifest.vision.tokens} visual tokens at most",
         highlight=False,
     )
     if plan.layer is None:
@@ -98,7 +98,7 @@ def _print(manifest: Manifest, facts: dict[str, Any], console: Console) -> None:
             highlight=False,
         )
     console.print(
-        f"bears: {plan.max_text} text tokens, {plan.max_images} pictures, {plan.max_new_tokens} new tokens",
+        f"bears: {plan.max_text} text tokens, {plan.max_visual} visual tokens, {plan.max_new_tokens} new tokens",
         highlight=False,
     )
     graphs = Table("graph", "dialect", "opset", "MiB", "largest difference from transformers")

@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> None:
     if kept_path is not None:
         from fastv_runtime.kept import save_picture
 
-        save_picture(pipeline.draw_kept(images, answer), kept_path)
+        save_picture(generation.draw_kept(), kept_path)
     if not args.json:
         timings = answer.timings_ms
         stderr.print(

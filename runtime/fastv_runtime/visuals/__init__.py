@@ -1,0 +1,36 @@
+"""From pictures and videos to what the vision graphs take. One file per layout of `fastv_runtime.vision`.
+
+A layout is code that only pixels and sizes decide: tiles, patches, packing indices, the text around placeholders.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from fastv_runtime.vision import FixedVision, FramesVideo, Video, Vision
+from fastv_runtime.visuals.fixed import FixedImages
+from fastv_runtime.visuals.frames import FrameVideos
+from fastv_runtime.visuals.visual import Pack, Piece, Run, View, Visual
+
+Images = Callable[[Image.Image], Visual]
+"""Makes a picture ready for the graphs."""
+
+IMAGES: dict[type, Any] = {FixedVision: FixedImages}
+VIDEOS: dict[type, Any] = {FramesVideo: FrameVideos}
+
+
+def load_images(directory: Path, vision: Vision) -> Images:
+    """The code of a layout of pictures. `directory` holds the checkpoint's processor files."""
+    return IMAGES[type(vision)](directory, vision)
+
+
+def load_videos(directory: Path, video: Video) -> Any:
+    """The code of a layout of videos: called with a `fastv_runtime.video.Video`, it makes a `Visual`."""
+    return VIDEOS[type(video)](directory, video)
+
+
+__all__ = ["Images", "Pack", "Piece", "Run", "View", "Visual", "load_images", "load_videos"]

@@ -1,0 +1,67 @@
+"""Layout `fixed`: every picture resized, cropped and normalised to one size by the checkpoint's own image processor."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from PIL import Image
+
+from fastv_runtime.errors import UserError
+from fastv_runtime.vision import FixedVision
+from fastv_runtime.visuals.visual import Piece, Run, View, Visual
+
+
+def load_processor(directory: Path) -> Any:
+    """transformers' PIL image processor, configured by the files in `directory`."""
+    from transformers import AutoImageProcessor
+
+    return AutoImageProcessor.from_pretrained(directory, backend="pil", local_files_only=True, trust_remote_code=False)
+
+
+def pixels_as_seen(values: Float[np.ndarray, "3 H W"]) -> Image.Image:
+    """A picture of pixel values that were resized but not normalised, 0 to 255."""
+    return Image.fromarray(values.transpose(1, 2, 0).clip(0, 255).astype(np.uint8))
+
+
+UNNORMALISED = {"do_rescale": False, "do_normalize": False}
+"""Settings of an image processor whose output can be looked at."""
+
+
+class FixedImages:
+    """Pictures of one size, one run of the graph each."""
+
+    def __init__(self, directory: Path, vision: FixedVision):
+        self._processor = load_processor(directory)
+        self._vision = vision
+
+    def __call__(self, image: Image.Image) -> Visual:
+        return Visual(
+            kind="image",
+            graph="vision",
+            pieces=(Piece({"pixel_values": self.pixel_values(image)}, self._vision.tokens),),
+            text=(Run(self._vision.tokens),),
+            views=lambda: [self.view(image)],
+        )
+
+    def pixel_values(self, image: Image.Image) -> Float[np.ndarray, "1 3 H W"]:
+        """Resized, cropped and normalised as the checkpoint was trained."""
+        values = self._process(image)
+        expected = (1, 3, self._vision.image_height, self._vision.image_width)
+        if values.shape != expected:
+            raise UserError(
+                f"the image processor made {list(values.shape)} where the vision graph takes {list(expected)}: "
+                "preprocessor_config.json and config.json of the checkpoint do not belong together"
+            )
+        return np.ascontiguousarray(values, np.float32)
+
+    def view(self, image: Image.Image, first: int = 0) -> View:
+        """The picture as the model sees it; its tokens are numbered from `first`."""
+        rows, columns = self._vision.rows, self._vision.columns
+        seen = pixels_as_seen(self._process(image, **UNNORMALISED)[0])
+        return View(seen, first + np.arange(rows * columns).reshape(rows, columns))
+
+    def _process(self, image: Image.Image, **settings: Any) -> np.ndarray:
+        return np.asarray(self._processor(images=image.convert("RGB"), return_tensors="np", **settings)["pixel_values"])

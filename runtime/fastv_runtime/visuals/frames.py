@@ -1,0 +1,33 @@
+"""Layout `frames`: a video is its sampled frames, each seen as a picture of one size, one after another."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from fastv_runtime.vision import FramesVideo
+from fastv_runtime.visuals.fixed import FixedImages
+from fastv_runtime.visuals.visual import Piece, Run, Visual
+
+
+class FrameVideos:
+    """Videos whose tokens are those of their frames."""
+
+    def __init__(self, directory: Path, video: FramesVideo):
+        self._images = FixedImages(directory, video.picture)
+        self._video = video
+
+    def __call__(self, video: Any) -> Visual:
+        """`video`: sampled frames, as `fastv_runtime.video.Video` holds them."""
+        each = self._video.tokens_per_frame
+        # A class token that stays comes first, and stands for no place in the picture.
+        first = each - self._video.picture.tokens
+        return Visual(
+            kind="video",
+            graph=self._video.graph,
+            pieces=tuple(Piece({"pixel_values": self._images.pixel_values(frame)}, each) for frame in video.frames),
+            text=(Run(each * len(video.frames)),),
+            views=lambda: [
+                self._images.view(frame, number * each + first) for number, frame in enumerate(video.frames)
+            ],
+        )
