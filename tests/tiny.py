@@ -35,7 +35,7 @@ VISUAL_TOKENS = 144
 def write_tiny_llava(path: Path, *, seed: int = 0, layers: int = 5, **text: Any) -> Path:
     """A LLaVA with 144 visual tokens per picture and a decoder of grouped-query heads (4 queries, 2 keys)."""
     torch.manual_seed(seed)
-    tokenizer = _tokenizer()
+    tokenizer = tiny_tokenizer()
     vision = CLIPVisionConfig(
         hidden_size=32,
         intermediate_size=64,
@@ -86,13 +86,15 @@ def write_tiny_llava(path: Path, *, seed: int = 0, layers: int = 5, **text: Any)
     return path
 
 
-def _tokenizer() -> PreTrainedTokenizerFast:
+def tiny_tokenizer(*special: str) -> PreTrainedTokenizerFast:
+    """A byte-level tokenizer of a little over 300 tokens; `special`: what a family has beside the usual ones."""
     base = ByteLevelBPETokenizer()
-    base.train_from_iterator(CORPUS, vocab_size=320, special_tokens=SPECIAL, show_progress=False)
+    names = [*SPECIAL, *special]
+    base.train_from_iterator(CORPUS, vocab_size=316 + len(names), special_tokens=names, show_progress=False)
     return PreTrainedTokenizerFast(
         tokenizer_object=base._tokenizer,
         bos_token="<s>",
         eos_token="</s>",
         pad_token="<pad>",
-        additional_special_tokens=["<image>"],
+        additional_special_tokens=["<image>", *special],
     )

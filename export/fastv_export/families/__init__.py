@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from fastv_export.families.base import FAMILIES, Family, family_of
-from fastv_export.families.llava import Llava
+import importlib
+import pkgutil
 
-__all__ = ["FAMILIES", "Family", "Llava", "family_of"]
+from fastv_export.families.base import FAMILIES, Family, family_of
+
+for _module in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_module.name}")
+
+__all__ = ["FAMILIES", "Family", "family_of"]

@@ -1,0 +1,43 @@
+"""What the parity test must know of a family: how a tiny checkpoint is written, and what to ask of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+Size = tuple[int, int]
+
+
+def stock_inputs(path: Path, pictures: list[Image.Image], question: str) -> dict[str, Any]:
+    """What transformers' own processor makes of pictures and a question."""
+    from transformers import AutoProcessor
+
+    processor = AutoProcessor.from_pretrained(path, local_files_only=True)
+    content = [{"type": "image"}] * len(pictures) + [{"type": "text", "text": question}]
+    text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+    return dict(processor(images=pictures, text=text, return_tensors="pt", add_special_tokens=False))
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table.
+
+    write: writes a tiny random checkpoint into a directory. cases: the sizes (width, height) of the pictures of each
+    prompt; at least two, that differ in size or number where the family is dynamic. inputs: what the stock model's
+    `generate` takes, from the checkpoint, the pictures and the question.
+    """
+
+    model_type: str
+    write: Callable[[Path], Any]
+    cases: tuple[tuple[Size, ...], ...]
+    inputs: Callable[[Path, list[Image.Image], str], dict[str, Any]] = stock_inputs
+    options: dict[str, Any] = field(default_factory=dict)
+    name: str = ""
+    """Tells apart rows of one family."""
+
+    def __str__(self) -> str:
+        return self.name or self.model_type

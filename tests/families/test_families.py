@@ -1,0 +1,135 @@
+"""Every family against transformers' own forward: embedded prompt, logits, caches and 32 greedy tokens.
+
+Unpruned, and pruned against the masked oracle. The prompts differ in length from the traced one and from each other.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from fastv_export.checkpoint import Checkpoint
+from fastv_export.families import FAMILIES
+from fastv_export.reference import load_model, pruned
+from fastv_runtime import Pipeline
+from tests.conftest import MakeBundle, noise_picture
+from tests.families.row import Row
+from tests.families.rows import ROWS
+
+NEW_TOKENS = 32
+LAYER = 2
+TOLERANCE = 1e-3
+QUESTIONS = ["What is it?", "Where is the red circle, and how many are there of them?", "Describe it, please."]
+
+
+def test_every_family_has_a_row() -> None:
+    assert {row.model_type for row in ROWS} == set(FAMILIES)
+
+
+@pytest.fixture(scope="module", params=ROWS, ids=str)
+def row(request: pytest.FixtureRequest) -> Row:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def source(row: Row, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("families") / str(row)
+    row.write(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def stock(row: Row, source: Path) -> Any:
+    """The stock model; stop tokens off, so that every answer has as many tokens."""
+    model = load_model(source, FAMILIES[row.model_type])
+    model.generation_config.eos_token_id = None
+    return model
+
+
+@pytest.mark.parametrize("layer", [None, LAYER], ids=["unpruned", "pruned"])
+def test_a_family_is_what_transformers_computes(
+    row: Row, source: Path, stock: Any, make_bundle: MakeBundle, layer: int | None
+) -> None:
+    options = {"max_text": 128, "max_new_tokens": NEW_TOKENS} | row.options
+    # The export verifies one of the two: its golden vectors must hold for every family as well.
+    bundle = make_bundle(source, layer=layer, verify=layer is not None, **options)
+    pipeline = Pipeline.load(bundle, threads=1)
+    family = FAMILIES[row.model_type]
+    decoder = family.decoder(stock)
+    image_token = family.image_token_id(family.config(Checkpoint(source)))
+    for number, (sizes, question) in enumerate(zip(row.cases, QUESTIONS, strict=False)):
+        pictures = [noise_picture(10 * number + index, size) for index, size in enumerate(sizes)]
+        inputs = row.inputs(source, pictures, question)
+        visual = inputs["input_ids"][0] == image_token
+        length, count = visual.numel(), int(visual.sum())
+        expected = pruning = None
+        with torch.no_grad(), _Embedded(decoder) as embedded:
+            if layer is None:
+                expected = _generate(stock, inputs)
+            else:
+                kept_length = length - count + round(0.5 * count)
+                with pruned(decoder, layer, visual, kept_length) as pruning:
+                    expected = _generate(stock, inputs)
+
+        generation = pipeline.stream(pictures, question, max_new_tokens=NEW_TOKENS, ignore_stop=True)
+        answer = generation.answer
+        assert answer.prompt_tokens == length
+        assert answer.visual_tokens == count > 0
+        _close(pipeline._decoder.prompt[0, :length], embedded.prompt[0])
+        kept = torch.arange(length) if pruning is None else pruning.keep
+        assert answer.kept_visual_tokens == (torch.cumsum(visual, 0) - 1)[kept[visual[kept]]].tolist()
+        _close(pipeline.logits, expected.logits[0][0])
+        for _ in generation:
+            pass
+        assert answer.token_ids == expected.sequences[0, length:].tolist()
+        _compare_caches(pipeline, expected.past_key_values, layer, length, kept)
+
+
+def _compare_caches(pipeline: Pipeline, cache: Any, layer: int | None, length: int, kept: torch.Tensor) -> None:
+    """Keys and values of every layer: all tokens in the prefix, kept ones in the suffix, and the decoded."""
+    decoded = torch.arange(length, length + NEW_TOKENS - 1)
+    for index, stored in enumerate(cache.layers):
+        graph = "decoder" if layer is None else "prefix" if index < layer else "suffix"
+        rows = torch.cat([kept if graph == "suffix" else torch.arange(length), decoded])
+        for kind, values in (("key", stored.keys), ("value", stored.values)):
+            ours = pipeline._decoder.arena[f"{graph}.{kind}_{index}"]
+            _close(ours[0, :, : rows.numel()], values[0][:, rows])
+
+
+def _close(ours: np.ndarray, theirs: torch.Tensor) -> None:
+    """Within 1e-3 of the largest value: fp32 sums in another order, through every layer of the model."""
+    expected = theirs.detach().numpy()
+    np.testing.assert_allclose(ours, expected, rtol=0, atol=TOLERANCE * max(1.0, float(np.abs(expected).max())))
+
+
+def _generate(model: Any, inputs: dict[str, Any]) -> Any:
+    return model.generate(
+        **inputs,
+        max_new_tokens=NEW_TOKENS,
+        do_sample=False,
+        return_dict_in_generate=True,
+        output_logits=True,
+    )
+
+
+class _Embedded:
+    """The first input of a decoder within this context: text embeddings and visual features, in their places."""
+
+    def __init__(self, decoder: Any):
+        self._decoder = decoder
+        self.prompt = torch.empty(0)
+
+    def __enter__(self) -> _Embedded:
+        self._handle = self._decoder.register_forward_pre_hook(self._take, with_kwargs=True)
+        return self
+
+    def _take(self, _: Any, __: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if not self.prompt.numel():
+            self.prompt = kwargs["inputs_embeds"].clone()
+
+    def __exit__(self, *_: object) -> None:
+        self._handle.remove()
