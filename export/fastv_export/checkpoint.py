@@ -14,6 +14,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from fastv_export.pickled import PICKLES, conversion
 from fastv_runtime.errors import UserError
 
 INDEX = "model.safetensors.index.json"
@@ -50,7 +51,7 @@ class Checkpoint:
     def __init__(self, path: str | Path):
         self.path = Path(path)
         if not self.path.exists():
-            raise UserError(f"{path}: no such checkpoint: give a directory that save_pretrained wrote")
+            raise UserError(f"{path}: no such checkpoint: give a directory that save_pretrained wrote, or a hub id")
         if not (self.path / "config.json").is_file():
             raise UserError(
                 f"{path}: not a checkpoint, it has no config.json: give a directory that save_pretrained wrote"
@@ -80,9 +81,14 @@ class Checkpoint:
         """The safetensors files, as the index lists them or the single one."""
         index = self.path / INDEX
         if index.is_file():
-            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+            names = shard_names(index)
         elif (self.path / SINGLE).is_file():
             names = [SINGLE]
+        elif any(self.path.glob(PICKLES)):
+            raise UserError(
+                f"{self.path}: no safetensors weights, only pickles, which are not opened here: convert them with "
+                f"{conversion(self.path)}"
+            )
         else:
             raise UserError(
                 f"{self.path}: no safetensors weights: convert them with "
@@ -97,6 +103,14 @@ class Checkpoint:
     def tensors(self) -> dict[str, StoredTensor]:
         """Every stored tensor by its stored name."""
         return {tensor.name: tensor for file in self.files for tensor in _read_header(file)}
+
+
+def shard_names(index: Path) -> list[str]:
+    """Names of the files that an index of sharded weights lists, sorted."""
+    try:
+        return sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise UserError(f"{index}: not an index of weights: download it again") from None
 
 
 def _read_header(file: Path) -> list[StoredTensor]:

@@ -11,14 +11,17 @@ from typing import Any
 from fastv_runtime.cli.console import command, stderr
 from fastv_runtime.errors import missing_extra
 
+DESCRIPTION = (
+    "Split a vision-language model at decoder layer K and write it as a bundle that prunes visual tokens there."
+)
 
-def parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="fastv-export",
-        description="Split a vision-language model at decoder layer K and write it as a bundle that prunes visual "
-        "tokens there.",
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Everything that `run` reads."""
+    parser.add_argument(
+        "source", metavar="SOURCE", help="checkpoint directory, as save_pretrained writes it, or hub id (org/name)"
     )
-    parser.add_argument("source", metavar="SOURCE", help="checkpoint directory, as save_pretrained writes it")
+    parser.add_argument("--revision", metavar="REV", help="branch, tag or commit of a hub id (default: main)")
     parser.add_argument("-o", "--output", required=True, metavar="OUT", help="bundle to write; must not exist")
     parser.add_argument("--target", choices=["ort"], default="ort", help="what will run it (default: %(default)s)")
     parser.add_argument("--layer", type=int, default=2, metavar="K", help="prune after this many layers (default: 2)")
@@ -62,14 +65,14 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--no-prune", action="store_true", help="write the unsplit, unpruned baseline instead")
     parser.add_argument("--no-verify", action="store_true", help="do not compare the graphs with transformers")
     parser.add_argument("--json", action="store_true", help="print the bundle's manifest on stdout")
-    return parser
 
 
 def run(args: argparse.Namespace) -> None:
     try:
         import torch  # noqa: F401  first, so that a device's user reads of torch and not of some helper
 
-        from fastv_export.export import export_bundle
+        from fastv_export.export import check_output, export_bundle
+        from fastv_export.hub import resolve
         from fastv_export.plan import Options
     except ImportError as error:
         raise missing_extra(error.name or "torch", "export") from None
@@ -89,8 +92,10 @@ def run(args: argparse.Namespace) -> None:
         max_new_tokens=args.max_new_tokens,
         verify=not args.no_verify,
     )
+    check_output(args.output)
     with Progress(stderr) as progress:
-        manifest = export_bundle(args.source, args.output, options, progress)
+        source = resolve(args.source, args.revision, progress)
+        manifest = export_bundle(source, args.output, options, progress)
     if args.json:
         print(manifest.model_dump_json())
     size = sum(digest.size for digest in manifest.files.values())
@@ -107,4 +112,6 @@ def _raise_exit(signum: int, _: Any) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    command(parser(), run, argv)
+    parser = argparse.ArgumentParser(prog="fastv-export", description=DESCRIPTION)
+    add_arguments(parser)
+    command(parser, run, argv)

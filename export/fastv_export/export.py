@@ -70,17 +70,23 @@ def export_bundle(source: str | Path, output: str | Path, options: Options, prog
     It appears there whole or not at all. Raises UserError for what cannot be exported, VerificationError when a
     graph and transformers disagree.
     """
-    output = Path(output)
-    if output.exists():
-        raise UserError(f"{output}: already exists: remove it, or give another -o")
-    if not output.absolute().parent.is_dir():
-        raise UserError(f"{output.absolute().parent}: no such directory: make it first")
+    output = check_output(output)
     checkpoint = Checkpoint(source)
     family = family_of(checkpoint.model_type(), str(checkpoint.path / "config.json"))
     with _staging(output) as staging:
         manifest = _write(checkpoint, family, options, staging, progress)
         staging.rename(output)
     return manifest
+
+
+def check_output(output: str | Path) -> Path:
+    """The path of a bundle to write; UserError if something is there, or nowhere to put it."""
+    output = Path(output)
+    if output.exists():
+        raise UserError(f"{output}: already exists: remove it, or give another -o")
+    if not output.absolute().parent.is_dir():
+        raise UserError(f"{output.absolute().parent}: no such directory: make it first")
+    return output
 
 
 @contextmanager

@@ -29,6 +29,11 @@ class Progress:
     def __exit__(self, *_: object) -> None:
         self._bars.stop()
 
+    def note(self, text: str) -> None:
+        """One line that stays, above the bars."""
+        if not self._bars.disable:
+            self._bars.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
     @contextmanager
     def step(self, description: str) -> Iterator[None]:
         """Work whose length is not known."""
