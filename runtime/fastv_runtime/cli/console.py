@@ -22,8 +22,17 @@ def command(
     argv: Sequence[str] | None = None,
 ) -> None:
     """Parse, run, and exit: 0 when done, 2 with one line for bad input, 1 with one line for a failure."""
+    add_debug(parser)
+    guarded(parser.prog, run, parser.parse_args(argv))
+
+
+def add_debug(parser: argparse.ArgumentParser) -> None:
+    """The flag that `guarded` reads."""
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    args = parser.parse_args(argv)
+
+
+def guarded(program: str, run: Callable[[argparse.Namespace], None], args: argparse.Namespace) -> None:
+    """Run parsed arguments and exit as `command` does; `program` begins the line of an error."""
     if not args.debug:
         _silence_libraries()
     try:
@@ -31,9 +40,9 @@ def command(
     except UserError as error:
         if args.debug:
             raise
-        _fail(parser.prog, str(error), 2)
+        _fail(program, str(error), 2)
     except KeyboardInterrupt:
-        _fail(parser.prog, "interrupted", 130)
+        _fail(program, "interrupted", 130)
     except BrokenPipeError:
         # The reader of our output went away (`| head`); Python would complain once more while closing stdout.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -41,7 +50,7 @@ def command(
     except Exception as error:
         if args.debug:
             raise
-        _fail(parser.prog, f"{type(error).__name__}: {error} (run with --debug for the traceback)", 1)
+        _fail(program, f"{type(error).__name__}: {error} (run with --debug for the traceback)", 1)
 
 
 def _fail(program: str, message: str, code: int) -> None:
