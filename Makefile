@@ -9,8 +9,9 @@ RUN = $(VENV)/bin/python
 demo: $(VENV)/.installed
 	$(RUN) demo/demo.py
 
+# One process per core; tests of one file stay together, since they share what was exported for them.
 test: $(VENV)/.installed
-	$(RUN) -m pytest
+	$(RUN) -m pytest -n auto --dist loadfile
 
 lint: $(VENV)/.installed
 	$(RUN) -m ruff check .
