@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float
@@ -24,10 +23,8 @@ from fastv_runtime.lengths import capacity, kept_count, pruned_length
 from fastv_runtime.positions import position_ids
 from fastv_runtime.prompt import PromptBuilder
 from fastv_runtime.sampling import Sampler, Sampling
+from fastv_runtime.video import Video
 from fastv_runtime.visuals import View, Visual, load_images, load_videos
-
-if TYPE_CHECKING:
-    from fastv_runtime.video import Video
 
 
 @dataclass
