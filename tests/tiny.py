@@ -24,7 +24,7 @@ CORPUS = [
 ]
 CHAT_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}{{ 'USER: ' if message['role'] == 'user' else 'ASSISTANT: ' }}"
-    "{% for part in message['content'] %}{% if part['type'] == 'image' %}<image>\n{% endif %}{% endfor %}"
+    "{% for part in message['content'] %}{% if part['type'] != 'text' %}<{{ part['type'] }}>\n{% endif %}{% endfor %}"
     "{% for part in message['content'] %}{% if part['type'] == 'text' %}{{ part['text'] }}{% endif %}{% endfor %}"
     "{% endfor %}{% if add_generation_prompt %} ASSISTANT:{% endif %}"
 )
@@ -66,11 +66,7 @@ def write_tiny_llava(path: Path, *, seed: int = 0, layers: int = 5, **text: Any)
     image_token = tokenizer.convert_tokens_to_ids("<image>")
     config = LlavaConfig(vision_config=vision, text_config=text_config, image_token_id=image_token)
     model = LlavaForConditionalGeneration(config)
-    with torch.no_grad():
-        for module in model.modules():
-            if "Norm" in type(module).__name__ and module.weight is not None:
-                # Left at one, a norm that is swapped for another would go unnoticed.
-                module.weight.uniform_(0.5, 1.5)
+    vary_vectors(model)
     model.save_pretrained(path)
     image_processor = CLIPImageProcessorPil(
         size={"shortest_edge": IMAGE_SIZE}, crop_size={"height": IMAGE_SIZE, "width": IMAGE_SIZE}
@@ -84,6 +80,16 @@ def write_tiny_llava(path: Path, *, seed: int = 0, layers: int = 5, **text: Any)
         chat_template=CHAT_TEMPLATE,
     ).save_pretrained(path)
     return path
+
+
+def vary_vectors(model: torch.nn.Module) -> None:
+    """Random norms and biases: left at one and zero, a swapped norm or a lost bias would go unnoticed."""
+    with torch.no_grad():
+        for module in model.modules():
+            if "Norm" in type(module).__name__ and module.weight is not None:
+                module.weight.uniform_(0.5, 1.5)
+            if isinstance(getattr(module, "bias", None), torch.Tensor):
+                module.bias.uniform_(-0.2, 0.2)
 
 
 def tiny_tokenizer(*special: str) -> PreTrainedTokenizerFast:

@@ -16,7 +16,7 @@ from fastv_export.reference import Pruning, pruned
 from fastv_runtime.bundle import Decoder, Plan
 from fastv_runtime.lengths import kept_count
 from fastv_runtime.positions import position_ids
-from fastv_runtime.vision import Video, Vision
+from fastv_runtime.vision import FramesVideo, Video, Vision
 from fastv_runtime.visuals import Run
 
 Tensors = dict[str, torch.Tensor]
@@ -71,7 +71,7 @@ def _pack_case(newline: torch.Tensor, taps: int, generator: torch.Generator) -> 
     }
 
 
-def _frame_case(model: Any, family: Family, video: Video, generator: torch.Generator) -> Tensors:
+def _frame_case(model: Any, family: Family, video: FramesVideo, generator: torch.Generator) -> Tensors:
     pixel_values = torch.randn(1, 3, video.picture.image_height, video.picture.image_width, generator=generator)
     features = family.encode_frame(model, pixel_values)
     return {"video/prefill/in/pixel_values": pixel_values, "video/prefill/out/image_features": features}

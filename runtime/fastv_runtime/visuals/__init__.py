@@ -11,16 +11,18 @@ from typing import Any
 
 from PIL import Image
 
-from fastv_runtime.vision import FixedVision, FramesVideo, Video, Vision
+from fastv_runtime.vision import AnyresVision, FixedVision, FramesVideo, PooledVideo, Video, Vision
+from fastv_runtime.visuals.anyres import AnyresImages
 from fastv_runtime.visuals.fixed import FixedImages
 from fastv_runtime.visuals.frames import FrameVideos
+from fastv_runtime.visuals.pooled import PooledVideos
 from fastv_runtime.visuals.visual import Pack, Piece, Run, View, Visual
 
 Images = Callable[[Image.Image], Visual]
 """Makes a picture ready for the graphs."""
 
-IMAGES: dict[type, Any] = {FixedVision: FixedImages}
-VIDEOS: dict[type, Any] = {FramesVideo: FrameVideos}
+IMAGES: dict[type, Any] = {FixedVision: FixedImages, AnyresVision: AnyresImages}
+VIDEOS: dict[type, Any] = {FramesVideo: FrameVideos, PooledVideo: PooledVideos}
 
 
 def load_images(directory: Path, vision: Vision) -> Images:

@@ -26,6 +26,15 @@ def pixels_as_seen(values: Float[np.ndarray, "3 H W"]) -> Image.Image:
     return Image.fromarray(values.transpose(1, 2, 0).clip(0, 255).astype(np.uint8))
 
 
+def check_shape(values: np.ndarray, expected: tuple[int, ...]) -> None:
+    """UserError unless pixel values are as the vision graph takes them."""
+    if values.shape != expected:
+        raise UserError(
+            f"the image processor made {list(values.shape)} where the vision graph takes {list(expected)}: "
+            "preprocessor_config.json and config.json of the checkpoint do not belong together"
+        )
+
+
 UNNORMALISED = {"do_rescale": False, "do_normalize": False}
 """Settings of an image processor whose output can be looked at."""
 
@@ -49,12 +58,7 @@ class FixedImages:
     def pixel_values(self, image: Image.Image) -> Float[np.ndarray, "1 3 H W"]:
         """Resized, cropped and normalised as the checkpoint was trained."""
         values = self._process(image)
-        expected = (1, 3, self._vision.image_height, self._vision.image_width)
-        if values.shape != expected:
-            raise UserError(
-                f"the image processor made {list(values.shape)} where the vision graph takes {list(expected)}: "
-                "preprocessor_config.json and config.json of the checkpoint do not belong together"
-            )
+        check_shape(values, (1, 3, self._vision.image_height, self._vision.image_width))
         return np.ascontiguousarray(values, np.float32)
 
     def view(self, image: Image.Image, first: int = 0) -> View:

@@ -1,0 +1,53 @@
+"""LLaVA-NeXT (LLaVA-1.6): LLaVA-1.5's parts, pictures in tiles; Vicuna, Mistral and other decoders.
+
+https://llava-vl.github.io/blog/2024-01-30-llava-next
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+
+from fastv_export.families.base import Family
+from fastv_runtime.errors import UserError
+from fastv_runtime.vision import AnyresVision
+
+
+class LlavaNext(Family):
+    model_type = "llava_next"
+
+    def vision(self, config: Any, image_tokens: int | None) -> AnyresVision:
+        tower = config.vision_config
+        vision = AnyresVision(
+            tile=tower.image_size,
+            side=tower.image_size // tower.patch_size,
+            pinpoints=tuple((height, width) for height, width in config.image_grid_pinpoints),
+            max_tiles=self.max_tiles(config),
+        )
+        return vision if image_tokens is None else _at_most(vision, image_tokens)
+
+    def max_tiles(self, config: Any) -> int | None:
+        """Grids of more features than so many tiles have are shrunk; None if they are not."""
+        return None
+
+    def encode(self, model: Any, **inputs: torch.Tensor) -> Float[torch.Tensor, "N D"]:
+        """Features of one tile, before any packing."""
+        from transformers import LlavaModel
+
+        # Tower, choice of layer and projector are LLaVA-1.5's, and so are their names: its own method does what this
+        # model's does before it packs.
+        return LlavaModel.get_image_features(model.model, **inputs, return_dict=True).pooler_output[0]
+
+
+def _at_most(vision: AnyresVision, tokens: int) -> AnyresVision:
+    """Without the pinpoints on which a picture can become more tokens."""
+    pinpoints = tuple(pinpoint for pinpoint in vision.pinpoints if vision.tokens_at(pinpoint) <= tokens)
+    if not pinpoints:
+        least = min(map(vision.tokens_at, vision.pinpoints))
+        raise UserError(
+            f"--image-tokens {tokens}: a picture of this model takes up to {least} at the smallest of its sizes: "
+            f"give {least} or more"
+        )
+    return vision.model_copy(update={"pinpoints": pinpoints})

@@ -1,0 +1,113 @@
+"""Layout `anyres`: the whole picture and its tiles go through the graph one by one, then an index packs them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+from PIL import Image
+
+from fastv_runtime.vision import AnyresVision
+from fastv_runtime.visuals.fixed import UNNORMALISED, check_shape, load_processor, pixels_as_seen
+from fastv_runtime.visuals.resample import bilinear, single
+from fastv_runtime.visuals.visual import Pack, Piece, Run, View, Visual
+
+
+class AnyresImages:
+    """Pictures of any size. Each is laid out as if it were the prompt's only one.
+
+    So does transformers' processor with a flat list of pictures; OneVision's does not tile nested lists.
+    """
+
+    def __init__(self, directory: Path, vision: AnyresVision):
+        self._processor = load_processor(directory)
+        self._vision = vision
+
+    def __call__(self, image: Image.Image) -> Visual:
+        pack = pack_index(self._vision, image.height, image.width)
+        tiles = self._process(image)
+        check_shape(tiles[:1], (1, 3, self._vision.tile, self._vision.tile))
+        return Visual(
+            kind="image",
+            graph="vision",
+            pieces=tuple(Piece({"pixel_values": tile[None]}, self._vision.side**2) for tile in tiles),
+            text=(Run(len(pack.index)),),
+            views=lambda: self._views(image),
+            pack=pack,
+        )
+
+    def _process(self, image: Image.Image, **settings: Any) -> Float[np.ndarray, "tiles 3 H W"]:
+        """The whole picture, then its tiles row by row."""
+        pinpoints = [list(pinpoint) for pinpoint in self._vision.pinpoints]
+        batch = self._processor(
+            images=image.convert("RGB"), image_grid_pinpoints=pinpoints, return_tensors="np", **settings
+        )
+        return np.ascontiguousarray(batch["pixel_values"][0], np.float32)
+
+    def _views(self, image: Image.Image) -> list[View]:
+        """The whole picture, and the tiles put together without their padding; newlines have no place in either."""
+        vision = self._vision
+        whole, *tiles = self._process(image, **UNNORMALISED)
+        base = View(pixels_as_seen(whole), np.arange(vision.side**2).reshape(vision.side, vision.side))
+        rows, columns = _tile_grid(vision, image.height, image.width)
+        unpadded = _unpad(_tile_features(vision, rows, columns, 0), image.height, image.width)
+        height, width = vision.shrunk(*unpadded.shape)
+        if not height * width:
+            return [base]
+        numbers = vision.side**2 + np.arange(height * (width + 1)).reshape(height, width + 1)[:, :-1]
+        mosaic = np.concatenate([np.concatenate(tiles[row * columns :][:columns], 2) for row in range(rows)], 1)
+        # Features do not divide the pixels evenly (27 of 384): what is cut is rounded.
+        top, left = (
+            round((total * vision.side - kept) / 2 * vision.tile / vision.side)
+            for total, kept in zip((rows, columns), unpadded.shape, strict=True)
+        )
+        seen = mosaic[:, top : mosaic.shape[1] - top, left : mosaic.shape[2] - left]
+        return [base, View(pixels_as_seen(seen), numbers)]
+
+
+def pack_index(vision: AnyresVision, height: int, width: int) -> Pack:
+    """Which features of a picture's tiles make its tokens, by its size in pixels.
+
+    As `pack_image_features` of LLaVA-NeXT and LLaVA-OneVision in transformers.
+    """
+    whole, taps = vision.side**2, vision.packing
+    rows, columns = _tile_grid(vision, height, width)
+    newline = whole * (1 + rows * columns)
+    grid = _unpad(_tile_features(vision, rows, columns, whole), height, width)
+    size = vision.shrunk(*grid.shape)
+    index, weight = single(grid, taps) if size == grid.shape else bilinear(grid, *size)
+    ends = single(np.full((size[0], 1), newline), taps)
+    parts = [
+        single(np.arange(whole), taps),
+        tuple(
+            np.concatenate([inner, end], 1).reshape(-1, taps) for inner, end in zip((index, weight), ends, strict=True)
+        ),
+    ]
+    return Pack(*(np.concatenate(each) for each in zip(*parts, strict=True)))
+
+
+def _tile_grid(vision: AnyresVision, height: int, width: int) -> tuple[int, int]:
+    """Rows and columns of tiles for a picture of that size."""
+    from transformers.image_processing_utils import select_best_resolution
+
+    best = select_best_resolution((height, width), [list(pinpoint) for pinpoint in vision.pinpoints])
+    return best[0] // vision.tile, best[1] // vision.tile
+
+
+def _tile_features(vision: AnyresVision, rows: int, columns: int, first: int) -> Int[np.ndarray, "h w"]:
+    """Numbers of the features of tiles, counted tile by tile from `first`, laid out as in the picture."""
+    side = vision.side
+    numbers = first + np.arange(rows * columns * side**2).reshape(rows, columns, side, side)
+    return numbers.transpose(0, 2, 1, 3).reshape(rows * side, columns * side)
+
+
+def _unpad(grid: Int[np.ndarray, "h w"], height: int, width: int) -> Int[np.ndarray, "rows columns"]:
+    """The part of a grid that a picture of that size covers, centred in it. As transformers' `unpad_image`."""
+    rows, columns = grid.shape
+    if width / height > columns / rows:
+        cut = (rows - int(round(height * (columns / width), 7))) // 2
+        return grid[cut : rows - cut]
+    cut = (columns - int(round(width * (rows / height), 7))) // 2
+    return grid[:, cut : columns - cut]

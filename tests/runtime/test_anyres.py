@@ -1,0 +1,120 @@
+"""The packing of tiles and frames against transformers' own, on features that can be told apart."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers.models.llava_next.modeling_llava_next import LlavaNextModel, image_size_to_num_patches
+from transformers.models.llava_onevision.modeling_llava_onevision import LlavaOnevisionModel
+
+from fastv_export.families import FAMILIES
+from fastv_runtime.errors import UserError
+from fastv_runtime.vision import AnyresVision, PooledVideo
+from fastv_runtime.visuals.anyres import pack_index
+from fastv_runtime.visuals.pooled import pool_index
+from fastv_runtime.visuals.visual import Pack
+
+WIDTH = 3
+NEXT = AnyresVision(tile=336, side=24, pinpoints=((336, 672), (672, 336), (672, 672), (1008, 336), (336, 1008)))
+ONEVISION = AnyresVision(
+    tile=384,
+    side=27,
+    pinpoints=tuple((384 * rows, 384 * columns) for rows in range(1, 7) for columns in range(1, 7)),
+    max_tiles=9,
+)
+SMALL = AnyresVision(tile=16, side=3, pinpoints=((16, 16), (16, 64), (48, 32), (80, 80)), max_tiles=2)
+VISIONS = [NEXT, ONEVISION, SMALL]
+SIDES = st.integers(1, 400) | st.integers(1, 6000)
+
+
+@given(vision=st.sampled_from(VISIONS), height=SIDES, width=SIDES)
+def test_a_picture_is_packed_as_transformers_packs_it(vision: AnyresVision, height: int, width: int) -> None:
+    expected, features, newline = stock_pack(vision, height, width)
+    pack = pack_index(vision, height, width)
+    assert pack.index.shape == pack.weight.shape == (len(expected), vision.packing)
+    assert len(expected) <= vision.tokens
+    np.testing.assert_allclose(packed(pack, features, newline), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("vision", "height", "width", "tokens"),
+    [
+        # Counted by hand: whole, rows of the unpadded grid x (columns + newline).
+        (NEXT, 672, 672, 576 + 48 * 49),
+        (NEXT, 300, 900, 576 + 24 * 73),
+        (NEXT, 480, 640, 576 + 36 * 49),
+        (ONEVISION, 384, 384, 729 + 27 * 28),
+        (ONEVISION, 1152, 1152, 729 + 81 * 82),
+        (ONEVISION, 2304, 2304, 729 + 81 * 82),  # shrunk from 162 x 162
+    ],
+)
+def test_visual_tokens_by_size(vision: AnyresVision, height: int, width: int, tokens: int) -> None:
+    assert len(pack_index(vision, height, width).index) == tokens
+
+
+@pytest.mark.parametrize("vision", VISIONS)
+def test_the_upper_bound_is_close(vision: AnyresVision) -> None:
+    """Within 1%: it counts shapes on a pinpoint that another pinpoint would fit better."""
+    sides = range(vision.tile // 8, max(map(max, vision.pinpoints)), max(2, vision.tile // 32))
+    sizes = {(height, side) for height, _ in vision.pinpoints for side in sides}
+    sizes |= {(side, width) for _, width in vision.pinpoints for side in sides}
+    reached = max(len(pack_index(vision, *size).index) for size in sizes)
+    assert vision.tokens / 1.01 <= reached <= vision.tokens
+
+
+@given(side=st.integers(1, 30), frames=st.integers(1, 3))
+def test_a_video_is_pooled_as_transformers_pools_it(side: int, frames: int) -> None:
+    video = PooledVideo(frames=frames, tile=side * 14, side=side)
+    features = torch.rand(frames, side**2, WIDTH)
+    newline = torch.rand(WIDTH)
+    stock = SimpleNamespace(config=SimpleNamespace(vision_config=SimpleNamespace(image_size=side, patch_size=1)))
+    pooled = LlavaOnevisionModel.apply_pooling(stock, features)
+    expected = torch.cat([pooled.flatten(0, 1), newline[None]]).numpy()
+    pack = pool_index(video, frames)
+    assert len(expected) == video.tokens
+    np.testing.assert_allclose(packed(pack, features.flatten(0, 1), newline), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("model_type", ["llava_next", "llava_onevision"])
+def test_fewer_image_tokens_leave_out_large_pinpoints(model_type: str) -> None:
+    family = FAMILIES[model_type]
+    from transformers import CONFIG_MAPPING
+
+    config = CONFIG_MAPPING[model_type]()
+    whole = family.vision(config, None)
+    least = min(map(whole.tokens_at, whole.pinpoints))
+    for tokens in (least, 2000, 3000, whole.tokens):
+        vision = family.vision(config, tokens)
+        assert vision.tokens <= tokens
+        assert set(vision.pinpoints) == {each for each in whole.pinpoints if whole.tokens_at(each) <= tokens}
+    assert family.vision(config, whole.tokens) == whole
+    with pytest.raises(UserError, match=f"--image-tokens {least - 1}: .* give {least} or more"):
+        family.vision(config, least - 1)
+
+
+def stock_pack(vision: AnyresVision, height: int, width: int) -> tuple[np.ndarray, torch.Tensor, torch.Tensor]:
+    """transformers' packing, and the features [R, WIDTH] and newline that it was given."""
+    pinpoints = [list(pinpoint) for pinpoint in vision.pinpoints]
+    tiles = image_size_to_num_patches([height, width], pinpoints, vision.tile)
+    features = torch.rand(tiles, vision.side**2, WIDTH)
+    newline = torch.rand(WIDTH)
+    tower = SimpleNamespace(image_size=vision.tile, patch_size=vision.tile // vision.side)
+    stock = SimpleNamespace(config=SimpleNamespace(vision_config=tower, image_grid_pinpoints=pinpoints))
+    if vision.max_tiles is None:
+        packed, _ = LlavaNextModel.pack_image_features(stock, [features], [[height, width]], "default", newline)
+    else:
+        packed, _ = LlavaOnevisionModel.pack_image_features(
+            stock, [features], [[height, width]], newline, f"anyres_max_{vision.max_tiles}"
+        )
+    return packed[0].numpy(), features.flatten(0, 1), newline
+
+
+def packed(pack: Pack, features: torch.Tensor, newline: torch.Tensor) -> np.ndarray:
+    """What the graph `pack` computes."""
+    rows = torch.cat([features, newline[None]]).numpy()
+    return (rows[pack.index] * pack.weight[..., None]).sum(1)
