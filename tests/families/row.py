@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
+
+if TYPE_CHECKING:
+    from fastv_runtime.video import Video
 
 Size = tuple[int, int]
 
@@ -29,12 +32,18 @@ class Row:
     write: writes a tiny random checkpoint into a directory. cases: the sizes (width, height) of the pictures of each
     prompt; at least two, that differ in size or number where the family is dynamic. inputs: what the stock model's
     `generate` takes, from the checkpoint, the pictures and the question.
+
+    videos: for each case how many frames its video has, 0 for pictures; a video's case names one size, of its frames.
+    video_inputs: what `generate` takes for a video; composed in the row, since transformers' own video processors need
+    torchvision.
     """
 
     model_type: str
     write: Callable[[Path], Any]
     cases: tuple[tuple[Size, ...], ...]
     inputs: Callable[[Path, list[Image.Image], str], dict[str, Any]] = stock_inputs
+    videos: tuple[int, ...] = ()
+    video_inputs: Callable[[Path, Video, str], dict[str, Any]] | None = None
     options: dict[str, Any] = field(default_factory=dict)
     name: str = ""
     """Tells apart rows of one family."""

@@ -5,8 +5,9 @@ Unpruned, and pruned against the masked oracle. The prompts differ in length fro
 
 from __future__ import annotations
 
+from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -17,8 +18,11 @@ from fastv_export.families import FAMILIES
 from fastv_export.reference import load_model, pruned
 from fastv_runtime import Pipeline
 from tests.conftest import MakeBundle, noise_picture
-from tests.families.row import Row
+from tests.families.row import Row, Size
 from tests.families.rows import ROWS
+
+if TYPE_CHECKING:
+    from fastv_runtime.video import Video
 
 NEW_TOKENS = 32
 LAYER = 2
@@ -60,11 +64,19 @@ def test_a_family_is_what_transformers_computes(
     pipeline = Pipeline.load(bundle, threads=1)
     family = FAMILIES[row.model_type]
     decoder = family.decoder(stock)
-    image_token = family.image_token_id(family.config(Checkpoint(source)))
-    for number, (sizes, question) in enumerate(zip(row.cases, QUESTIONS, strict=False)):
-        pictures = [noise_picture(10 * number + index, size) for index, size in enumerate(sizes)]
-        inputs = row.inputs(source, pictures, question)
-        visual = inputs["input_ids"][0] == image_token
+    config = family.config(Checkpoint(source))
+    placeholders = [family.image_token_id(config)] + ([family.video_token_id(config)] if any(row.videos) else [])
+    for number, (sizes, frames) in enumerate(zip_longest(row.cases, row.videos, fillvalue=0)):
+        question = QUESTIONS[number % len(QUESTIONS)]
+        pictures, videos = [], []
+        if frames:
+            assert row.video_inputs is not None
+            videos = [_video(number, sizes[0], frames)]
+            inputs = row.video_inputs(source, videos[0], question)
+        else:
+            pictures = [noise_picture(10 * number + index, size) for index, size in enumerate(sizes)]
+            inputs = row.inputs(source, pictures, question)
+        visual = torch.isin(inputs["input_ids"][0], torch.tensor(placeholders))
         length, count = visual.numel(), int(visual.sum())
         expected = pruning = None
         with torch.no_grad(), _Embedded(decoder) as embedded:
@@ -75,7 +87,7 @@ def test_a_family_is_what_transformers_computes(
                 with pruned(decoder, layer, visual, kept_length) as pruning:
                     expected = _generate(stock, inputs)
 
-        generation = pipeline.stream(pictures, question, max_new_tokens=NEW_TOKENS, ignore_stop=True)
+        generation = pipeline.stream(pictures, question, videos=videos, max_new_tokens=NEW_TOKENS, ignore_stop=True)
         answer = generation.answer
         assert answer.prompt_tokens == length
         assert answer.visual_tokens == count > 0
@@ -87,6 +99,15 @@ def test_a_family_is_what_transformers_computes(
             pass
         assert answer.token_ids == expected.sequences[0, length:].tolist()
         _compare_caches(pipeline, expected.past_key_values, layer, length, kept)
+
+
+def _video(seed: int, size: Size, count: int) -> Video:
+    """A video of `count` frames, all sampled, two a second."""
+    from fastv_runtime.video import Video
+
+    frames = tuple(noise_picture(1000 + 100 * seed + index, size) for index in range(count))
+    times = tuple(index / 2 for index in range(count))
+    return Video(frames, tuple(range(count)), times, total=count, duration=count / 2, fps=2.0, notes=())
 
 
 def _compare_caches(pipeline: Pipeline, cache: Any, layer: int | None, length: int, kept: torch.Tensor) -> None:
