@@ -11,16 +11,18 @@ from typing import Any
 
 from PIL import Image
 
-from fastv_runtime.vision import FixedVision, FramesVideo, Video, Vision
+from fastv_runtime.vision import FixedVision, FramesVideo, PatchesVideo, PatchesVision, Video, Vision
 from fastv_runtime.visuals.fixed import FixedImages
 from fastv_runtime.visuals.frames import FrameVideos
+from fastv_runtime.visuals.patches import PatchImages
+from fastv_runtime.visuals.patches_video import PatchVideos
 from fastv_runtime.visuals.visual import Pack, Piece, Run, View, Visual
 
 Images = Callable[[Image.Image], Visual]
 """Makes a picture ready for the graphs."""
 
-IMAGES: dict[type, Any] = {FixedVision: FixedImages}
-VIDEOS: dict[type, Any] = {FramesVideo: FrameVideos}
+IMAGES: dict[type, Any] = {FixedVision: FixedImages, PatchesVision: PatchImages}
+VIDEOS: dict[type, Any] = {FramesVideo: FrameVideos, PatchesVideo: PatchVideos}
 
 
 def load_images(directory: Path, vision: Vision) -> Images:
