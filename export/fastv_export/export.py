@@ -14,7 +14,7 @@ import numpy as np
 import onnx_ir as ir
 from safetensors.torch import save
 
-from fastv_export import attention, reference
+from fastv_export import attention, reference, tower_attention
 from fastv_export.checkpoint import Checkpoint
 from fastv_export.families import Family, family_of
 from fastv_export.golden import golden_vectors
@@ -54,6 +54,7 @@ PROCESSOR_FILES = (
     "chat_template.json",
     "preprocessor_config.json",
     "processor_config.json",
+    "video_preprocessor_config.json",
 )
 """What the runtime's tokenizer and image processor read, copied as the checkpoint has them."""
 
@@ -105,6 +106,7 @@ def _staging(output: Path) -> Iterator[Path]:
 
 def _write(checkpoint: Checkpoint, family: Family, options: Options, staging: Path, progress: Progress) -> Manifest:
     attention.register()
+    tower_attention.register()
     config = family.config(checkpoint)
     dimensions = decoder_dimensions(config, family)
     vision, video = family.vision(config, options.image_tokens), family.video(config)

@@ -34,8 +34,10 @@ class Skeleton:
                         fake = torch.empty(parameter.shape, dtype=torch.float32)
                         module._parameters[name] = nn.Parameter(fake, requires_grad=False)
         model.tie_weights()
-        # Only the language model's attention is ours: the tower's is traced as it stands.
+        # The tower's attention is traced as it stands, unless the family says that it cannot be.
         family.decoder(model).set_attn_implementation(attention)
+        if family.tower_attention is not None:
+            model.set_attn_implementation({"vision_config": family.tower_attention})
         self.model = model.eval()
         self._stored = stored_parameters(model, checkpoint, family)
 

@@ -39,15 +39,20 @@ IR_TYPES = {
 def trace_vision(skeleton: Skeleton, part: VisionPart, contract: Contract, axes: Mapping[str, int]) -> ir.Model:
     """A vision graph of `part`, named as its contract says.
 
-    axes: dynamic axes by symbol; each is this multiple of N, the number of visual tokens.
+    axes: dynamic axes by symbol; each is this multiple of N, the number of visual tokens, or free of it where that is 0.
     """
-    tokens = torch.export.Dim("N", min=1, max=MAX_FEATURES)
-    sizes = {symbol: factor * tokens if factor > 1 else tokens for symbol, factor in axes.items()}
+    tokens = torch.export.Dim("tokens", min=1, max=MAX_FEATURES)  # sympy takes N for a function of its own
+    sizes = {
+        symbol: (factor * tokens if factor > 1 else tokens)
+        if factor
+        else torch.export.Dim(symbol, min=1, max=MAX_FEATURES)
+        for symbol, factor in axes.items()
+    }
     dynamic = [
         {axis: sizes[symbol] for axis, symbol in enumerate(tensor.shape) if isinstance(symbol, str)}
         for tensor in contract[0]
     ]
-    lengths = {symbol: factor * TRACED_ROWS for symbol, factor in axes.items()}
+    lengths = {symbol: factor * TRACED_ROWS or TRACED_ROWS + 4 for symbol, factor in axes.items()}
     return _trace(skeleton, part, contract, lambda tensors: (tensors,), (dynamic,), lengths)
 
 

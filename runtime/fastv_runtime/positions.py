@@ -35,7 +35,8 @@ def position_ids(axes: int, length: int, runs: Sequence[tuple[int, Run]]) -> Int
         assert run.grid is not None, "M-RoPE needs the grid of every visual"
         time, rows, columns = run.grid
         grid = np.indices(run.grid).reshape(3, -1)
-        grid[0] = np.floor(grid[0] * run.interval)
+        # In fp32, as transformers multiplies: at a whole second the last bit decides between two positions.
+        grid[0] = np.floor(grid[0].astype(np.float32) * np.float32(run.interval))
         parts.append(position + grid)
         position += max(rows, columns)
         done = start + time * rows * columns

@@ -110,7 +110,66 @@ class AnyresVision(Model):
         return {}
 
 
-Vision = Annotated[FixedVision | AnyresVision, Field(discriminator="layout")]
+class PatchesVision(Model):
+    """A picture of any size is cut into P patches; each block of `merge` x `merge` of them becomes a visual token.
+
+    Sides are in pixels for `patch`, in visual tokens for `window`.
+    """
+
+    layout: Literal["patches"] = "patches"
+    channels: int
+    patch: int
+    frames_per_patch: int
+    """A patch holds as many frames of a video; a picture stands for all of them."""
+    merge: int
+    max_tokens: int
+    """Most visual tokens of one picture: larger ones are scaled down."""
+    window: int = 0
+    """Some layers attend only within windows of this side; 0 if none does."""
+    position_side: int = 0
+    """A learned square of positions of this side is stretched over every picture; 0 if there is none."""
+
+    @property
+    def tokens(self) -> int:
+        """Most visual tokens that one picture becomes."""
+        return self.max_tokens
+
+    @property
+    def feature_rows(self) -> int | str:
+        """Rows of the vision graph's output: a number, or a dynamic axis by its symbol."""
+        return "N"
+
+    @property
+    def packing(self) -> int:
+        """Features that are mixed into one visual token by the graph `pack`; 0 if there is no such graph."""
+        return 0
+
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """Inputs of the vision graph. `fastv_runtime.visuals.grid` makes all but the pixels."""
+        width = self.channels * self.frames_per_patch * self.patch**2
+        inputs = [
+            TensorSpec(name="pixel_values", dtype="float32", shape=("P", width)),
+            TensorSpec(name="position_ids", dtype="int64", shape=("P", 2)),
+        ]
+        if self.window:
+            inputs += [
+                TensorSpec(name="window_index", dtype="int64", shape=("N",)),
+                TensorSpec(name="window_slots", dtype="int64", shape=("W", (self.window * self.merge) ** 2)),
+                TensorSpec(name="window_places", dtype="int64", shape=("P",)),
+            ]
+        if self.position_side:
+            inputs += [
+                TensorSpec(name="interp_indices", dtype="int64", shape=("P", 4)),
+                TensorSpec(name="interp_weights", dtype="float32", shape=("P", 4)),
+            ]
+        return tuple(inputs)
+
+    def axes(self) -> dict[str, int]:
+        """Dynamic axes by symbol: each is this multiple of N, or free of it where that is 0 (W windows)."""
+        return {"N": 1, "P": self.merge**2} | ({"W": 0} if self.window else {})
+
+
+Vision = Annotated[FixedVision | AnyresVision | PatchesVision, Field(discriminator="layout")]
 """Any layout of pictures."""
 
 
@@ -157,5 +216,27 @@ class PooledVideo(Model):
         return self.frames * self.pooled**2 + 1
 
 
-Video = Annotated[FramesVideo | PooledVideo, Field(discriminator="layout")]
+class PatchesVideo(Model):
+    """Frames in groups of `picture.frames_per_patch`: one run of the graph `vision` per group, a time step."""
+
+    layout: Literal["patches"] = "patches"
+    graph: Literal["vision"] = "vision"
+    frames: int
+    """Frames that are sampled unless the user asks for another number."""
+    picture: PatchesVision
+    """How one time step is seen: at most `picture.tokens` visual tokens."""
+    clip_limits: bool = False
+    """The processor's limits of size hold for all frames together, not for each."""
+    ticks_per_second: float | None = None
+    """How far positions advance along the time axis in a second; None if they advance by one each time step."""
+    step_text: tuple[str, str] | None = None
+    """Text before and after each time step's placeholders, `{seconds}` being its time; None if there is none."""
+
+    @property
+    def tokens(self) -> int:
+        """Most visual tokens of a video of `frames` frames."""
+        return -(-self.frames // self.picture.frames_per_patch) * self.picture.tokens
+
+
+Video = Annotated[FramesVideo | PooledVideo | PatchesVideo, Field(discriminator="layout")]
 """Any layout of videos."""

@@ -23,9 +23,12 @@ class Family:
     model_type: str
     position_axes: Literal[1, 3] = 1
     """Axes of a position id: 3 for M-RoPE."""
+    tower_attention: str | None = None
+    """Attention implementation that the tower is traced with; None leaves it as transformers sets it."""
 
     def __init_subclass__(cls) -> None:
-        FAMILIES[cls.model_type] = cls()
+        if "model_type" in cls.__dict__:  # what several families share is none itself
+            FAMILIES[cls.model_type] = cls()
 
     def model_class(self) -> Any:
         """The stock transformers class of the whole model."""

@@ -16,13 +16,13 @@ DOMAIN = "com.microsoft"
 
 
 def lower_to_group_query_attention(model: ir.Model) -> int:
-    """Rewrite every masked attention in place; returns how many there were. A tower's, without a mask, stays.
+    """Rewrite every attention over a cache in place; returns how many there were. A tower's has none, and stays.
 
     Each must read its keys and values from TensorScatters of one write index, and its mask must be the
-    one that `fastv_export.attention.visibility` makes; nothing else emits Attention here.
+    one that `fastv_export.attention.visibility` makes; nothing else emits TensorScatter here.
     """
     graph = model.graph
-    attentions = [node for node in graph if node.op_type == "Attention" and _is_masked(node)]
+    attentions = [node for node in graph if node.op_type == "Attention" and _has_cache(node)]
     lengths: tuple[ir.Value, ir.Value] | None = None
     for attention in attentions:
         query, key, value = (attention.inputs[i] for i in range(3))
@@ -70,8 +70,10 @@ def lower_to_group_query_attention(model: ir.Model) -> int:
     return len(attentions)
 
 
-def _is_masked(attention: ir.Node) -> bool:
-    return len(attention.inputs) > 3 and attention.inputs[3] is not None
+def _has_cache(attention: ir.Node) -> bool:
+    key = attention.inputs[1]
+    producer = None if key is None else key.producer()
+    return producer is not None and producer.op_type == "TensorScatter"
 
 
 def _scatter(value: ir.Value | None) -> ir.Node:

@@ -11,18 +11,29 @@ from typing import Any
 
 from PIL import Image
 
-from fastv_runtime.vision import AnyresVision, FixedVision, FramesVideo, PooledVideo, Video, Vision
+from fastv_runtime.vision import (
+    AnyresVision,
+    FixedVision,
+    FramesVideo,
+    PatchesVideo,
+    PatchesVision,
+    PooledVideo,
+    Video,
+    Vision,
+)
 from fastv_runtime.visuals.anyres import AnyresImages
 from fastv_runtime.visuals.fixed import FixedImages
 from fastv_runtime.visuals.frames import FrameVideos
+from fastv_runtime.visuals.patches import PatchImages
+from fastv_runtime.visuals.patches_video import PatchVideos
 from fastv_runtime.visuals.pooled import PooledVideos
 from fastv_runtime.visuals.visual import Pack, Piece, Run, View, Visual
 
 Images = Callable[[Image.Image], Visual]
 """Makes a picture ready for the graphs."""
 
-IMAGES: dict[type, Any] = {FixedVision: FixedImages, AnyresVision: AnyresImages}
-VIDEOS: dict[type, Any] = {FramesVideo: FrameVideos, PooledVideo: PooledVideos}
+IMAGES: dict[type, Any] = {FixedVision: FixedImages, AnyresVision: AnyresImages, PatchesVision: PatchImages}
+VIDEOS: dict[type, Any] = {FramesVideo: FrameVideos, PooledVideo: PooledVideos, PatchesVideo: PatchVideos}
 
 
 def load_images(directory: Path, vision: Vision) -> Images:

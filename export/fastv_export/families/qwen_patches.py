@@ -1,0 +1,63 @@
+"""What Qwen2-VL and its successors share: pictures and videos of any size as patches, M-RoPE."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from fastv_export import tower_attention
+from fastv_export.families.base import Family
+from fastv_runtime.vision import PatchesVideo, PatchesVision
+from fastv_runtime.visuals.grid import grid_inputs
+
+IMAGE_TOKENS = 1280
+"""Most visual tokens of a picture: what the model cards recommend (256 to 1280) to balance cost and quality."""
+
+VIDEO_FRAMES = 8
+STEP_TOKENS = 320
+"""Most visual tokens of a time step, so that VIDEO_FRAMES frames in groups of two cost what one picture does."""
+
+
+class QwenPatches(Family):
+    """Base of the families; none itself."""
+
+    position_axes = 3
+    tower_attention = tower_attention.IMPLEMENTATION
+
+    def encode(self, model: Any, **inputs: torch.Tensor) -> Any:
+        # One run of the graph is one picture or time step, and in these towers no step attends to another.
+        pixel_values = inputs.pop("pixel_values")
+        return self.features(
+            model.model.visual(pixel_values, None, cu_seqlens=tower_attention.WHOLE, max_seqlen=1, **inputs)
+        )
+
+    def expected(self, model: Any, inputs: dict[str, torch.Tensor]) -> Any:
+        """By the tower's own positions, windows and interpolation, so that the golden vectors test ours."""
+        rows, columns = (inputs["position_ids"].amax(dim=0) + 1).tolist()
+        return self.features(model.model.visual(inputs["pixel_values"], torch.tensor([[1, rows, columns]])))
+
+    def features(self, output: Any) -> Any:
+        """The tower's output as the language model takes it."""
+        return output.pooler_output
+
+    def example(self, vision: Any) -> dict[str, np.ndarray]:
+        """Odd sides, one longer, and windows that are ragged at both edges."""
+        grid = (vision.window or 2) + 1, 2 * (vision.window or 2) + 1
+        patches, width = grid[0] * grid[1] * vision.merge**2, int(vision.inputs()[0].shape[1])
+        pixel_values = np.random.default_rng(0).standard_normal((patches, width), np.float32)
+        return {"pixel_values": pixel_values, **grid_inputs(vision, grid)}
+
+    def vision(self, config: Any, image_tokens: int | None) -> PatchesVision:
+        tower = config.vision_config
+        return PatchesVision(
+            channels=tower.in_channels,
+            patch=tower.patch_size,
+            frames_per_patch=tower.temporal_patch_size,
+            merge=tower.spatial_merge_size,
+            max_tokens=IMAGE_TOKENS if image_tokens is None else image_tokens,
+        )
+
+    def video(self, config: Any) -> PatchesVideo:
+        return PatchesVideo(frames=VIDEO_FRAMES, picture=self.vision(config, STEP_TOKENS))

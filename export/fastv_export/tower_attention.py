@@ -1,0 +1,67 @@
+"""Attention of towers that take pictures of any size: one ONNX `Attention` over a whole picture, or over its windows.
+
+transformers cuts such a tower's sequence at boundaries that it reads from a tensor, a loop that no graph can hold; its
+own exporter unrolls the windows of the example and is wrong for every other picture. Only implementations whose name
+contains "flash" are handed the boundaries uncut, whatever object they are: that is where `Windows` comes in.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+
+IMPLEMENTATION = "fastv_onnx_flash"
+"""Name in transformers' registry."""
+
+WHOLE = ()
+"""Stands for the boundaries where everything in a run of the graph attends to everything."""
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Stands for the boundaries of windows: their rows, padded to one size, and back.
+
+    Each window is an element of the batch, so that attention costs what the windows have, not the whole squared.
+    """
+
+    slots: Int[torch.Tensor, "W size"]
+    """The row in each place of each window; -1 where a ragged window has none."""
+    places: Int[torch.Tensor, " P"]
+    """The place of each row, counted through all windows."""
+
+
+def tower_attention(
+    module: Any,
+    query: Float[torch.Tensor, "1 H P Dh"],
+    key: Float[torch.Tensor, "1 H P Dh"],
+    value: Float[torch.Tensor, "1 H P Dh"],
+    attention_mask: None,
+    scaling: float,
+    dropout: float = 0.0,
+    cu_seq_lens_q: Windows | tuple[()] = WHOLE,
+    **_: Any,
+) -> tuple[Float[torch.Tensor, "1 P H Dh"], None]:
+    """transformers' attention interface; `cu_seq_lens_q` is what the family's `encode` gave as boundaries."""
+    if not isinstance(cu_seq_lens_q, Windows):
+        return torch.onnx.ops.attention(query, key, value, scale=scaling)[0].transpose(1, 2), None
+    windows = cu_seq_lens_q
+    count, size = windows.slots.shape
+
+    def split(rows: torch.Tensor) -> Float[torch.Tensor, "W H size Dh"]:
+        # An empty place holds the last row: -1 counts from the end. The mask keeps it from being seen.
+        return rows[0].transpose(0, 1)[windows.slots].transpose(1, 2)
+
+    mask = (windows.slots >= 0)[:, None, None, :].expand(count, 1, size, size)
+    output = torch.onnx.ops.attention(split(query), split(key), split(value), mask, scale=scaling)[0]
+    joined = output.transpose(1, 2).reshape(count * size, query.shape[1], query.shape[3])
+    return joined[windows.places][None], None
+
+
+def register() -> None:
+    """Make the implementation known to transformers."""
+    from transformers import AttentionInterface
+
+    AttentionInterface.register(IMPLEMENTATION, tower_attention)
