@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import struct
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import cached_property
 from math import prod
 from pathlib import Path
@@ -43,6 +44,41 @@ class StoredTensor:
         with self.file.open("rb") as file:
             data = os.pread(file.fileno(), self.stop - self.start, self.start)
         return np.frombuffer(data, DTYPES[self.dtype]).reshape(self.shape)
+
+    def rows(self, start: int, stop: int) -> StoredTensor:
+        """Rows [start, stop) along the first axis; only their bytes are read."""
+        row = (self.stop - self.start) // self.shape[0]
+        return replace(
+            self,
+            shape=(stop - start, *self.shape[1:]),
+            start=self.start + start * row,
+            stop=self.start + stop * row,
+        )
+
+    def rearranged(
+        self, shape: tuple[int, ...], view: Callable[[np.ndarray], np.ndarray], dtype: str | None = None
+    ) -> StoredTensor:
+        """What `view` makes of the values: an array of `shape`, made anew each time the tensor is read.
+
+        dtype: the element type that `view` returns, by safetensors' name; None means the one that is stored.
+        """
+        return RearrangedTensor(self.name, self.file, dtype or self.dtype, shape, self.start, self.stop, self, view)
+
+
+@dataclass(frozen=True)
+class RearrangedTensor(StoredTensor):
+    """A tensor that is stored in another layout than the model's: read whole, then turned into it."""
+
+    source: StoredTensor
+    view: Callable[[np.ndarray], np.ndarray]
+
+    def read(self) -> np.ndarray:
+        return self.view(self.source.read())
+
+    def rows(self, start: int, stop: int) -> StoredTensor:
+        view = self.view
+        shape = (stop - start, *self.shape[1:])
+        return self.source.rearranged(shape, lambda values: view(values)[start:stop], self.dtype)
 
 
 class Checkpoint:

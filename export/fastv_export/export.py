@@ -19,7 +19,7 @@ from fastv_export.checkpoint import Checkpoint
 from fastv_export.families import Family, family_of
 from fastv_export.golden import golden_vectors
 from fastv_export.graphs import ORT_OPSET, build_graph, lower_to_ort, save_graph
-from fastv_export.plan import Options, decoder_dimensions, make_plan, stop_tokens
+from fastv_export.plan import Options, check_positions, decoder_dimensions, make_plan
 from fastv_export.progress import Progress
 from fastv_export.skeleton import Skeleton
 from fastv_runtime.bundle import (
@@ -42,21 +42,6 @@ from fastv_runtime.engines.onnxruntime import OrtEngine
 from fastv_runtime.errors import UserError
 from fastv_runtime.selftest import TOLERANCE, self_test
 from fastv_runtime.vision import Video, Vision
-
-PROCESSOR_FILES = (
-    "config.json",
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-    "chat_template.json",
-    "preprocessor_config.json",
-    "processor_config.json",
-    "video_preprocessor_config.json",
-)
-"""What the runtime's tokenizer and image processor read, copied as the checkpoint has them."""
 
 RECORDED_VERSIONS = ("fastv-edge", "torch", "transformers", "onnx", "onnx-ir", "onnxscript", "onnxruntime")
 
@@ -111,6 +96,7 @@ def _write(checkpoint: Checkpoint, family: Family, options: Options, staging: Pa
     dimensions = decoder_dimensions(config, family)
     vision, video = family.vision(config, options.image_tokens), family.video(config)
     plan = make_plan(options, dimensions, vision, video)
+    check_positions(plan, family.max_positions(config))
     skeleton = Skeleton(checkpoint, family, attention=attention.IMPLEMENTATION)
     declared = contracts(dimensions, vision, video, plan, "float32")
     (staging / "onnx").mkdir()
@@ -125,7 +111,7 @@ def _write(checkpoint: Checkpoint, family: Family, options: Options, staging: Pa
             file=f"onnx/{name}.onnx", dialect="ort", opset=ORT_OPSET, inputs=contract[0], outputs=contract[1]
         )
     _write_embedding(skeleton, family, staging / EMBEDDING, progress)
-    _copy_processor(checkpoint.path, staging / PROCESSOR)
+    family.write_processor(checkpoint, staging / PROCESSOR)
     with progress.step("golden vectors from transformers"):
         golden = golden_vectors(reference.load_model(checkpoint.path, family), family, dimensions, vision, video, plan)
         (staging / GOLDEN).write_bytes(save(golden))
@@ -151,17 +137,6 @@ def _write_embedding(skeleton: Skeleton, family: Family, path: Path, progress: P
     ):
         for start in range(0, rows.shape[0], block):
             written(file.write(rows[start : start + block].astype(np.float32).tobytes()))
-
-
-def _copy_processor(source: Path, target: Path) -> None:
-    target.mkdir()
-    for name in PROCESSOR_FILES:
-        if (source / name).is_file():
-            shutil.copyfile(source / name, target / name)
-    if not (target / "tokenizer.json").is_file() and not (target / "tokenizer.model").is_file():
-        raise UserError(f"{source}: no tokenizer.json: the runtime needs the tokenizer beside the weights")
-    if not any((target / name).is_file() for name in ("preprocessor_config.json", "processor_config.json")):
-        raise UserError(f"{source}: no preprocessor_config.json: the runtime needs the image processor's settings")
 
 
 def _manifest(
@@ -195,7 +170,7 @@ def _manifest(
         tokens=Tokens(
             image=family.image_token_id(config),
             video=None if video is None else family.video_token_id(config),
-            stop=stop_tokens(checkpoint, config),
+            stop=family.stop_tokens(checkpoint, config),
         ),
         graphs=graphs,
         embedding_dtype="float32",

@@ -22,9 +22,9 @@ from huggingface_hub.utils import validate_repo_id
 from tqdm import tqdm
 
 from fastv_export.checkpoint import INDEX, SINGLE, Checkpoint, shard_names
-from fastv_export.export import PROCESSOR_FILES
 from fastv_export.families import family_of
 from fastv_export.pickled import PICKLES, conversion
+from fastv_export.processor_files import PROCESSOR_FILES
 from fastv_export.progress import Progress
 from fastv_runtime.errors import UserError
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import Any
 
-from fastv_export.checkpoint import Checkpoint
 from fastv_export.families import Family
 from fastv_runtime.bundle import Decoder, Length, Plan, Ranker
 from fastv_runtime.errors import UserError
-from fastv_runtime.lengths import kept_count
+from fastv_runtime.lengths import capacity, kept_count
 from fastv_runtime.vision import Video, Vision
 
 
@@ -91,12 +89,11 @@ def _max_visual(options: Options, vision: Vision, video: Video | None) -> int:
     return max(options.max_images * vision.tokens, 0 if video is None else video.tokens)
 
 
-def stop_tokens(checkpoint: Checkpoint, config: Any) -> tuple[int, ...]:
-    """End-of-sequence ids, as `generate` would use them: the generation config's, else the text config's."""
-    file = checkpoint.path / "generation_config.json"
-    stop = json.loads(file.read_text(encoding="utf-8")).get("eos_token_id") if file.is_file() else None
-    if stop is None:
-        stop = getattr(config.get_text_config(), "eos_token_id", None)
-    if stop is None:
-        return ()
-    return tuple(stop) if isinstance(stop, list) else (stop,)
+def check_positions(plan: Plan, limit: int | None) -> None:
+    """UserError for a plan whose longest prompt and answer pass the `limit` of positions."""
+    longest = capacity(plan).prefix_cache
+    if limit is not None and longest > limit:
+        raise UserError(
+            f"--max-text {plan.max_text}, {plan.max_visual} visual tokens and --max-new-tokens {plan.max_new_tokens} "
+            f"make {longest} positions and this model bears {limit}: lower --max-text, --max-images or --max-new-tokens"
+        )

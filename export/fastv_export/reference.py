@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float, Int
 
+from fastv_export.checkpoint import Checkpoint
 from fastv_export.families import Family
 
 
@@ -31,11 +32,8 @@ class Pruning:
 
 
 def load_model(path: Path, family: Family) -> Any:
-    """The stock model in fp32, with eager attention: the only one that returns attention weights."""
-    model: Any = family.model_class()
-    return model.from_pretrained(
-        path, dtype=torch.float32, attn_implementation="eager", local_files_only=True, trust_remote_code=False
-    ).eval()
+    """The model in fp32, with eager attention: the only one that returns attention weights."""
+    return family.load(Checkpoint(path)).eval()
 
 
 def select(

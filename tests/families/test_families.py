@@ -30,8 +30,12 @@ TOLERANCE = 1e-3
 QUESTIONS = ["What is it?", "Where is the red circle, and how many are there of them?", "Describe it, please."]
 
 
+WITHOUT_STOCK_CLASS = {"qwen"}
+"""Compared with a reading of its own: Qwen-VL-Chat in `test_qwen_vl_chat`."""
+
+
 def test_every_family_has_a_row() -> None:
-    assert {row.model_type for row in ROWS} == set(FAMILIES)
+    assert {row.model_type for row in ROWS} | WITHOUT_STOCK_CLASS == set(FAMILIES)
 
 
 @pytest.fixture(scope="module", params=ROWS, ids=str)

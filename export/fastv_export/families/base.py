@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -10,6 +12,7 @@ from jaxtyping import Float
 from torch import nn
 
 from fastv_export.checkpoint import Checkpoint, StoredTensor
+from fastv_export.processor_files import copy_processor
 from fastv_runtime.errors import UserError
 from fastv_runtime.vision import Video, Vision
 
@@ -59,6 +62,17 @@ class Family:
             rename_source_key(name, renamings, [], model.base_model_prefix, expected)[0]: tensor
             for name, tensor in checkpoint.tensors.items()
         }
+
+    def load(self, checkpoint: Checkpoint) -> Any:
+        """The model with its weights, in fp32, with eager attention: the only one that returns attention weights."""
+        model: Any = self.model_class()
+        return model.from_pretrained(
+            checkpoint.path,
+            dtype=torch.float32,
+            attn_implementation="eager",
+            local_files_only=True,
+            trust_remote_code=False,
+        )
 
     def decoder(self, model: Any) -> Any:
         """The language model: has `embed_tokens`, `layers`, `norm` and `rotary_emb`."""
@@ -114,6 +128,24 @@ class Family:
     def deepstack_layers(self, config: Any) -> int:
         """After how many first layers visual features are added to the hidden states."""
         return 0
+
+    def max_positions(self, config: Any) -> int | None:
+        """Positions up to which the stock decoder computes what the original does; None means no limit is known."""
+        return None
+
+    def stop_tokens(self, checkpoint: Checkpoint, config: Any) -> tuple[int, ...]:
+        """End-of-sequence ids, as `generate` would use them: the generation config's, else the text config's."""
+        file = checkpoint.path / "generation_config.json"
+        stop = json.loads(file.read_text(encoding="utf-8")).get("eos_token_id") if file.is_file() else None
+        if stop is None:
+            stop = getattr(config.get_text_config(), "eos_token_id", None)
+        if stop is None:
+            return ()
+        return tuple(stop) if isinstance(stop, list) else (stop,)
+
+    def write_processor(self, checkpoint: Checkpoint, target: Path) -> None:
+        """Make the directory `target`, with what the runtime's tokenizer and image processor read."""
+        copy_processor(checkpoint.path, target)
 
 
 def family_of(model_type: str, where: str) -> Family:

@@ -1,0 +1,35 @@
+"""Tokenizer and image processor files of a checkpoint, as a bundle takes them over."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from fastv_runtime.errors import UserError
+
+PROCESSOR_FILES = (
+    "config.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "video_preprocessor_config.json",
+)
+"""What the runtime's tokenizer and image processor read, copied as the checkpoint has them."""
+
+
+def copy_processor(source: Path, target: Path) -> None:
+    """Copy them to a new directory `target`; UserError if the runtime could not do with what there is."""
+    target.mkdir()
+    for name in PROCESSOR_FILES:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, target / name)
+    if not (target / "tokenizer.json").is_file() and not (target / "tokenizer.model").is_file():
+        raise UserError(f"{source}: no tokenizer.json: the runtime needs the tokenizer beside the weights")
+    if not any((target / name).is_file() for name in ("preprocessor_config.json", "processor_config.json")):
+        raise UserError(f"{source}: no preprocessor_config.json: the runtime needs the image processor's settings")
