@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime
+from configurations import configuration
 from PIL import Image
 from random_checkpoint import write_random_checkpoint
 from rich.console import Console
@@ -71,7 +72,7 @@ def prepare(folder: Path) -> tuple[Path, Path]:
     checkpoint, split, unsplit = (folder / name for name in ("checkpoint", "split.fastv", "unsplit.fastv"))
     if not checkpoint.exists():
         with console.status("random checkpoint of Qwen2-0.5B dimensions"):
-            write_random_checkpoint(checkpoint)
+            write_random_checkpoint(configuration("thin-llava-qwen2-0.5b"), checkpoint, dtype="fp32")
     for path, layer in ((split, LAYER), (unsplit, None)):
         if not path.exists():
             options = Options(layer=layer, keep=KEEP, max_text=TEXT, max_new_tokens=DECODED + 8)
