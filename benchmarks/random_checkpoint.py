@@ -5,30 +5,31 @@
     python benchmarks/random_checkpoint.py llava-1.5-13b OUT --sparse
 
 The model is never in memory: its parameters are listed on the meta device and each is streamed to its shard. Their
-values are one block of noise, tiled and scaled (see random_weights.py). With --sparse there are no values at all: shards
-of full size that occupy no disk, enough to trace from. Exit codes: 2 for bad input, 1 for a failure.
+values are one block of noise, tiled and scaled (see random_weights.py), not a draw for each. With --sparse there are
+no values at all: shards of full size that occupy no disk, enough to trace from. Beside the weights lie config,
+generation config, a tokenizer of meaningless words and the family's image processor. Exit codes: 2 for bad input, 1
+for a failure.
 """
 
 from __future__ import annotations
 
 import argparse
 import errno
+import json
 import re
 import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from math import prod
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from configurations import CONFIGURATIONS, configuration
-from random_processor import write_image_processor, write_tokenizer
-from random_weights import DTYPES, Shapes, plan_shards, write_shards
+import random_qwen_vl_chat
+from configurations import CONFIGURATIONS, WITHOUT_CLASS, as_config, configuration
+from random_processor import check_known, write_image_processor, write_tokenizer
+from random_weights import DTYPES, Shapes, nbytes, plan_shards, write_shards
 
 from fastv_export.progress import Progress
 from fastv_runtime.cli.console import command, stderr
@@ -36,7 +37,7 @@ from fastv_runtime.errors import UserError
 
 SHARD_SIZE = 4 << 30
 TORCH_NAMES = {"fp16": "float16", "bf16": "bfloat16", "fp32": "float32"}
-UNITS = {"": 1, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "kb": 10**3, "mb": 10**6, "gb": 10**9}
+UNITS = {"": 1, "b": 1, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "kb": 10**3, "mb": 10**6, "gb": 10**9}
 
 
 def write_random_checkpoint(
@@ -49,38 +50,56 @@ def write_random_checkpoint(
     sparse: bool = False,
     progress: Progress | None = None,
 ) -> None:
-    """Write a random checkpoint of a transformers config to `out`, which must not exist; whole or not at all.
+    """Write a random checkpoint of a config to `out`, which must not exist; whole or not at all.
 
-    `shard_size` in bytes. Raises UserError for a path or a disk that cannot take it.
+    `config` as `configurations.as_config` gives it, `dtype` of DTYPES, `shard_size` in bytes. Raises UserError for a
+    config, a path or a disk that cannot take it.
     """
     if out.exists():
         raise UserError(f"{out}: already exists: remove it, or give another OUT")
     parent = out.absolute().parent
     if not parent.is_dir():
         raise UserError(f"{parent}: no such directory: make it first")
-    model = build_on_meta(config)
-    shapes = saved_shapes(model)
-    width = np.dtype(DTYPES[dtype][1]).itemsize
-    total = sum(prod(shape) for shape in shapes.values()) * width
+    shapes, write_beside = _contents(config)
+    total = sum(nbytes(name, shape, dtype) for name, shape in shapes.items())
     if not sparse:
         _check_space(parent, total)
     with _staging(out) as staging, (progress or Progress(None)).weights(f"write {out.name}", total) as written:
-        model.config.dtype = TORCH_NAMES[dtype]
+        write_beside(staging, TORCH_NAMES[dtype])
+        write_shards(staging, plan_shards(shapes, dtype, shard_size), dtype, seed, sparse=sparse, written=written)
+
+
+def _contents(config: Any) -> tuple[Shapes, Callable[[Path, str], None]]:
+    """The tensors of a checkpoint by name, and what writes its other files into a directory, given torch's dtype."""
+    if isinstance(config, dict):
+        return random_qwen_vl_chat.parameter_shapes(config), lambda path, dtype: random_qwen_vl_chat.write_beside(
+            path, config, dtype
+        )
+    check_known(config.model_type)
+    model = build_on_meta(config)
+
+    def write_beside(path: Path, dtype: str) -> None:
+        model.config.dtype = dtype
         model.config.architectures = [type(model).__name__]
-        model.config.save_pretrained(staging)
-        model.generation_config.save_pretrained(staging)
-        write_tokenizer(staging, config)
-        write_image_processor(staging, config)
-        shards = plan_shards(shapes, width, shard_size)
-        write_shards(staging, shards, dtype, seed, sparse=sparse, written=written)
+        model.config.save_pretrained(path)
+        model.generation_config.save_pretrained(path)
+        write_tokenizer(path, config)
+        write_image_processor(path, config)
+
+    return saved_shapes(model), write_beside
 
 
 def build_on_meta(config: Any) -> Any:
     """transformers' model of a config, without memory for its parameters."""
+    import torch
     from transformers import AutoModelForImageTextToText
 
-    with torch.device("meta"):
-        return AutoModelForImageTextToText.from_config(config)
+    try:
+        with torch.device("meta"):
+            return AutoModelForImageTextToText.from_config(config)
+    except ImportError as error:
+        # transformers names the missing library and its pip command.
+        raise UserError(f"model type {config.model_type!r}: {error}") from None
 
 
 def saved_shapes(model: Any) -> Shapes:
@@ -119,14 +138,22 @@ def _staging(out: Path) -> Iterator[Path]:
 
 def load_config(source: str) -> Any:
     """The config that NAME, CONFIG.json or DIR names."""
-    from transformers import AutoConfig
-
     if source in CONFIGURATIONS:
         return configuration(source)
     path = Path(source)
     if not path.exists():
         raise UserError(f"{source}: neither a file nor a known configuration; known: {', '.join(CONFIGURATIONS)}")
-    return AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+    file = path / "config.json" if path.is_dir() else path
+    try:
+        entry = json.loads(file.read_text(encoding="utf-8"))
+        model_type = entry["model_type"]
+    except OSError as error:
+        raise UserError(f"{file}: {error.strerror}: give a config.json or its directory") from None
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{file}: not a JSON object that names its model_type: give a model's config.json") from None
+    if model_type not in WITHOUT_CLASS:
+        check_known(model_type)
+    return as_config(entry)
 
 
 def byte_size(text: str) -> int:
