@@ -92,9 +92,11 @@ def _special_tokens(config: Any) -> dict[int, str]:
 
 
 def _id(config: Any, attribute: str) -> int | None:
-    """A token's id, from the whole model's config or its text model's."""
+    """A token's id, from the whole model's config or its text model's, as they were given."""
     for part in (config, config.get_text_config()):
-        if isinstance(index := getattr(part, attribute, None), int):
+        # Not getattr, behind which Idefics3 keeps a padding token that it calls deprecated.
+        index = vars(part).get(part.attribute_map.get(attribute, attribute))
+        if isinstance(index, int):
             return index
     return None
 
