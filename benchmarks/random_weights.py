@@ -148,7 +148,7 @@ def _scaled(noise: np.ndarray, mean: float, deviation: float, kind: Any) -> np.n
 def scale(name: str, shape: tuple[int, ...]) -> tuple[float, float]:
     """Mean and standard deviation of a parameter, from its name and shape.
 
-    Norm weights are about one, layer scales a tenth, biases and tables small, matrices 1/sqrt(fan in): activations
+    Norm weights are about one, layer scales a half, biases and tables small, matrices 1/sqrt(fan in): activations
     stay near unit size from layer to layer, so that a forward in fp16 neither overflows nor vanishes.
     """
     leaf = name.rpartition(".")[2]
@@ -156,7 +156,7 @@ def scale(name: str, shape: tuple[int, ...]) -> tuple[float, float]:
     if leaf == COUNTER:
         return 0.0, 0.0
     if leaf == "gamma" or leaf.startswith("lambda_"):
-        return 0.1, SMALL
+        return 0.5, 0.1
     if len(axes) <= 1:
         return (1.0, 0.1) if leaf in ("weight", "running_var") else (0.0, SMALL)
     if len(axes) == 2 and ("embed" in name or "wte" in name):
