@@ -39,7 +39,7 @@ IR_TYPES = {
 def trace_vision(skeleton: Skeleton, part: VisionPart, contract: Contract, axes: Mapping[str, int]) -> ir.Model:
     """A vision graph of `part`, named as its contract says.
 
-    axes: dynamic axes by symbol; each is this multiple of N, the number of visual tokens, or free of it where that is 0.
+    axes: dynamic axes by symbol; each is this multiple of N, the number of visual tokens, or free of it where it is 0.
     """
     tokens = torch.export.Dim("tokens", min=1, max=MAX_FEATURES)  # sympy takes N for a function of its own
     sizes = {

@@ -124,11 +124,12 @@ def test_scores_take_one_row_never_a_matrix(graphs: dict[str, tuple[Path, Path, 
     assert dims[3].dim_param == "S" or dims[3].dim_param.startswith("s")
 
 
-def test_an_attention_without_a_cache_is_refused() -> None:
+def test_an_attention_with_half_a_cache_is_refused() -> None:
     query = ir.Value(name="q", shape=ir.Shape([1, 2, 3, 8]), type=ir.TensorType(ir.DataType.FLOAT))
-    node = ir.Node("", "Attention", [query, query, query, query])
+    key = ir.Node("", "TensorScatter", [query, query, query])
+    node = ir.Node("", "Attention", [query, key.outputs[0], query, query])
     node.outputs[0].name = "out"
-    model = ir.Model(ir.Graph([query], [node.outputs[0]], nodes=[node], opset_imports={"": 24}), ir_version=11)
+    model = ir.Model(ir.Graph([query], [node.outputs[0]], nodes=[key, node], opset_imports={"": 24}), ir_version=11)
     with pytest.raises(ValueError, match="TensorScatter"):
         lower_to_group_query_attention(model)
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-
 from fastv_export.families.qwen_patches import QwenPatches
 from fastv_export.tower_attention import Windows
 from fastv_runtime.vision import PatchesVideo, PatchesVision
@@ -15,7 +13,7 @@ from fastv_runtime.vision import PatchesVideo, PatchesVision
 class Qwen25VL(QwenPatches):
     model_type = "qwen2_5_vl"
 
-    def encode(self, model: Any, **inputs: torch.Tensor) -> Any:
+    def encode(self, model: Any, **inputs: Any) -> Any:
         windows = Windows(inputs.pop("window_slots"), inputs.pop("window_places"))
         return super().encode(model, **inputs, cu_window_seqlens=windows, max_window_seqlen=1)
 

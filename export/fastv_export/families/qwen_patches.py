@@ -26,7 +26,7 @@ class QwenPatches(Family):
     position_axes = 3
     tower_attention = tower_attention.IMPLEMENTATION
 
-    def encode(self, model: Any, **inputs: torch.Tensor) -> Any:
+    def encode(self, model: Any, **inputs: Any) -> Any:
         # One run of the graph is one picture or time step, and in these towers no step attends to another.
         pixel_values = inputs.pop("pixel_values")
         return self.features(

@@ -70,9 +70,8 @@ def interpolation(
     # fp32 in this order of operations, or a patch that falls on a cell lands a hair beside it.
     place = positions.astype(np.float32) * np.float32(side - 1) / np.maximum(sizes - 1, 1).astype(np.float32)
     low = np.floor(place)
-    cells = np.minimum(low[..., None].astype(np.int64) + [0, 1], side - 1)
-    high = place - low
-    weights = np.stack([1 - high, high], axis=-1)
+    cells = np.minimum(low[..., None].astype(np.int64) + np.arange(2), side - 1)
+    weights = 1 - np.abs((place - low)[..., None] - np.arange(2, dtype=np.float32))
     indices = cells[:, 0, :, None] * side + cells[:, 1, None, :]
     return indices.reshape(-1, 4), (weights[:, 0, :, None] * weights[:, 1, None, :]).reshape(-1, 4)
 

@@ -1,4 +1,4 @@
-"""Qwen2-VL, Qwen2.5-VL, Qwen3-VL: pictures and videos of any size. Windows are smaller than the pictures, and ragged."""
+"""Qwen2-VL, Qwen2.5-VL, Qwen3-VL: pictures and videos of any size. Windows are smaller than pictures, and ragged."""
 
 from __future__ import annotations
 
