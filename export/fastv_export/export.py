@@ -195,6 +195,7 @@ def _manifest(
         tokens=Tokens(
             image=family.image_token_id(config),
             video=None if video is None else family.video_token_id(config),
+            video_marker=None if video is None else family.video_marker,
             stop=stop_tokens(checkpoint, config),
         ),
         graphs=graphs,
