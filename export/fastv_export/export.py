@@ -170,6 +170,7 @@ def _manifest(
         tokens=Tokens(
             image=family.image_token_id(config),
             video=None if video is None else family.video_token_id(config),
+            video_marker=None if video is None else family.video_marker,
             stop=family.stop_tokens(checkpoint, config),
         ),
         graphs=graphs,

@@ -75,6 +75,8 @@ class Tokens(Model):
     """The placeholder that stands in the prompt for one visual token of a picture."""
     video: int | None = None
     """The same for a video; None where the model takes none."""
+    video_marker: str | None = None
+    """What stands for a whole video in the chat template, where that is not the placeholder."""
     stop: tuple[int, ...]
 
 

@@ -50,7 +50,8 @@ class PromptBuilder:
         self.tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
         ids = {"image": tokens.image} | ({} if tokens.video is None else {"video": tokens.video})
         self._ids = ids
-        self._markers = {kind: str(self.tokenizer.convert_ids_to_tokens(token)) for kind, token in ids.items()}
+        self._placeholders = {kind: str(self.tokenizer.convert_ids_to_tokens(token)) for kind, token in ids.items()}
+        self._markers = self._placeholders | ({"video": tokens.video_marker} if tokens.video_marker else {})
         if not self.tokenizer.chat_template:
             self.tokenizer.chat_template = _legacy_template(directory)
 
@@ -71,8 +72,8 @@ class PromptBuilder:
                 expanded += part
             elif waiting[kind]:
                 order.append(waiting[kind].pop(0))
-                marker = self._markers[kind]
-                expanded += "".join(marker * p.tokens if isinstance(p, Run) else p for p in visuals[order[-1]].text)
+                one = self._placeholders[kind]
+                expanded += "".join(one * p.tokens if isinstance(p, Run) else p for p in visuals[order[-1]].text)
             else:
                 self._refuse(rendered, visuals)
         if len(order) != len(visuals):
@@ -105,6 +106,14 @@ class PromptBuilder:
         if not self.tokenizer.chat_template:
             return text if placed else "".join(self._markers[kind] for kind in kinds) + text
         content = [] if placed else [{"type": kind} for kind in kinds]
+        rendered = self._apply_template(content, text)
+        if "video" in kinds and not placed and self._markers["video"] not in rendered:
+            # SmolVLM2's published templates know pictures only: the video is written as text, where it would stand.
+            content = [part for part in content if part["type"] != "video"]
+            return self._apply_template(content, self._markers["video"] * kinds.count("video") + text)
+        return rendered
+
+    def _apply_template(self, content: list[dict[str, str]], text: str) -> str:
         return self.tokenizer.apply_chat_template(
             [{"role": "user", "content": [*content, {"type": "text", "text": text}]}],
             tokenize=False,

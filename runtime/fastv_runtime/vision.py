@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from fastv_runtime.schema import Model, TensorSpec
+from fastv_runtime.vision_tiles import TilesVideo, TilesVision
 
 Aspect = Literal["crop", "pad"]
 """What becomes of a picture that is not as the tower wants it: cropped as the checkpoint's image processor does, or
@@ -169,7 +170,7 @@ class PatchesVision(Model):
         return {"N": 1, "P": self.merge**2} | ({"W": 0} if self.window else {})
 
 
-Vision = Annotated[FixedVision | AnyresVision | PatchesVision, Field(discriminator="layout")]
+Vision = Annotated[FixedVision | AnyresVision | PatchesVision | TilesVision, Field(discriminator="layout")]
 """Any layout of pictures."""
 
 
@@ -238,5 +239,5 @@ class PatchesVideo(Model):
         return -(-self.frames // self.picture.frames_per_patch) * self.picture.tokens
 
 
-Video = Annotated[FramesVideo | PooledVideo | PatchesVideo, Field(discriminator="layout")]
+Video = Annotated[FramesVideo | PooledVideo | PatchesVideo | TilesVideo, Field(discriminator="layout")]
 """Any layout of videos."""

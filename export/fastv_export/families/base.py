@@ -28,6 +28,8 @@ class Family:
     """Axes of a position id: 3 for M-RoPE."""
     tower_attention: str | None = None
     """Attention implementation that the tower is traced with; None leaves it as transformers sets it."""
+    video_marker: str | None = None
+    """What stands for a whole video in the chat template, where that is not the placeholder of its tokens."""
 
     def __init_subclass__(cls) -> None:
         if "model_type" in cls.__dict__:  # what several families share is none itself

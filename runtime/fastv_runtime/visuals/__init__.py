@@ -21,19 +21,32 @@ from fastv_runtime.vision import (
     Video,
     Vision,
 )
+from fastv_runtime.vision_tiles import TilesVideo, TilesVision
 from fastv_runtime.visuals.anyres import AnyresImages
 from fastv_runtime.visuals.fixed import FixedImages
 from fastv_runtime.visuals.frames import FrameVideos
 from fastv_runtime.visuals.patches import PatchImages
 from fastv_runtime.visuals.patches_video import PatchVideos
 from fastv_runtime.visuals.pooled import PooledVideos
+from fastv_runtime.visuals.tile_frames import TileVideos
+from fastv_runtime.visuals.tiles import TileImages
 from fastv_runtime.visuals.visual import Pack, Piece, Run, View, Visual
 
 Images = Callable[[Image.Image], Visual]
 """Makes a picture ready for the graphs."""
 
-IMAGES: dict[type, Any] = {FixedVision: FixedImages, AnyresVision: AnyresImages, PatchesVision: PatchImages}
-VIDEOS: dict[type, Any] = {FramesVideo: FrameVideos, PooledVideo: PooledVideos, PatchesVideo: PatchVideos}
+IMAGES: dict[type, Any] = {
+    FixedVision: FixedImages,
+    AnyresVision: AnyresImages,
+    PatchesVision: PatchImages,
+    TilesVision: TileImages,
+}
+VIDEOS: dict[type, Any] = {
+    FramesVideo: FrameVideos,
+    PooledVideo: PooledVideos,
+    PatchesVideo: PatchVideos,
+    TilesVideo: TileVideos,
+}
 
 
 def load_images(directory: Path, vision: Vision) -> Images:

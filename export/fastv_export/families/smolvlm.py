@@ -1,0 +1,75 @@
+"""SmolVLM2: rows and columns of tiles and the whole picture, SigLIP, shuffled pixels, Llama (arXiv 2504.05299)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+
+from fastv_export.families.base import Family
+from fastv_export.tiles import tiles_within
+from fastv_runtime.vision_tiles import FrameText, TilesVideo, TilesVision, TileText
+
+SPLITS = 4
+"""Most tiles along an edge of a picture, in the published image processors."""
+
+FRAMES = 16
+"""Of a video: no more tokens than a picture. The published processors take one frame a second, at most 64."""
+
+TEXT = TileText(
+    tile="<fake_token_around_image><row_{row}_col_{column}>",
+    row_end="\n",
+    tiles_end="\n",
+    whole="<fake_token_around_image><global-img>",
+    end="<fake_token_around_image>",
+)
+FRAME_TEXT = FrameText(
+    start="You are provided the following series of {count} frames from a {duration} [H:MM:SS] video.\n",
+    frame="\nFrame from {time}:",
+    end="\n\n",
+)
+"""Both as transformers' SmolVLMProcessor writes them."""
+
+
+class SmolVLM(Family):
+    model_type = "smolvlm"
+    video_marker = "<video>"
+
+    def encode(self, model: Any, **inputs: torch.Tensor) -> Float[torch.Tensor, "N D"]:
+        tower = model.model.vision_model
+        # Tiles are never padded: nothing is masked, and the embeddings' search for the place of each patch, which does
+        # not survive the way to ONNX, would find them in order. The golden vectors go the stock way.
+        patches = tower.embeddings.patch_embedding(inputs["pixel_values"]).flatten(2).transpose(1, 2)
+        encoded = tower.encoder(patches + tower.embeddings.position_embedding.weight).last_hidden_state
+        return model.model.connector(tower.post_layernorm(encoded))[0]
+
+    def expected(self, model: Any, inputs: dict[str, torch.Tensor]) -> Float[torch.Tensor, "N D"]:
+        return model.model.get_image_features(inputs["pixel_values"][None]).pooler_output[0]
+
+    def video_token_id(self, config: Any) -> int:
+        return config.image_token_id
+
+    def vision(self, config: Any, image_tokens: int | None) -> TilesVision:
+        tower = config.vision_config
+        side = _side(config)
+        settings: dict[str, bool | int | dict[str, int]] = {"return_row_col_info": True}
+        splits = SPLITS
+        if image_tokens is not None:
+            most = tiles_within(image_tokens, side**2)
+            splits = next(splits for splits in range(SPLITS, 0, -1) if _tiles(splits) <= most)
+            settings["size"] = {"longest_edge": splits * tower.image_size}
+        return TilesVision(tile=tower.image_size, side=side, max_tiles=_tiles(splits), settings=settings, text=TEXT)
+
+    def video(self, config: Any) -> TilesVideo:
+        return TilesVideo(frames=FRAMES, picture=self.vision(config, _side(config) ** 2), text=FRAME_TEXT)
+
+
+def _side(config: Any) -> int:
+    """Visual tokens on each side of a tile."""
+    return config.vision_config.image_size // config.vision_config.patch_size // config.scale_factor
+
+
+def _tiles(splits: int) -> int:
+    """Tiles of a square picture that is cut so many times along each edge, the whole counted."""
+    return splits**2 + 1 if splits > 1 else 1

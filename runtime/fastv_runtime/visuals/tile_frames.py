@@ -1,0 +1,53 @@
+"""Layout `tiles` of videos: every frame is a picture of one tile, with text around the frames."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fastv_runtime.vision_tiles import TilesVideo
+from fastv_runtime.visuals.tiles import TileImages
+from fastv_runtime.visuals.visual import Run, View, Visual
+from fastv_runtime.visuals.words import in_words
+
+if TYPE_CHECKING:
+    from fastv_runtime.video import Video
+
+
+class TileVideos:
+    """Videos of any number of frames."""
+
+    def __init__(self, directory: Path, video: TilesVideo):
+        self._images = TileImages(directory, video.picture)
+        self._video = video
+
+    def __call__(self, video: Video) -> Visual:
+        frames = [self._images(frame) for frame in video.frames]
+        return Visual(
+            kind="video",
+            graph="vision",
+            pieces=tuple(piece for frame in frames for piece in frame.pieces),
+            text=self._text(video, frames),
+            views=lambda: [
+                View(view.image, view.tokens + number * self._video.picture.tokens)
+                for number, frame in enumerate(frames)
+                for view in frame.views()
+            ],
+        )
+
+    def _text(self, video: Video, frames: list[Visual]) -> tuple[str | Run, ...]:
+        marks = self._video.text
+        seconds = int(video.timestamps[-1] if video.duration is None else video.duration)
+        parts: list[str | Run] = [
+            marks.start.format(count=in_words(len(frames)), duration=timedelta(seconds=seconds)),
+        ]
+        for number, (frame, time) in enumerate(zip(frames, video.timestamps, strict=True), 1):
+            minutes, seconds = divmod(int(time), 60)
+            parts += [
+                marks.between if number > 1 else "",
+                marks.frame.format(number=number, time=f"{minutes:02d}:{seconds:02d}"),
+                *frame.text,
+            ]
+        parts.append(marks.end)
+        return tuple(part for part in parts if part)
