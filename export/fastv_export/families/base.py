@@ -45,7 +45,7 @@ class Family:
         return self.model_class()._from_config(config, dtype=torch.float32)
 
     def weights(self, model: Any, checkpoint: Checkpoint) -> dict[str, StoredTensor]:
-        """The stored tensor of each parameter, by the parameter's name in `model`.
+        """The stored tensor of each parameter and buffer, by its name in `model`.
 
         Old key names go through transformers' own renames.
         """
@@ -54,7 +54,7 @@ class Family:
 
         mapping = get_model_conversion_mapping(model)
         renamings = [entry for entry in mapping if isinstance(entry, WeightRenaming)]
-        expected = dict(model.named_parameters(remove_duplicate=False))
+        expected = model.state_dict()
         return {
             rename_source_key(name, renamings, [], model.base_model_prefix, expected)[0]: tensor
             for name, tensor in checkpoint.tensors.items()
