@@ -68,4 +68,6 @@ class FixedImages:
         return View(seen, first + np.arange(rows * columns).reshape(rows, columns))
 
     def _process(self, image: Image.Image, **settings: Any) -> np.ndarray:
-        return np.asarray(self._processor(images=image.convert("RGB"), return_tensors="np", **settings)["pixel_values"])
+        made = self._processor(images=image.convert("RGB"), return_tensors="np", **settings)
+        # Video-LLaVA's image processor names them after the model's two towers, unless it is told not to.
+        return np.asarray(made["pixel_values_images" if "pixel_values_images" in made else "pixel_values"])
