@@ -11,7 +11,7 @@ from torch import nn
 
 from fastv_export.checkpoint import Checkpoint, StoredTensor
 from fastv_runtime.errors import UserError
-from fastv_runtime.vision import Video, Vision
+from fastv_runtime.vision import Aspect, Video, Vision
 
 FAMILIES: dict[str, Family] = {}
 """Registered families by `model_type` of the checkpoint's config."""
@@ -102,6 +102,10 @@ class Family:
     def video_token_id(self, config: Any) -> int | None:
         """The same for a video, where the family has a layout for videos."""
         return config.video_token_id
+
+    def aspect(self, config: Any) -> Aspect:
+        """What becomes of pictures that are not square, where the tower sees one size."""
+        return "pad" if getattr(config, "image_aspect_ratio", None) == "pad" else "crop"
 
     def vision(self, config: Any, image_tokens: int | None) -> Vision:
         """The layout of pictures. `image_tokens`: most visual tokens of one picture; None means the family's own."""

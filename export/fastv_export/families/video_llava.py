@@ -20,10 +20,12 @@ class VideoLlava(Family):
 
     def vision(self, config: Any, image_tokens: int | None) -> FixedVision:
         size, patch = config.vision_config.image_size, config.vision_config.patch_size
-        return FixedVision(image_height=size, image_width=size, rows=size // patch, columns=size // patch)
+        side = size // patch
+        return FixedVision(image_height=size, image_width=size, rows=side, columns=side, aspect=self.aspect(config))
 
     def video(self, config: Any) -> FramesVideo:
-        picture = self.vision(config, None)
+        # Pictures may be padded; frames were cropped in training, whatever the config says of pictures.
+        picture = self.vision(config, None).model_copy(update={"aspect": "crop"})
         each = picture.tokens + 1
         return FramesVideo(
             graph="video", frames=config.video_seq_length // each, picture=picture, tokens_per_frame=each
