@@ -1,4 +1,4 @@
-"""FastVLM: a convolutional tower (FastViTHD, from timm) at one large fixed size, an MLP projector, Qwen2 (2412.13303)."""
+"""FastVLM: FastViTHD, a convolutional tower from timm, at one large size; an MLP; Qwen2 (arXiv 2412.13303)."""
 
 from __future__ import annotations
 
@@ -26,8 +26,7 @@ class FastVlm(Family):
         if side * side != config.image_seq_length:
             raise UserError(f"image_seq_length {config.image_seq_length} in config.json: must be a square")
         size = side * _stride(config.vision_config)
-        aspect = "pad" if getattr(config, "image_aspect_ratio", None) == "pad" else "crop"
-        return FixedVision(image_height=size, image_width=size, rows=side, columns=side, aspect=aspect)
+        return FixedVision(image_height=size, image_width=size, rows=side, columns=side, aspect=self.aspect(config))
 
 
 def _stride(config: Any) -> int:
@@ -41,8 +40,8 @@ def _stride(config: Any) -> int:
 def _import_timm() -> None:
     try:
         import timm  # noqa: F401
-    except ImportError:
-        raise missing_extra("timm", "fastvlm") from None
+    except ImportError as error:
+        raise missing_extra(error.name or "timm", "fastvlm") from None
     except RuntimeError as error:
         # What torchvision, which timm imports, raises when it was built for another torch.
         raise UserError(

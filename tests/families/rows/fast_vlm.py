@@ -48,7 +48,7 @@ def write_tiny_fast_vlm(path: Path) -> None:
     model = FastVlmForConditionalGeneration(config)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if "norm" in name and name.endswith("weight") or ".bn.weight" in name:
+            if name.endswith(("norm.weight", "bn.weight")):
                 parameter.uniform_(0.5, 1.5)
             elif "vision_tower" in name or "projector" in name:
                 # timm starts layer scales at 1e-5: what they scale would go unnoticed.
