@@ -74,7 +74,7 @@ class TestRun:
             (["--prompt", "What?", "--temperature", "-1"], "temperature -1"),
             (["--prompt", "What?", "--top-p", "2"], "top-p 2"),
             (["--prompt", "What?", "--threads", "0"], "--threads 0"),
-            (["--prompt", "What?", "--show-kept", "out.png"], "no picture to draw on"),
+            (["--prompt", "What?", "--show-kept", "out.png"], "--show-kept: there is no picture"),
             (["--prompt", "What?", "--show-kept", "out.gif"], "ends in .png"),
             (["--prompt", "What?", "--show-kept", "nowhere/out.png"], "no such directory"),
             (["--prompt", "<image> what?"], "1 <image> for 0 pictures"),

@@ -1,10 +1,13 @@
-"""Pictures made square without cropping, as LLaVA 1.5 was trained to see them."""
+"""What becomes of pictures that are not square: cropped, or padded as LLaVA 1.5 was trained to see them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from PIL import Image
+
+from fastv_runtime.errors import UserError
+from fastv_runtime.vision import Aspect, FixedVision, FramesVideo, Video, Vision
 
 
 def pad_to_square(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
@@ -26,3 +29,15 @@ def mean_colour(image_mean: Sequence[float]) -> tuple[int, int, int]:
     """
     red, green, blue = (int(255 * mean) for mean in image_mean)
     return red, green, blue
+
+
+def with_aspect(vision: Vision, video: Video | None, aspect: Aspect) -> tuple[Vision, Video | None]:
+    """The layouts with another aspect; frames of a video that are seen as pictures of one size get it as well.
+
+    Raises UserError for models that see the whole picture whatever its shape.
+    """
+    if not isinstance(vision, FixedVision):
+        raise UserError(f"--image-aspect {aspect}: this model sees all of any picture ({vision.layout}): leave it out")
+    if isinstance(video, FramesVideo):
+        video = video.model_copy(update={"picture": video.picture.model_copy(update={"aspect": aspect})})
+    return vision.model_copy(update={"aspect": aspect}), video

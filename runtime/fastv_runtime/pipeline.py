@@ -11,6 +11,7 @@ from jaxtyping import Float
 from PIL import Image
 from tokenizers.decoders import DecodeStream
 
+from fastv_runtime.aspect import with_aspect
 from fastv_runtime.bundle import PROCESSOR, Bundle, Plan
 from fastv_runtime.clock import Clock
 from fastv_runtime.decoder import load_decoder
@@ -24,7 +25,8 @@ from fastv_runtime.positions import position_ids
 from fastv_runtime.prompt import PromptBuilder
 from fastv_runtime.sampling import Sampler, Sampling
 from fastv_runtime.video import Video
-from fastv_runtime.visuals import View, Visual, load_images, load_videos
+from fastv_runtime.vision import Aspect
+from fastv_runtime.visuals import View, Visual, load_images, load_videos, no_videos
 
 
 @dataclass
@@ -81,11 +83,15 @@ class Generation(Iterator[str]):
 class Pipeline:
     """A loaded bundle. Buffers are allocated once, here; one generation at a time.
 
-    `threads`: of one operator; None means one per physical core that the process may use.
+    threads: of one operator; None means one per physical core that the process may use.
+    aspect: `crop` or `pad`, of pictures that the model sees at one size; None means what the checkpoint says.
     """
 
-    def __init__(self, bundle: Bundle, *, threads: int | None = None):
+    def __init__(self, bundle: Bundle, *, threads: int | None = None, aspect: Aspect | None = None):
         manifest = bundle.manifest
+        vision, video = manifest.vision, manifest.video
+        if aspect is not None:
+            vision, video = with_aspect(vision, video, aspect)
         self.bundle = bundle
         self.capacity = capacity(manifest.plan)
         self._engines: dict[str, Engine] = {
@@ -95,8 +101,8 @@ class Pipeline:
         self._embedding = bundle.embedding()
         self._encoder = Encoder(manifest, self._engines, self._decoder)
         self._prompts = PromptBuilder(bundle.file(PROCESSOR), manifest.tokens)
-        self._images = load_images(bundle.file(PROCESSOR), manifest.vision)
-        self._videos = None if manifest.video is None else load_videos(bundle.file(PROCESSOR), manifest.video)
+        self._images = load_images(bundle.file(PROCESSOR), vision)
+        self._videos = None if video is None else load_videos(bundle.file(PROCESSOR), video)
         self._current: object | None = None
 
     @classmethod
@@ -105,13 +111,14 @@ class Pipeline:
         path: str | Path,
         *,
         threads: int | None = None,
+        aspect: Aspect | None = None,
         progress: Callable[[int], None] | None = None,
     ) -> Pipeline:
-        """Open the bundle at `path`, check its hashes, and load its graphs.
+        """Open the bundle at `path`, check its hashes, and load its graphs; arguments as for the class.
 
         `progress` is called with the number of bytes hashed since its last call. Raises UserError.
         """
-        return cls(Bundle.open(path, progress=progress), threads=threads)
+        return cls(Bundle.open(path, progress=progress), threads=threads, aspect=aspect)
 
     def generate(
         self,
@@ -190,7 +197,7 @@ class Pipeline:
             kept_visual_tokens=(np.cumsum(built.visual) - 1)[kept[built.visual[kept]]].tolist(),
             pruned_length=pruned,
             backend=NAME,
-            notes=_notes(plan, total, visual, pruned),
+            notes=[*(note for video in videos for note in video.notes), *_notes(plan, total, visual, pruned)],
         )
         pieces = self._decode(token, answer, limit, Sampler(sampling or Sampling()), ignore_stop, clock)
         return Generation(pieces, answer, clock, [visuals[index] for index in built.order])
@@ -202,10 +209,7 @@ class Pipeline:
 
     def _video(self, video: Video) -> Visual:
         if self._videos is None:
-            raise UserError(
-                f"{self.bundle.manifest.family} models take no video: put its frames into one picture with "
-                "--super-image ROWSxCOLS"
-            )
+            raise no_videos(self.bundle.manifest.family)
         return self._videos(video)
 
     def _embed(self, token_ids: np.ndarray) -> None:

@@ -14,7 +14,7 @@ from torch import nn
 from fastv_export.checkpoint import Checkpoint, StoredTensor
 from fastv_export.processor_files import copy_processor
 from fastv_runtime.errors import UserError
-from fastv_runtime.vision import Video, Vision
+from fastv_runtime.vision import Aspect, Video, Vision
 
 FAMILIES: dict[str, Family] = {}
 """Registered families by `model_type` of the checkpoint's config."""
@@ -50,7 +50,7 @@ class Family:
         return self.model_class()._from_config(config, dtype=torch.float32)
 
     def weights(self, model: Any, checkpoint: Checkpoint) -> dict[str, StoredTensor]:
-        """The stored tensor of each parameter, by the parameter's name in `model`.
+        """The stored tensor of each parameter and buffer, by its name in `model`.
 
         Old key names go through transformers' own renames.
         """
@@ -59,7 +59,7 @@ class Family:
 
         mapping = get_model_conversion_mapping(model)
         renamings = [entry for entry in mapping if isinstance(entry, WeightRenaming)]
-        expected = dict(model.named_parameters(remove_duplicate=False))
+        expected = model.state_dict()
         return {
             rename_source_key(name, renamings, [], model.base_model_prefix, expected)[0]: tensor
             for name, tensor in checkpoint.tensors.items()
@@ -118,6 +118,10 @@ class Family:
     def video_token_id(self, config: Any) -> int | None:
         """The same for a video, where the family has a layout for videos."""
         return config.video_token_id
+
+    def aspect(self, config: Any) -> Aspect:
+        """What becomes of pictures that are not square, where the tower sees one size."""
+        return "pad" if getattr(config, "image_aspect_ratio", None) == "pad" else "crop"
 
     def vision(self, config: Any, image_tokens: int | None) -> Vision:
         """The layout of pictures. `image_tokens`: most visual tokens of one picture; None means the family's own."""

@@ -13,4 +13,5 @@ class Llava(Family):
 
     def vision(self, config: Any, image_tokens: int | None) -> FixedVision:
         size, patch = config.vision_config.image_size, config.vision_config.patch_size
-        return FixedVision(image_height=size, image_width=size, rows=size // patch, columns=size // patch)
+        side = size // patch
+        return FixedVision(image_height=size, image_width=size, rows=side, columns=side, aspect=self.aspect(config))

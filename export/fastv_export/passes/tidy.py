@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 import onnx_ir as ir
 import onnx_ir.passes.common as common
@@ -11,14 +15,30 @@ import onnxscript.optimizer
 def tidy(model: ir.Model) -> None:
     """Simplify in place, without reading a deferred weight."""
     fold_weight_transposes(model)
-    onnxscript.optimizer.optimize_ir(model, should_fold=_may_fold)
+    with _hidden_weights(model.graph):
+        onnxscript.optimizer.optimize_ir(model)
     common.ClearMetadataAndDocStringPass()(model)
 
 
-def _may_fold(node: ir.Node) -> bool | None:
-    """Refuse to fold what would read a checkpoint tensor; leave the rest to the optimizer's own judgement."""
-    deferred = any(value is not None and isinstance(value.const_value, ir.LazyTensor) for value in node.inputs)
-    return False if deferred else None
+@contextmanager
+def _hidden_weights(graph: ir.Graph) -> Iterator[None]:
+    """Within this context deferred weights have no values: the optimizer would read them to fold and compare them."""
+    deferred = [
+        (value, value.const_value)
+        for value in graph.initializers.values()
+        if isinstance(value.const_value, ir.LazyTensor)
+    ]
+    for value, _ in deferred:
+        value.const_value = None
+    logger = logging.getLogger("onnx_ir.passes")  # warns of every initializer without values
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        for value, tensor in deferred:
+            value.const_value = tensor
 
 
 def fold_weight_transposes(model: ir.Model) -> None:

@@ -1,4 +1,4 @@
-"""fastv-run: ask a bundle about pictures."""
+"""fastv-run: ask a bundle about pictures and videos."""
 
 from __future__ import annotations
 
@@ -13,13 +13,16 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 
 from fastv_runtime.bundle import Bundle, read_manifest
 from fastv_runtime.cli.console import command, stderr
+from fastv_runtime.cli.videos import add_video_arguments, read_videos
 from fastv_runtime.errors import UserError
 from fastv_runtime.images import open_image
 from fastv_runtime.sampling import Sampling
 
 
 def parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="fastv-run", description="Answer a question about pictures, streaming.")
+    parser = argparse.ArgumentParser(
+        prog="fastv-run", description="Answer a question about pictures or a video, streaming."
+    )
     parser.add_argument("bundle", metavar="BUNDLE", help="directory that fastv-export wrote")
     parser.add_argument(
         "--image",
@@ -29,6 +32,12 @@ def parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="pictures, in the prompt's order",
     )
+    parser.add_argument(
+        "--image-aspect",
+        choices=["pad", "crop"],
+        help="pad pictures that are not square, or crop them (default: as the checkpoint says)",
+    )
+    add_video_arguments(parser)
     parser.add_argument("--prompt", required=True, metavar="TEXT", help="the question")
     parser.add_argument("--max-new-tokens", type=int, metavar="N", help="at most (default: what the bundle bears)")
     parser.add_argument("--temperature", type=float, default=0.0, metavar="T", help="0 is greedy (default)")
@@ -47,21 +56,25 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(f"--threads {args.threads}: must be at least 1")
     sampling = Sampling(args.temperature, args.top_k, args.top_p, args.seed)
     kept_path = None if args.show_kept is None else _writable_png(Path(args.show_kept))
-    if kept_path is not None and not args.image:
-        raise UserError("--show-kept: there is no picture to draw on: give one with --image")
+    for flag, value in (("--show-kept", kept_path), ("--image-aspect", args.image_aspect)):
+        if value is not None and not args.image and not args.video:
+            raise UserError(f"{flag}: there is no picture: give one with --image, or a video with --video")
     images = [open_image(path) for path in args.image]
+    shown = read_videos(args.video, args.frames, args.super_image, read_manifest(args.bundle))
     bundle = _open(args.bundle)
     from fastv_runtime.pipeline import Pipeline
 
-    pipeline = Pipeline(bundle, threads=args.threads)
+    pipeline = Pipeline(bundle, threads=args.threads, aspect=args.image_aspect)
     generation = pipeline.stream(
-        images,
+        [*images, *shown.pictures],
         args.prompt,
         max_new_tokens=args.max_new_tokens,
         sampling=sampling,
         length=args.length,
+        videos=shown.videos,
     )
     answer = generation.answer
+    answer.notes[:0] = shown.notes
     for note in answer.notes:
         stderr.print(f"fastv-run: {note}", style="yellow", highlight=False)
     for piece in generation:

@@ -11,6 +11,7 @@ from typing import Any
 
 from PIL import Image
 
+from fastv_runtime.errors import UserError
 from fastv_runtime.vision import (
     AnyresVision,
     FixedVision,
@@ -59,4 +60,9 @@ def load_videos(directory: Path, video: Video) -> Any:
     return VIDEOS[type(video)](directory, video)
 
 
-__all__ = ["Images", "Pack", "Piece", "Run", "View", "Visual", "load_images", "load_videos"]
+def no_videos(family: str) -> UserError:
+    """Error for a video that is shown to a model without a layout for videos."""
+    return UserError(f"{family} models take no video: put its frames into one picture with --super-image ROWSxCOLS")
+
+
+__all__ = ["Images", "Pack", "Piece", "Run", "View", "Visual", "load_images", "load_videos", "no_videos"]

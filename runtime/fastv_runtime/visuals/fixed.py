@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image
 
+from fastv_runtime.aspect import mean_colour, pad_to_square
 from fastv_runtime.errors import UserError
 from fastv_runtime.vision import FixedVision
 from fastv_runtime.visuals.visual import Piece, Run, View, Visual
@@ -68,4 +69,8 @@ class FixedImages:
         return View(seen, first + np.arange(rows * columns).reshape(rows, columns))
 
     def _process(self, image: Image.Image, **settings: Any) -> np.ndarray:
-        return np.asarray(self._processor(images=image.convert("RGB"), return_tensors="np", **settings)["pixel_values"])
+        if self._vision.aspect == "pad":
+            image = pad_to_square(image, mean_colour(self._processor.image_mean))
+        made = self._processor(images=image.convert("RGB"), return_tensors="np", **settings)
+        # Video-LLaVA's image processor names them after the model's two towers, unless it is told not to.
+        return np.asarray(made["pixel_values_images" if "pixel_values_images" in made else "pixel_values"])

@@ -1,0 +1,32 @@
+"""Video-LLaVA: one CLIP tower for pictures and another for the frames of videos, Vicuna (arXiv 2311.10122)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+
+from fastv_export.families.base import Family
+from fastv_runtime.vision import FixedVision, FramesVideo
+
+
+class VideoLlava(Family):
+    model_type = "video_llava"
+
+    def encode_frame(self, model: Any, pixel_values: Float[torch.Tensor, "1 3 H W"]) -> Float[torch.Tensor, "N D"]:
+        """A frame keeps its class token."""
+        return model.model.get_video_features(pixel_values[None], return_dict=True).pooler_output[0]
+
+    def vision(self, config: Any, image_tokens: int | None) -> FixedVision:
+        size, patch = config.vision_config.image_size, config.vision_config.patch_size
+        side = size // patch
+        return FixedVision(image_height=size, image_width=size, rows=side, columns=side, aspect=self.aspect(config))
+
+    def video(self, config: Any) -> FramesVideo:
+        # Pictures may be padded; frames were cropped in training, whatever the config says of pictures.
+        picture = self.vision(config, None).model_copy(update={"aspect": "crop"})
+        each = picture.tokens + 1
+        return FramesVideo(
+            graph="video", frames=config.video_seq_length // each, picture=picture, tokens_per_frame=each
+        )
