@@ -109,7 +109,7 @@ class QwenVLChat(Family):
         from fastv_export.skeleton import stored_parameters  # which imports the families
 
         model = self.build(self.config(checkpoint))
-        stored = stored_parameters(model, checkpoint, self)
+        stored = stored_parameters(model, self.weights(model, checkpoint), checkpoint)
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.copy_(torch.from_numpy(stored[id(parameter)].read().astype(np.float32)))
