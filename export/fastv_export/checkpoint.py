@@ -14,6 +14,7 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
+from jaxtyping import UInt8
 
 from fastv_export.pickled import PICKLES, conversion
 from fastv_runtime.errors import UserError
@@ -21,6 +22,7 @@ from fastv_runtime.errors import UserError
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 DTYPES: dict[str, Any] = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
+"""Element types of weights that can be read, by safetensors' names."""
 
 
 @dataclass(frozen=True)
@@ -34,16 +36,26 @@ class StoredTensor:
     start: int
     stop: int
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the values, as `dtype`."""
+        return prod(self.shape) * np.dtype(DTYPES[self.dtype]).itemsize
+
     def read(self) -> np.ndarray:
-        """The tensor's values. Read by offset: mapped pages would stay resident for the whole export."""
-        if self.dtype not in DTYPES:
-            raise UserError(
-                f"{self.file}: tensor {self.name} has dtype {self.dtype}; known: {', '.join(DTYPES)}: "
-                "convert the checkpoint to one of them"
-            )
-        with self.file.open("rb") as file:
-            data = os.pread(file.fileno(), self.stop - self.start, self.start)
-        return np.frombuffer(data, DTYPES[self.dtype]).reshape(self.shape)
+        """The tensor's values."""
+        data = np.empty(self.nbytes, np.uint8)
+        self.read_into(data)
+        return data.view(DTYPES[self.dtype]).reshape(self.shape)
+
+    def read_into(self, buffer: UInt8[np.ndarray, " nbytes"]) -> None:
+        """The tensor's bytes, as stored. Read by offset: mapped pages would stay resident for the whole export."""
+        done = 0
+        with self.file.open("rb", buffering=0) as file:
+            while done < self.nbytes:  # one call reads 2 GiB at most
+                count = os.preadv(file.fileno(), [buffer[done:].data], self.start + done)
+                if count == 0:
+                    raise UserError(f"{self.file}: truncated, it ends before tensor {self.name}: download it again")
+                done += count
 
     def rows(self, start: int, stop: int) -> StoredTensor:
         """Rows [start, stop) along the first axis; only their bytes are read."""
@@ -72,8 +84,8 @@ class RearrangedTensor(StoredTensor):
     source: StoredTensor
     view: Callable[[np.ndarray], np.ndarray]
 
-    def read(self) -> np.ndarray:
-        return self.view(self.source.read())
+    def read_into(self, buffer: UInt8[np.ndarray, " nbytes"]) -> None:
+        buffer.view(DTYPES[self.dtype]).reshape(self.shape)[...] = self.view(self.source.read())
 
     def rows(self, start: int, stop: int) -> StoredTensor:
         view = self.view

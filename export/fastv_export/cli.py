@@ -8,9 +8,11 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from fastv_runtime.bundle import Precision
 from fastv_runtime.cli.console import command, stderr
 from fastv_runtime.errors import missing_extra
 
+PRECISIONS: dict[str, Precision] = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 DESCRIPTION = (
     "Split a vision-language model at decoder layer K and write it as a bundle that prunes visual tokens there."
 )
@@ -24,6 +26,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--revision", metavar="REV", help="branch, tag or commit of a hub id (default: main)")
     parser.add_argument("-o", "--output", required=True, metavar="OUT", help="bundle to write; must not exist")
     parser.add_argument("--target", choices=["ort"], default="ort", help="what will run it (default: %(default)s)")
+    parser.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        default="fp32",
+        help="of weights and activations; fp16 halves the bundle (default: %(default)s)",
+    )
     parser.add_argument("--layer", type=int, default=2, metavar="K", help="prune after this many layers (default: 2)")
     parser.add_argument(
         "--keep", type=float, default=0.5, metavar="R", help="fraction of visual tokens kept (default: 0.5)"
@@ -90,6 +98,7 @@ def run(args: argparse.Namespace) -> None:
         max_visual=args.max_visual,
         image_tokens=args.image_tokens,
         max_new_tokens=args.max_new_tokens,
+        precision=PRECISIONS[args.precision],
         verify=not args.no_verify,
     )
     check_output(args.output)

@@ -3,45 +3,39 @@
 from __future__ import annotations
 
 import importlib.metadata
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
 import onnx_ir as ir
 from safetensors.torch import save
 
-from fastv_export import attention, reference, tower_attention
+from fastv_export import attention, tower_attention
 from fastv_export.checkpoint import Checkpoint
+from fastv_export.digests import Digests
 from fastv_export.families import Family, family_of
-from fastv_export.golden import golden_vectors
+from fastv_export.golden import Tensors, golden_vectors
 from fastv_export.graphs import ORT_OPSET, build_graph, lower_to_ort, save_graph
 from fastv_export.plan import Options, check_positions, decoder_dimensions, make_plan
 from fastv_export.progress import Progress
-from fastv_export.skeleton import Skeleton
+from fastv_export.skeleton import Skeleton, listed
+from fastv_export.staging import require_space, staging
+from fastv_export.streamed import stream_model
+from fastv_export.verify import verify_graph
 from fastv_runtime.bundle import (
     EMBEDDING,
     GOLDEN,
     MANIFEST,
     PROCESSOR,
     SCHEMA_VERSION,
-    Bundle,
     Decoder,
-    FileDigest,
     GraphSpec,
     Manifest,
     Plan,
     Tokens,
-    sha256,
 )
-from fastv_runtime.contract import contracts
-from fastv_runtime.engines.onnxruntime import OrtEngine
+from fastv_runtime.contract import Contract, contracts
 from fastv_runtime.errors import UserError
-from fastv_runtime.selftest import TOLERANCE, self_test
-from fastv_runtime.vision import Video, Vision
+from fastv_runtime.selftest import tolerance
+from fastv_runtime.vision import Vision
 
 RECORDED_VERSIONS = ("fastv-edge", "torch", "transformers", "onnx", "onnx-ir", "onnxscript", "onnxruntime")
 
@@ -59,9 +53,9 @@ def export_bundle(source: str | Path, output: str | Path, options: Options, prog
     output = check_output(output)
     checkpoint = Checkpoint(source)
     family = family_of(checkpoint.model_type(), str(checkpoint.path / "config.json"))
-    with _staging(output) as staging:
-        manifest = _write(checkpoint, family, options, staging, progress)
-        staging.rename(output)
+    with staging(output) as folder:
+        manifest = _write(checkpoint, family, options, output, folder, progress)
+        folder.rename(output)
     return manifest
 
 
@@ -75,21 +69,9 @@ def check_output(output: str | Path) -> Path:
     return output
 
 
-@contextmanager
-def _staging(output: Path) -> Iterator[Path]:
-    """A directory beside the output, renamed into place at the end; removed if anything goes wrong before."""
-    staging = Path(tempfile.mkdtemp(prefix=f".{output.name}.partial-", dir=output.absolute().parent))
-    # mkdtemp makes it private; a bundle has the permissions that any new directory has.
-    umask = os.umask(0)
-    os.umask(umask)
-    staging.chmod(0o777 & ~umask)
-    try:
-        yield staging
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-
-
-def _write(checkpoint: Checkpoint, family: Family, options: Options, staging: Path, progress: Progress) -> Manifest:
+def _write(
+    checkpoint: Checkpoint, family: Family, options: Options, output: Path, folder: Path, progress: Progress
+) -> Manifest:
     attention.register()
     tower_attention.register()
     config = family.config(checkpoint)
@@ -97,100 +79,108 @@ def _write(checkpoint: Checkpoint, family: Family, options: Options, staging: Pa
     vision, video = family.vision(config, options.image_tokens), family.video(config)
     plan = make_plan(options, dimensions, vision, video)
     check_positions(plan, family.max_positions(config))
-    skeleton = Skeleton(checkpoint, family, attention=attention.IMPLEMENTATION)
-    declared = contracts(dimensions, vision, video, plan, "float32")
-    (staging / "onnx").mkdir()
+    skeleton = Skeleton(checkpoint, family, attention=attention.IMPLEMENTATION, precision=plan.precision)
+    embedding = skeleton.weights(family.decoder(skeleton.model).embed_tokens)["weight"]
+    if skeleton.unused:
+        progress.note(
+            f"warning: {checkpoint.path}: {len(skeleton.unused)} tensors are not used: {listed(skeleton.unused)}"
+        )
+    require_space(output, skeleton.parameters * int(embedding.dtype.itemsize) + embedding.nbytes)
+    family.write_processor(checkpoint, folder / PROCESSOR)
+    with progress.weights("hash") as hashed, Digests(hashed) as digests:
+        # The checkpoint is hashed while its graphs are traced, and the bundle while it is verified.
+        digests.add(checkpoint.path / "config.json", *checkpoint.files)
+        contract = contracts(dimensions, vision, video, plan, plan.precision)
+        graphs = _write_graphs(contract, skeleton, family, vision, plan, folder, progress)
+        with progress.weights("write embedding table", embedding.nbytes) as written:
+            with (folder / EMBEDDING).open("wb") as file:
+                embedding.tofile(file)
+            written(embedding.nbytes)
+        digests.add(*_files(folder))
+        with progress.weights("golden vectors from transformers", _stored_bytes(checkpoint)) as read:
+            stock = stream_model(checkpoint, family, plan.precision, read)
+            golden = golden_vectors(stock, family, dimensions, vision, video, plan)
+        (folder / GOLDEN).write_bytes(save(golden))
+        digests.add(folder / GOLDEN)
+        verified = _verify(graphs, folder, golden, plan, dimensions, progress) if options.verify else None
+        manifest = Manifest(
+            schema_version=SCHEMA_VERSION,
+            family=family.model_type,
+            decoder=dimensions,
+            vision=vision,
+            video=video,
+            plan=plan,
+            tokens=Tokens(
+                image=family.image_token_id(config),
+                video=None if video is None else family.video_token_id(config),
+                video_marker=None if video is None else family.video_marker,
+                stop=family.stop_tokens(checkpoint, config),
+            ),
+            graphs=graphs,
+            embedding_dtype=plan.precision,
+            files={str(path.relative_to(folder)): digests[path] for path in _files(folder)},
+            source={path.name: digests[path].sha256 for path in (checkpoint.path / "config.json", *checkpoint.files)},
+            versions={name: importlib.metadata.version(name) for name in RECORDED_VERSIONS},
+            verified=verified,
+        )
+    (folder / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    return manifest
+
+
+def _write_graphs(
+    declared: dict[str, Contract],
+    skeleton: Skeleton,
+    family: Family,
+    vision: Vision,
+    plan: Plan,
+    folder: Path,
+    progress: Progress,
+) -> dict[str, GraphSpec]:
+    (folder / "onnx").mkdir()
     graphs: dict[str, GraphSpec] = {}
     for name, contract in declared.items():
         with progress.step(f"trace {name}"):
             model = build_graph(name, contract, skeleton, family, vision, plan)
             lower_to_ort(model)
         with progress.weights(f"write {name}", _weight_bytes(model)) as written:
-            save_graph(model, staging / "onnx" / f"{name}.onnx", written)
+            save_graph(model, folder / "onnx" / f"{name}.onnx", written)
         graphs[name] = GraphSpec(
             file=f"onnx/{name}.onnx", dialect="ort", opset=ORT_OPSET, inputs=contract[0], outputs=contract[1]
         )
-    _write_embedding(skeleton, family, staging / EMBEDDING, progress)
-    family.write_processor(checkpoint, staging / PROCESSOR)
-    with progress.step("golden vectors from transformers"):
-        golden = golden_vectors(reference.load_model(checkpoint.path, family), family, dimensions, vision, video, plan)
-        (staging / GOLDEN).write_bytes(save(golden))
-    manifest = _manifest(checkpoint, family, dimensions, vision, video, plan, graphs, staging, progress)
-    if options.verify:
-        manifest = manifest.model_copy(update={"verified": _verify(staging, manifest, progress)})
-    (staging / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    return manifest
+    return graphs
 
 
 def _weight_bytes(model: ir.Model) -> int:
     return sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None)
 
 
-def _write_embedding(skeleton: Skeleton, family: Family, path: Path, progress: Progress) -> None:
-    """The embedding table as one flat fp32 file, in blocks of rows."""
-    table = skeleton.stored(family.decoder(skeleton.model).embed_tokens)["weight"]
-    rows = table.read()
-    block = max(1, (16 << 20) // rows[:1].nbytes)
-    with (
-        progress.weights("write embedding table", rows.shape[0] * rows.shape[1] * 4) as written,
-        path.open("wb") as file,
-    ):
-        for start in range(0, rows.shape[0], block):
-            written(file.write(rows[start : start + block].astype(np.float32).tobytes()))
+def _stored_bytes(checkpoint: Checkpoint) -> int:
+    return sum(tensor.stop - tensor.start for tensor in checkpoint.tensors.values())
 
 
-def _manifest(
-    checkpoint: Checkpoint,
-    family: Family,
-    dimensions: Decoder,
-    vision: Vision,
-    video: Video | None,
-    plan: Plan,
-    graphs: dict[str, GraphSpec],
-    staging: Path,
-    progress: Progress,
-) -> Manifest:
-    paths = sorted(path for path in staging.rglob("*") if path.is_file())
-    sources = [checkpoint.path / "config.json", *checkpoint.files]
-    total = sum(path.stat().st_size for path in (*paths, *sources))
-    config = family.config(checkpoint)
-    with progress.weights("hash", total) as hashed:
-        files = {
-            str(path.relative_to(staging)): FileDigest(sha256=sha256(path, hashed), size=path.stat().st_size)
-            for path in paths
-        }
-        source = {path.name: sha256(path, hashed) for path in sources}
-    return Manifest(
-        schema_version=SCHEMA_VERSION,
-        family=family.model_type,
-        decoder=dimensions,
-        vision=vision,
-        video=video,
-        plan=plan,
-        tokens=Tokens(
-            image=family.image_token_id(config),
-            video=None if video is None else family.video_token_id(config),
-            video_marker=None if video is None else family.video_marker,
-            stop=family.stop_tokens(checkpoint, config),
-        ),
-        graphs=graphs,
-        embedding_dtype="float32",
-        files=files,
-        source=source,
-        versions={name: importlib.metadata.version(name) for name in RECORDED_VERSIONS},
-        verified=None,
-    )
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
-def _verify(staging: Path, manifest: Manifest, progress: Progress) -> dict[str, float]:
-    bundle = Bundle(staging, manifest)
-    with progress.step("verify graphs against transformers"):
-        differences = self_test(bundle, lambda _, spec: OrtEngine(bundle.file(spec.file)))
-    # Written so that a NaN fails too.
-    wrong = {name: value for name, value in differences.items() if not value <= TOLERANCE}
+def _verify(
+    graphs: dict[str, GraphSpec], folder: Path, golden: Tensors, plan: Plan, dimensions: Decoder, progress: Progress
+) -> dict[str, float]:
+    """Worst difference of every graph from transformers; VerificationError if one is more than rounding explains."""
+    arrays = {name: tensor.numpy() for name, tensor in golden.items()}
+    worst: dict[str, float] = {}
+    wrong = []
+    for name, spec in graphs.items():
+        data = folder / f"{spec.file}.data"
+        with progress.weights(f"verify {name}", data.stat().st_size if data.is_file() else 0) as read:
+            differences = verify_graph(name, spec, folder, arrays, plan, read)
+        if not differences:
+            continue
+        worst[name] = max(differences.values())
+        allowed = tolerance(plan, spec, dimensions)
+        # Written so that a NaN fails too.
+        first = next((output for output, value in differences.items() if not value <= allowed), None)
+        if first is not None:
+            wrong.append(f"{name} by {differences[first]:.2g} at {first} (limit {allowed:.1g})")
     if wrong:
-        listed = ", ".join(f"{name} by {value:.2g}" for name, value in wrong.items())
-        raise VerificationError(
-            f"graphs differ from transformers: {listed} (limit {TOLERANCE:.0e}, relative); no bundle was written"
-        )
-    return differences
+        raise VerificationError(f"graphs differ from transformers: {', '.join(wrong)}; no bundle was written")
+    return worst

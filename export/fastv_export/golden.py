@@ -87,13 +87,14 @@ class _Prompt:
     prunable: torch.Tensor
     deepstack: list[torch.Tensor]
 
-    def rows(self, start: int, stop: int) -> dict[str, Any]:
-        """Arguments of the stock decoder for rows start to stop - 1."""
-        arguments: dict[str, Any] = {"inputs_embeds": self.embedded[:, start:stop], "use_cache": True}
+    def arguments(self) -> dict[str, Any]:
+        """What the stock decoder takes for all rows at once: decoding one token after the prompt, in the same pass."""
+        arguments: dict[str, Any] = {"inputs_embeds": self.embedded, "use_cache": True}
         if self.positions.ndim == 3:
-            arguments["position_ids"] = self.positions[..., start:stop]
-        if self.deepstack and start == 0:
-            arguments["visual_pos_masks"] = self.prunable[None]
+            arguments["position_ids"] = self.positions
+        if self.deepstack:
+            visual = torch.cat([self.prunable, torch.zeros(1, dtype=torch.bool)])
+            arguments["visual_pos_masks"] = visual[None]
             arguments["deepstack_visual_embeds"] = [each[0, self.prunable] for each in self.deepstack]
         return arguments
 
@@ -121,16 +122,14 @@ def _prompt(decoder: Any, dimensions: Decoder, generator: torch.Generator) -> _P
 
 def _dense_case(decoder: Any, head: Any, prompt: _Prompt) -> Tensors:
     length = prompt.prunable.numel()
-    tensors: Tensors = {}
-    cache = None
+    output = decoder(**prompt.arguments())
+    logits = head(output.last_hidden_state[:, length - 1 :])
+    tensors = _caches("decoder", output.past_key_values, range(len(decoder.layers)), length, torch.arange(length))
     for case, start, stop in (("prefill", 0, length), ("decode", length, length + 1)):
-        output = decoder(**prompt.rows(start, stop), past_key_values=cache)
-        cache = output.past_key_values
         rows, positions = prompt.embedded[:, start:stop], prompt.positions[..., start:stop]
         tensors |= _layer_case("decoder", case, rows, positions, start)
         tensors |= _deepstack_inputs("decoder", case, prompt.deepstack, range(len(prompt.deepstack)))
-        tensors[f"decoder/{case}/out/logits"] = head(output.last_hidden_state[:, -1:])
-    tensors |= _caches("decoder", cache, range(len(decoder.layers)), length, torch.arange(length))
+        tensors[f"decoder/{case}/out/logits"] = logits[:, int(start > 0)][:, None]
     return tensors
 
 
@@ -139,14 +138,10 @@ def _split_case(decoder: Any, head: Any, prompt: _Prompt, layer: int, keep: floa
     count = TEXT + kept_count(VISUAL, keep)
     positions, last = prompt.positions[..., :length], prompt.positions[..., length:]
     with pruned(decoder, layer, prompt.prunable, count) as prefill:
-        output = decoder(**prompt.rows(0, length))
-        kept = prefill.keep
-        logits = head(output.last_hidden_state[:, -1:])
-        before = prefill.hidden
-        decoded = _Capture(decoder.layers[layer])
-        next_output = decoder(**prompt.rows(length, length + 1), past_key_values=output.past_key_values)
-        next_hidden = decoded.stop()
-    cache = next_output.past_key_values
+        output = decoder(**prompt.arguments())
+    kept, cache = prefill.keep, output.past_key_values
+    logits = head(output.last_hidden_state[:, length - 1 :])
+    before, next_hidden = prefill.hidden[:, :length], prefill.hidden[:, length:]
     token = prompt.embedded[:, length:]
     early, late = range(min(layer, len(prompt.deepstack))), range(layer, len(prompt.deepstack))
     kept_deepstack = [each[:, kept] for each in prompt.deepstack]
@@ -157,11 +152,11 @@ def _split_case(decoder: Any, head: Any, prompt: _Prompt, layer: int, keep: floa
         **_layer_case("prefix", "decode", token, last, length),
         "prefix/decode/out/hidden_out": next_hidden,
         **_caches("prefix", cache, range(layer), length, torch.arange(length)),
-        **_select_case(prefill, prompt.prunable, positions, count),
+        **_select_case(prefill, before, prompt.prunable, positions, count),
         **_layer_case("suffix", "prefill", before[:, kept], positions[..., kept], 0),
-        "suffix/prefill/out/logits": logits,
+        "suffix/prefill/out/logits": logits[:, :1],
         **_layer_case("suffix", "decode", next_hidden, last, count),
-        "suffix/decode/out/logits": head(next_output.last_hidden_state[:, -1:]),
+        "suffix/decode/out/logits": logits[:, 1:],
         **_caches("suffix", cache, range(layer, len(decoder.layers)), length, kept),
         **_deepstack_inputs("select", "prefill", prompt.deepstack, late),
     }
@@ -181,15 +176,17 @@ def _deepstack_inputs(graph: str, case: str, deepstack: list[torch.Tensor], laye
     }
 
 
-def _select_case(prefill: Pruning, prunable: torch.Tensor, positions: torch.Tensor, count: int) -> Tensors:
+def _select_case(
+    prefill: Pruning, hidden: torch.Tensor, prunable: torch.Tensor, positions: torch.Tensor, count: int
+) -> Tensors:
     kept = prefill.keep
     return {
-        "select/prefill/in/hidden": prefill.hidden,
+        "select/prefill/in/hidden": hidden,
         "select/prefill/in/scores": prefill.scores[None],
         "select/prefill/in/position_ids": positions,
         "select/prefill/in/prunable": prunable[None],
         "select/prefill/in/length": torch.tensor([count]),
-        "select/prefill/out/pruned_hidden": prefill.hidden[:, kept],
+        "select/prefill/out/pruned_hidden": hidden[:, kept],
         "select/prefill/out/pruned_position_ids": positions[..., kept],
         "select/prefill/out/keep": kept[None],
     }
@@ -213,18 +210,3 @@ def _caches(graph: str, cache: Any, layers: range, length: int, kept: torch.Tens
             tensors[f"{graph}/decode/in/past_{kind}_{layer}"] = prompt
             tensors[f"{graph}/decode/out/present_{kind}_{layer}"] = torch.cat([prompt, values[:, :, length:]], dim=2)
     return tensors
-
-
-class _Capture:
-    """The input of a layer at its next call."""
-
-    def __init__(self, layer: Any):
-        self._hidden = torch.empty(0)
-        self._handle = layer.register_forward_pre_hook(self._take, with_kwargs=True)
-
-    def _take(self, _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self._hidden = args[0] if args else kwargs["hidden_states"]
-
-    def stop(self) -> torch.Tensor:
-        self._handle.remove()
-        return self._hidden

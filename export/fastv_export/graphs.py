@@ -13,7 +13,7 @@ from fastv_export.pack_graph import build_pack
 from fastv_export.passes import declare_opset, lower_to_group_query_attention, lower_to_multi_head_attention
 from fastv_export.select_graph import build_select
 from fastv_export.skeleton import Skeleton
-from fastv_export.trace import OPSET, graph_inputs, lazy_weight, name_outputs, trace_decoder, trace_vision
+from fastv_export.trace import OPSET, graph_inputs, name_outputs, trace_decoder, trace_vision
 from fastv_runtime.bundle import Plan
 from fastv_runtime.contract import Contract
 from fastv_runtime.vision import Vision
@@ -21,8 +21,8 @@ from fastv_runtime.vision import Vision
 ORT_OPSET = 23
 """The newest that ONNX Runtime 1.23 loads, the last release for Python 3.10 (JetPack 6)."""
 
-WEIGHTS_IN_FLIGHT = 256 << 20
-"""Bytes of weights held at once while a graph is written."""
+WRITERS = 2
+"""Threads that write weights: one transposes while another waits for the disk. Each holds a few blocks of memory."""
 
 
 def build_graph(
@@ -37,7 +37,7 @@ def build_graph(
         return trace_vision(skeleton, part, contract, {})
     if name == "pack":
         newline = family.newline(skeleton.model)
-        pack = build_pack(graph_inputs(contract[0]), OPSET, lazy_weight("newline", skeleton.stored_parameter(newline)))
+        pack = build_pack(graph_inputs(contract[0]), OPSET, skeleton.weight("newline", newline))
         name_outputs(pack, contract[1])
         return pack
     if name == "select":
@@ -69,6 +69,6 @@ def save_graph(model: ir.Model, path: Path, written: Callable[[int], None] = lam
         model,
         path,
         external_data=f"{path.name}.data" if model.graph.initializers else None,
-        max_in_flight_bytes=WEIGHTS_IN_FLIGHT,
+        max_workers=WRITERS,
         callback=lambda tensor, _: written(tensor.nbytes),
     )

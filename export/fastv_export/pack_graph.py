@@ -10,9 +10,10 @@ import onnx_ir as ir
 from onnx_ir.tape import Tape
 
 from fastv_export.select_graph import constant
+from fastv_export.weights import CheckpointTensor
 
 
-def build_pack(inputs: dict[str, ir.Value], opset: int, newline: ir.LazyTensor) -> ir.Model:
+def build_pack(inputs: dict[str, ir.Value], opset: int, newline: CheckpointTensor) -> ir.Model:
     """Token i is features[index[i]], or the sum over j of weight[i, j] * features[index[i, j]].
 
     inputs: `features` T[R, D], `index` i64[N, taps] and, for more than one tap, `weight` f32[N, taps].

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastv_export.families import Family
-from fastv_runtime.bundle import Decoder, Length, Plan, Ranker
+from fastv_runtime.bundle import Decoder, Length, Plan, Precision, Ranker
 from fastv_runtime.errors import UserError
 from fastv_runtime.lengths import capacity, kept_count
 from fastv_runtime.vision import Video, Vision
@@ -29,6 +29,7 @@ class Options:
     max_visual: int | None = None
     image_tokens: int | None = None
     max_new_tokens: int = 256
+    precision: Precision = "float32"
     verify: bool = True
 
 
@@ -53,6 +54,8 @@ def decoder_dimensions(config: Any, family: Family) -> Decoder:
 def make_plan(options: Options, decoder: Decoder, vision: Vision, video: Video | None) -> Plan:
     """The plan that the options ask for; UserError for one that makes no sense for this model."""
     layers = decoder.num_hidden_layers
+    if options.precision == "bfloat16":
+        raise UserError("--precision bf16: ONNX Runtime's CPU provider cannot compute in bfloat16: use fp16 or fp32")
     if options.layer is not None and not 1 <= options.layer < layers:
         raise UserError(
             f"--layer {options.layer}: must be 1 to {layers - 1}; this decoder has {layers} layers and the scores "
@@ -76,7 +79,7 @@ def make_plan(options: Options, decoder: Decoder, vision: Vision, video: Video |
         keep=1.0 if options.layer is None else options.keep,
         ranker=options.ranker,
         length=options.length,
-        precision="float32",
+        precision=options.precision,
         max_text=options.max_text,
         max_visual=_max_visual(options, vision, video),
         max_new_tokens=options.max_new_tokens,

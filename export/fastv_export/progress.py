@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import rich.progress
@@ -42,15 +42,30 @@ class Progress:
         self._bars.update(task, total=1, completed=1)
 
     @contextmanager
-    def weights(self, description: str, total: int) -> Iterator[Callable[[int], None]]:
-        """Work measured in bytes; yields the function that reports how many more are done."""
+    def weights(self, description: str, total: int = 0) -> Iterator[Bytes]:
+        """Work measured in bytes; yields what is called with how many more are done. Done when the context ends."""
         task = self._bars.add_task(description, total=max(total, 1), amount="")
-        done = 0
+        amount = Bytes(self._bars, task, total)
+        yield amount
+        amount.finish()
 
-        def advance(count: int) -> None:
-            nonlocal done
-            done += count
-            self._bars.update(task, completed=done, amount=f"{done / 2**20:,.0f} MiB")
 
-        yield advance
-        self._bars.update(task, completed=max(total, 1))
+class Bytes:
+    """A bar that counts bytes; may be called from any one thread at a time."""
+
+    def __init__(self, bars: rich.progress.Progress, task: rich.progress.TaskID, total: int):
+        self._bars, self._task, self._total, self._done = bars, task, total, 0
+
+    def __call__(self, count: int) -> None:
+        """So many more are done."""
+        self._done += count
+        self._bars.update(self._task, completed=self._done, amount=f"{self._done / 2**20:,.0f} MiB")
+
+    def expect(self, count: int) -> None:
+        """So many more are to come than was known."""
+        self._total += count
+        self._bars.update(self._task, total=max(self._total, 1))
+
+    def finish(self) -> None:
+        """All are done."""
+        self._bars.update(self._task, completed=max(self._total, 1))

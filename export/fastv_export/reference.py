@@ -24,11 +24,11 @@ class Pruning:
     """What happened in one pruned forward: filled in when the prompt passes layers K-1 and K."""
 
     scores: Float[torch.Tensor, " S"] = field(default_factory=lambda: torch.empty(0))
-    """Softmax attention of the last row at layer K-1, mean over heads."""
+    """Softmax attention of the prompt's last row at layer K-1, mean over heads."""
     keep: Int[torch.Tensor, " M"] = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
     """Kept indices, ascending."""
-    hidden: Float[torch.Tensor, "1 S D"] = field(default_factory=lambda: torch.empty(0))
-    """Input of layer K, all tokens."""
+    hidden: Float[torch.Tensor, "1 rows D"] = field(default_factory=lambda: torch.empty(0))
+    """Input of layer K, all rows of that forward."""
 
 
 def load_model(path: Path, family: Family) -> Any:
@@ -48,31 +48,32 @@ def select(
 def pruned(decoder: Any, layer: int, prunable: Bool[torch.Tensor, " S"], length: int) -> Iterator[Pruning]:
     """Within this context the stock decoder prunes at layer K = `layer`, by masking.
 
-    prunable: which tokens of the prompt may go. length: M. The first forward must be the prompt (all S rows, no
-    cache); later ones may decode with the cache that it filled.
+    prunable: which tokens of the prompt may go. length: M. The first forward must hold the whole prompt, and no
+    cache; rows after the prompt are tokens decoded after it. Later forwards may go on with the cache that it filled.
     """
     pruning = Pruning()
+    prompt = prunable.numel()
 
     def observe(_: Any, __: Any, output: tuple[torch.Tensor, torch.Tensor]) -> None:
         weights = output[1]
-        if weights.shape[2] == weights.shape[3] == prunable.numel():
-            pruning.scores = weights[0, :, -1, :].float().mean(0)
+        if prompt <= weights.shape[2] == weights.shape[3]:
+            pruning.scores = weights[0, :, prompt - 1, :prompt].float().mean(0)
             pruning.keep = select(pruning.scores, prunable, length)
 
     def mask(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         hidden = args[0] if args else kwargs["hidden_states"]
-        if hidden.shape[1] == prunable.numel() and module is decoder.layers[layer]:
-            pruning.hidden = hidden
-        past = kwargs["past_key_values"]
         rows = hidden.shape[1]
-        columns = rows if past is None else past.get_seq_length(module.self_attn.layer_idx) + rows
+        past = kwargs["past_key_values"]
+        filled = 0 if past is None else past.get_seq_length(module.self_attn.layer_idx)
+        if filled == 0 and module is decoder.layers[layer]:
+            pruning.hidden = hidden
         attention_mask = kwargs["attention_mask"]
         if attention_mask is None:
-            attention_mask = torch.zeros(1, 1, rows, columns)
-        dropped = torch.ones(prunable.numel(), dtype=torch.bool)
+            attention_mask = torch.zeros(1, 1, rows, filled + rows)
+        dropped = torch.ones(prompt, dtype=torch.bool)
         dropped[pruning.keep] = False
         attention_mask = attention_mask.clone()
-        attention_mask[..., : prunable.numel()][..., dropped] = torch.finfo(attention_mask.dtype).min
+        attention_mask[..., :prompt][..., dropped] = torch.finfo(attention_mask.dtype).min
         return args, {**kwargs, "attention_mask": attention_mask}
 
     handles = [decoder.layers[layer - 1].self_attn.register_forward_hook(observe)]

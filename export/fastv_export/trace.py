@@ -8,15 +8,14 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
 import onnx_ir as ir
 import torch
 from torch import nn
 
-from fastv_export.checkpoint import StoredTensor
 from fastv_export.modules import DecoderPart, VisionPart
 from fastv_export.passes import tidy
 from fastv_export.skeleton import Skeleton
+from fastv_export.weights import IR_TYPES, CheckpointTensor
 from fastv_runtime.contract import Contract
 from fastv_runtime.schema import TensorSpec
 
@@ -26,14 +25,6 @@ TRACED_ROWS = 7
 
 MAX_FEATURES = 1 << 20
 """Bound that torch.export asks for; no picture has as many visual tokens."""
-
-IR_TYPES = {
-    "float32": ir.DataType.FLOAT,
-    "float16": ir.DataType.FLOAT16,
-    "int64": ir.DataType.INT64,
-    "int32": ir.DataType.INT32,
-    "bool": ir.DataType.BOOL,
-}
 
 
 def trace_vision(skeleton: Skeleton, part: VisionPart, contract: Contract, axes: Mapping[str, int]) -> ir.Model:
@@ -82,7 +73,7 @@ def _trace(
     lengths: Mapping[str, int],
 ) -> ir.Model:
     inputs, outputs = contract
-    stored = skeleton.stored(module)
+    weights = skeleton.weights(module)
     with skeleton.fake(), _quiet():
         example = arrange([_example(tensor, lengths) for tensor in inputs])
         program = torch.export.export(module.eval(), example, dynamic_shapes=dynamic_shapes, strict=False)
@@ -90,7 +81,7 @@ def _trace(
     assert exported is not None
     model = exported.model
     _name(model.graph.inputs, inputs)
-    _defer_weights(model, stored)
+    _defer_weights(model, weights)
     tidy(model)
     name_outputs(model, outputs)
     return model
@@ -125,20 +116,11 @@ def graph_inputs(tensors: tuple[TensorSpec, ...]) -> dict[str, ir.Value]:
     }
 
 
-def _defer_weights(model: ir.Model, stored: dict[str, StoredTensor]) -> None:
+def _defer_weights(model: ir.Model, weights: Mapping[str, CheckpointTensor]) -> None:
     """Replace the fake values of initializers by tensors that read the checkpoint when they are written."""
     for name, value in model.graph.initializers.items():
-        if name in stored:
-            value.const_value = lazy_weight(name, stored[name])
-
-
-def lazy_weight(name: str, tensor: StoredTensor) -> ir.LazyTensor:
-    """One checkpoint tensor as fp32, read on demand and not kept."""
-
-    def read() -> ir.Tensor:
-        return ir.Tensor(tensor.read().astype(np.float32, copy=False), name=name)
-
-    return ir.LazyTensor(read, ir.DataType.FLOAT, ir.Shape(tensor.shape), name=name)
+        if name in weights:
+            value.const_value = weights[name]
 
 
 @contextlib.contextmanager

@@ -23,6 +23,8 @@ PROCESSOR = "processor"
 
 Ranker = Literal["fastv", "random"]
 Length = Literal["fixed", "exact"]
+Precision = Literal["float32", "float16", "bfloat16"]
+"""Element type of weights and activations; scores and logits are fp32 in any case."""
 
 
 class GraphSpec(Model):
@@ -62,7 +64,7 @@ class Plan(Model):
     keep: float
     ranker: Ranker
     length: Length
-    precision: Literal["float32"]
+    precision: Precision
     max_text: int
     max_visual: int
     max_new_tokens: int

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-DType = Literal["float32", "float16", "int64", "int32", "bool"]
+DType = Literal["float32", "float16", "bfloat16", "int64", "int32", "bool"]
 
 
 class Model(BaseModel):

@@ -6,10 +6,11 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import numpy as np
 import onnx_ir as ir
 import onnx_ir.passes.common as common
 import onnxscript.optimizer
+
+from fastv_export.weights import CheckpointTensor
 
 
 def tidy(model: ir.Model) -> None:
@@ -26,7 +27,7 @@ def _hidden_weights(graph: ir.Graph) -> Iterator[None]:
     deferred = [
         (value, value.const_value)
         for value in graph.initializers.values()
-        if isinstance(value.const_value, ir.LazyTensor)
+        if isinstance(value.const_value, CheckpointTensor)
     ]
     for value, _ in deferred:
         value.const_value = None
@@ -46,23 +47,16 @@ def fold_weight_transposes(model: ir.Model) -> None:
     graph = model.graph
     for node in list(graph):
         weight = node.inputs[0] if node.op_type == "Transpose" else None
-        if weight is None or not isinstance(weight.const_value, ir.LazyTensor) or weight.name is None:
+        if weight is None or not isinstance(weight.const_value, CheckpointTensor):
             continue
         if list(node.attributes["perm"].as_ints()) != [1, 0]:
             continue
         name = f"{weight.name}.T"
         if name not in graph.initializers:
-            tensor = _transposed(weight.const_value, name)
+            tensor = weight.const_value.transpose(name)
             graph.register_initializer(
                 ir.Value(name=name, type=weight.type, shape=ir.Shape(tensor.shape), const_value=tensor)
             )
         node.outputs[0].replace_all_uses_with(graph.initializers[name])
         graph.remove(node, safe=True)
     common.RemoveUnusedNodesPass()(model)
-
-
-def _transposed(tensor: ir.LazyTensor, name: str) -> ir.LazyTensor:
-    def read() -> ir.Tensor:
-        return ir.Tensor(np.ascontiguousarray(tensor.numpy().T), name=name)
-
-    return ir.LazyTensor(read, tensor.dtype, ir.Shape(list(tensor.shape)[::-1]), name=name)

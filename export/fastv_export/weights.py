@@ -1,0 +1,122 @@
+"""Weights of a graph as the checkpoint has them: read, cast and transposed block by block, at the time of writing."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import torch
+
+from fastv_export.checkpoint import StoredTensor
+from fastv_runtime.errors import UserError
+
+BLOCK = 32 << 20
+"""Bytes of one weight held at once; a writing thread has at most three such blocks: as stored, cast, transposed."""
+
+STORED_TYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+IR_TYPES = {
+    "float32": ir.DataType.FLOAT,
+    "float16": ir.DataType.FLOAT16,
+    "bfloat16": ir.DataType.BFLOAT16,
+    "int64": ir.DataType.INT64,
+    "int32": ir.DataType.INT32,
+    "bool": ir.DataType.BOOL,
+}
+
+
+class CheckpointTensor(ir.LazyTensor):
+    """A tensor of the checkpoint as an initializer of another element type, or with its axes swapped.
+
+    dtype: as in a contract. scratch: memory that its blocks pass through.
+    Reading and writing raise UserError for values that are beyond the range of float16.
+    """
+
+    def __init__(
+        self, name: str, stored: StoredTensor, dtype: str, scratch: Scratch, *, transposed: bool = False
+    ) -> None:
+        shape = ir.Shape(stored.shape[::-1] if transposed else stored.shape)
+        super().__init__(self._materialise, IR_TYPES[dtype], shape, name=name)
+        self._stored, self._scratch, self._transposed = stored, scratch, transposed
+        self._type = getattr(torch, dtype)
+
+    def transpose(self, name: str) -> CheckpointTensor:
+        """The same matrix with its axes swapped."""
+        dtype = str(self._type).removeprefix("torch.")
+        return CheckpointTensor(name, self._stored, dtype, self._scratch, transposed=not self._transposed)
+
+    def tofile(self, file: Any) -> None:
+        """Write the values at the position of a file on disk."""
+        if not self._transposed:
+            for _, block in self._blocks():
+                file.write(_bytes(block))
+            return
+        # A block of rows becomes a block of columns: one piece of every row of the result.
+        file.flush()
+        rows, columns = self._stored.shape
+        position, descriptor = file.tell(), file.fileno()
+        for start, block in self._blocks():
+            turned = self._scratch.take("transposed", block.numel(), block.dtype).view(columns, -1)
+            data = _bytes(turned.copy_(block.t()))
+            width = len(data) // columns
+            if width * columns == self.nbytes:
+                _write_at(descriptor, data, position)
+                continue
+            for column in range(columns):
+                piece = data[column * width : (column + 1) * width]
+                _write_at(descriptor, piece, position + (column * rows + start) * self.dtype.itemsize)
+
+    def _materialise(self) -> ir.Tensor:
+        whole = torch.cat([block.clone() for _, block in self._blocks()])
+        whole = (whole.t() if self._transposed else whole).contiguous()
+        array = np.frombuffer(_bytes(whole), self.dtype.numpy()).reshape(self.shape.numpy())
+        return ir.Tensor(array, name=self.name)
+
+    def _blocks(self) -> Iterator[tuple[int, torch.Tensor]]:
+        """(first row, values) of blocks of rows; a block is valid until the next one is asked for."""
+        stored = self._stored if self._stored.shape else replace(self._stored, shape=(1,))
+        step = max(1, BLOCK * stored.shape[0] // max(stored.nbytes, 1))
+        for start in range(0, stored.shape[0], step):
+            part = stored.rows(start, min(start + step, stored.shape[0]))
+            raw = self._scratch.take("raw", part.nbytes, torch.uint8)
+            part.read_into(raw.numpy())
+            values = raw.view(STORED_TYPES[part.dtype])
+            if values.dtype != self._type:
+                values = self._scratch.take("cast", values.numel(), self._type).copy_(values)
+                self._check_range(values)
+            yield start, values.view(part.shape)
+
+    def _check_range(self, values: torch.Tensor) -> None:
+        if self._type is torch.float16 and not torch.stack(torch.aminmax(values)).isfinite().all():
+            raise UserError(
+                f"{self._stored.file}: tensor {self._stored.name} has values that float16 cannot hold "
+                "(beyond 65504, or not finite): use --precision fp32"
+            )
+
+
+class Scratch(threading.local):
+    """Memory of one thread, reused for every block: pages of fresh memory cost more than what is done with them."""
+
+    def __init__(self) -> None:
+        self._buffers: dict[str, torch.Tensor] = {}
+
+    def take(self, name: str, count: int, dtype: torch.dtype) -> torch.Tensor:
+        """`count` elements of the buffer called `name`; its former contents are lost."""
+        needed = count * dtype.itemsize
+        if name not in self._buffers or self._buffers[name].numel() < needed:
+            self._buffers[name] = torch.empty(needed, dtype=torch.uint8)
+        return self._buffers[name][:needed].view(dtype)
+
+
+def _bytes(values: torch.Tensor) -> memoryview:
+    return values.view(-1).view(torch.uint8).numpy().data
+
+
+def _write_at(descriptor: int, data: memoryview, position: int) -> None:
+    while len(data):
+        written = os.pwrite(descriptor, data, position)
+        data, position = data[written:], position + written
