@@ -73,22 +73,24 @@ def in_own_process(name: str) -> Row:
 
 def traced(path: Path) -> Row:
     """Trace and check all graphs of the default plan of a checkpoint, in this process."""
-    from fastv_export import attention
+    from fastv_export import attention, tower_attention
     from fastv_export.checkpoint import Checkpoint
     from fastv_export.families import family_of
     from fastv_export.graphs import build_graph
-    from fastv_export.plan import Options, decoder_dimensions, make_plan
+    from fastv_export.plan import Options, check_positions, decoder_dimensions, make_plan
     from fastv_export.skeleton import Skeleton
     from fastv_runtime.contract import contracts
 
     start = time.process_time()
     attention.register()
+    tower_attention.register()
     checkpoint, options = Checkpoint(path), Options()
     family = family_of(checkpoint.model_type(), str(path))
     config = family.config(checkpoint)
     dimensions = decoder_dimensions(config, family)
     vision, video = family.vision(config, options.image_tokens), family.video(config)
     plan = make_plan(options, dimensions, vision, video)
+    check_positions(plan, family.max_positions(config))
     skeleton = Skeleton(checkpoint, family, attention=attention.IMPLEMENTATION)
     seconds = time.process_time() - start
     graphs: dict[str, Row] = {}

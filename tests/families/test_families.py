@@ -62,6 +62,11 @@ def stock(row: Row, source: Path) -> Any:
 def test_a_family_is_what_transformers_computes(
     row: Row, source: Path, stock: Any, make_bundle: MakeBundle, layer: int | None
 ) -> None:
+    compare(row, source, stock, make_bundle, layer)
+
+
+def compare(row: Row, source: Path, stock: Any, make_bundle: MakeBundle, layer: int | None) -> None:
+    """All cases of a row, pruned at `layer` or not at all."""
     options = {"max_text": 128, "max_new_tokens": NEW_TOKENS} | row.options
     # The export verifies one of the two: its golden vectors must hold for every family as well.
     bundle = make_bundle(source, layer=layer, verify=layer is not None, **options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,14 +10,17 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
+from transformers import CONFIG_MAPPING
 from transformers.models.llava_next.modeling_llava_next import LlavaNextModel, image_size_to_num_patches
+from transformers.models.llava_onevision.image_processing_pil_llava_onevision import LlavaOnevisionImageProcessorPil
 from transformers.models.llava_onevision.modeling_llava_onevision import LlavaOnevisionModel
 
 from fastv_export.families import FAMILIES
 from fastv_runtime.errors import UserError
 from fastv_runtime.vision import AnyresVision, PooledVideo
-from fastv_runtime.visuals.anyres import pack_index
-from fastv_runtime.visuals.pooled import pool_index
+from fastv_runtime.visuals.anyres import AnyresImages, pack_index
+from fastv_runtime.visuals.pooled import PooledVideos, pool_index
 from fastv_runtime.visuals.visual import Pack
 
 WIDTH = 3
@@ -80,11 +84,51 @@ def test_a_video_is_pooled_as_transformers_pools_it(side: int, frames: int) -> N
     np.testing.assert_allclose(packed(pack, features.flatten(0, 1), newline), expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("size", [(300, 100), (50, 400), (500, 450)])
+def test_views_show_the_whole_and_the_tiles_without_padding(tmp_path: Path, size: tuple[int, int]) -> None:
+    vision = SMALL.model_copy(update={"pinpoints": ((32, 16), (16, 48), (48, 48))})
+    processor = LlavaOnevisionImageProcessorPil(size={"height": vision.tile, "width": vision.tile})
+    processor.save_pretrained(tmp_path)
+    # Red left, blue right: padding would be black, and less than a row of features of it may stay.
+    picture = Image.new("RGB", size, "red")
+    picture.paste("blue", (size[0] // 2, 0, *size))
+    visual = AnyresImages(tmp_path, vision)(picture)
+    whole, tiles = visual.views()
+    np.testing.assert_array_equal(whole.tokens, np.arange(9).reshape(3, 3))
+    rows, columns = tiles.tokens.shape
+    newlines = 9 + columns + (columns + 1) * np.arange(rows)
+    shown = np.concatenate([whole.tokens.ravel(), tiles.tokens.ravel(), newlines])
+    assert sorted(shown) == list(range(visual.tokens))
+    for view in (whole, tiles):
+        second = view.image.height // len(view.tokens)
+        assert view.image.getpixel((0, second)) == (255, 0, 0)
+        assert view.image.getpixel((view.image.width - 1, view.image.height - 1 - second)) == (0, 0, 255)
+    assert (tiles.image.width >= tiles.image.height) == (size[0] >= size[1])
+
+
+def test_a_processor_of_another_tile_size_is_refused(tmp_path: Path) -> None:
+    LlavaOnevisionImageProcessorPil(size={"height": 24, "width": 24}).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="do not belong together"):
+        AnyresImages(tmp_path, SMALL)(Image.new("RGB", (40, 30)))
+    with pytest.raises(UserError, match="do not belong together"):
+        PooledVideos(tmp_path, PooledVideo(frames=1, tile=16, side=3))(
+            SimpleNamespace(frames=[Image.new("RGB", (40, 30))])
+        )
+
+
+def test_views_of_a_video_show_every_frame(tmp_path: Path) -> None:
+    LlavaOnevisionImageProcessorPil(size={"height": 16, "width": 16}).save_pretrained(tmp_path)
+    frames = [Image.new("RGB", (40, 30), color) for color in ("red", "blue")]
+    visual = PooledVideos(tmp_path, PooledVideo(frames=8, tile=16, side=3))(SimpleNamespace(frames=frames))
+    assert visual.tokens == 2 * 4 + 1
+    views = visual.views()
+    assert [view.tokens.tolist() for view in views] == [[[0, 1], [2, 3]], [[4, 5], [6, 7]]]
+    assert [view.image.getpixel((0, 0)) for view in views] == [(255, 0, 0), (0, 0, 255)]
+
+
 @pytest.mark.parametrize("model_type", ["llava_next", "llava_onevision"])
 def test_fewer_image_tokens_leave_out_large_pinpoints(model_type: str) -> None:
     family = FAMILIES[model_type]
-    from transformers import CONFIG_MAPPING
-
     config = CONFIG_MAPPING[model_type]()
     whole = family.vision(config, None)
     least = min(map(whole.tokens_at, whole.pinpoints))

@@ -136,8 +136,11 @@ class Family:
         return 0
 
     def max_positions(self, config: Any) -> int | None:
-        """Positions up to which the stock decoder computes what the original does; None means no limit is known."""
-        return None
+        """Positions up to which the graphs compute what the original does; None means no limit is known.
+
+        By default the decoder's sliding window: the graphs' mask has none.
+        """
+        return getattr(config.get_text_config(), "sliding_window", None)
 
     def stop_tokens(self, checkpoint: Checkpoint, config: Any) -> tuple[int, ...]:
         """End-of-sequence ids, as `generate` would use them: the generation config's, else the text config's."""

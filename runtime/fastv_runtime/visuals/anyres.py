@@ -77,15 +77,13 @@ def pack_index(vision: AnyresVision, height: int, width: int) -> Pack:
     newline = whole * (1 + rows * columns)
     grid = _unpad(_tile_features(vision, rows, columns, whole), height, width)
     size = vision.shrunk(*grid.shape)
-    index, weight = single(grid, taps) if size == grid.shape else bilinear(grid, *size)
+    tiles = single(grid, taps) if size == grid.shape else bilinear(grid, *size)
     ends = single(np.full((size[0], 1), newline), taps)
-    parts = [
-        single(np.arange(whole), taps),
-        tuple(
-            np.concatenate([inner, end], 1).reshape(-1, taps) for inner, end in zip((index, weight), ends, strict=True)
-        ),
-    ]
-    return Pack(*(np.concatenate(each) for each in zip(*parts, strict=True)))
+
+    def joined(base: np.ndarray, rows: np.ndarray, ends: np.ndarray) -> np.ndarray:
+        return np.concatenate([base, np.concatenate([rows, ends], axis=1).reshape(-1, taps)])
+
+    return Pack(*map(joined, single(np.arange(whole), taps), tiles, ends))
 
 
 def _tile_grid(vision: AnyresVision, height: int, width: int) -> tuple[int, int]:

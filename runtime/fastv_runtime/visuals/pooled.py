@@ -16,7 +16,11 @@ from fastv_runtime.visuals.visual import Pack, Piece, Run, View, Visual
 
 
 class PooledVideos:
-    """Videos of any number of frames, with the image processor's settings: they are the video processor's."""
+    """Videos of any number of frames.
+
+    Frames get the image processor's settings: transformers' conversion of the published checkpoints makes the video
+    processor of the same.
+    """
 
     def __init__(self, directory: Path, video: PooledVideo):
         self._processor = load_processor(directory)

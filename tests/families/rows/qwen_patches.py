@@ -32,7 +32,7 @@ CLIP_LIMITS = {"shortest_edge": 6 * TOKEN_PIXELS, "longest_edge": 80 * TOKEN_PIX
 TEXT = {
     "hidden_size": 64,
     "intermediate_size": 128,
-    "num_hidden_layers": 6,
+    "num_hidden_layers": 5,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
     "max_position_embeddings": 2048,
@@ -42,7 +42,7 @@ TEXT = {
     "pad_token_id": 2,
 }
 TOWER = {
-    "depth": 4,
+    "depth": 3,
     "num_heads": 2,
     "patch_size": PATCH,
     "spatial_merge_size": MERGE,
@@ -55,7 +55,7 @@ QWEN25 = TOWER | {
     "intermediate_size": 48,
     "out_hidden_size": 64,
     "window_size": 2 * PATCH * MERGE,
-    "fullatt_block_indexes": [1, 3],
+    "fullatt_block_indexes": [1],
     "tokens_per_second": 2,
 }
 QWEN3 = TOWER | {
