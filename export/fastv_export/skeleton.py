@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -78,8 +79,10 @@ def build_without_weights(
     Buffers that the checkpoint stores (a batch norm's statistics, say) are of `dtype`; others (rotary frequencies)
     keep the precision that the model computes them in.
     """
+    # A model keeps its config and writes the choice of attention into it: the next model must not find that there.
+    config = copy.deepcopy(family.config(checkpoint))
     with torch.device("meta"):
-        model: Any = family.build(family.config(checkpoint))
+        model: Any = family.build(config)
     by_name = family.weights(model, checkpoint)
     _make_buffers_real(model)
     _read_buffers(model, by_name, checkpoint, dtype)
