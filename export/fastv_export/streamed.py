@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int, UInt8
 from torch.utils._pytree import tree_map_only
 
@@ -50,42 +51,39 @@ def stream_model(
 
 
 class StreamedParameter(torch.Tensor):
-    """Stands for an fp32 parameter; operators get its values, read for the occasion.
-
-    `transposed`: a matrix that has been transposed, which its stored bytes have not.
-    """
-
-    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
+    """Stands for an fp32 parameter; operators get its values, read for the occasion."""
 
     stored: StoredTensor
     reader: _Reader
-    transposed: bool
 
     @staticmethod
-    def __new__(cls, stored: StoredTensor, reader: _Reader, transposed: bool = False) -> StreamedParameter:
-        shape = stored.shape[::-1] if transposed else stored.shape
-        self = torch.Tensor._make_wrapper_subclass(cls, shape, dtype=torch.float32, device=torch.device("cpu"))
-        self.stored, self.reader, self.transposed = stored, reader, transposed
+    def __new__(cls, stored: StoredTensor, reader: _Reader) -> StreamedParameter:
+        self = torch.Tensor._make_wrapper_subclass(cls, stored.shape, dtype=torch.float32, device=torch.device("cpu"))
+        self.stored, self.reader = stored, reader
         return self
 
     @classmethod
-    def __torch_dispatch__(  # type: ignore[override]
-        cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         handler = _HANDLERS.get(func)
         if handler is not None:
             result = handler(*args, **kwargs)
             if result is not NotImplemented:
                 return result
-        args, kwargs = tree_map_only(cls, cls.read, (args, kwargs))
+        with torch._C.DisableTorchFunctionSubclass():
+            return func(*args, **kwargs)
+
+    @classmethod
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        args, kwargs = tree_map_only(cls, cls.read, (args, kwargs or {}))
         return func(*args, **kwargs)
 
     def read(self) -> torch.Tensor:
         """All values, in memory of their own."""
         raw = self.reader.read(self.stored, np.empty(self.stored.nbytes, np.uint8))
-        values = raw.float().view(self.stored.shape)
-        return values.t() if self.transposed else values
+        return raw.float().view(self.stored.shape)
 
 
 class _Reader:
@@ -112,53 +110,35 @@ class _Reader:
         return values.copy_(raw).view(stored.shape)
 
 
-def _transpose(matrix: StreamedParameter, *axes: int) -> Any:
-    if matrix.ndim != 2 or (axes and sorted(axis % 2 for axis in axes) != [0, 1]):
-        return NotImplemented
-    return StreamedParameter(matrix.stored, matrix.reader, not matrix.transposed)
-
-
-def _product(rows: Float[torch.Tensor, "S I"], matrix: Any) -> Any:
-    return _add_product(None, rows, matrix)
-
-
-def _add_product(bias: torch.Tensor | None, rows: Float[torch.Tensor, "S I"], matrix: Any, **scales: Any) -> Any:
-    """bias + rows @ matrix, block by block of the matrix's columns, which are rows as they are stored."""
-    if (
-        not isinstance(matrix, StreamedParameter)
-        or not matrix.transposed
-        or isinstance(rows, StreamedParameter)
-        or scales
-    ):
+def _linear(
+    rows: Float[torch.Tensor, "... I"], matrix: Any, bias: torch.Tensor | None = None
+) -> Float[torch.Tensor, "... O"]:
+    """torch.nn.functional.linear, block by block of the matrix's rows."""
+    if not isinstance(matrix, StreamedParameter) or isinstance(rows, StreamedParameter):
         return NotImplemented
     if isinstance(bias, StreamedParameter):
         bias = bias.read()
-    outputs, inputs = matrix.stored.shape
+    outputs, inputs = matrix.shape
     step = max(1, matrix.reader.block // (4 * inputs))
     parts = []
     for start in range(0, outputs, step):
         stop = min(start + step, outputs)
-        block = matrix.reader.rows(matrix.stored.rows(start, stop)).t()
-        parts.append(rows @ block if bias is None else torch.addmm(bias[start:stop], rows, block))
-    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+        block = matrix.reader.rows(matrix.stored.rows(start, stop))
+        parts.append(F.linear(rows, block, None if bias is None else bias[start:stop]))
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
 
 
-def _embedding(table: StreamedParameter, indices: Int[torch.Tensor, ...], *_: Any, **__: Any) -> torch.Tensor:
-    """Rows of a table, each read on its own unless that means most of them."""
-    width = table.shape[1]
-    needed, where = torch.unique(indices, return_inverse=True)
+def _embedding(indices: Int[torch.Tensor, ...], table: Any, *_: Any, **__: Any) -> Float[torch.Tensor, "... D"]:
+    """torch.nn.functional.embedding; each row that is needed is read on its own, unless the table fits a block."""
+    if not isinstance(table, StreamedParameter):
+        return NotImplemented
     if 4 * table.numel() <= table.reader.block:
         return table.reader.rows(table.stored)[indices]
-    values = torch.empty(needed.numel(), width)
+    needed, where = torch.unique(indices, return_inverse=True)
+    values = torch.empty(needed.numel(), table.shape[1])
     for row, index in enumerate(needed.tolist()):
         values[row] = table.reader.rows(table.stored.rows(index, index + 1))[0]
     return values[where]
 
 
-_HANDLERS: dict[Any, Callable[..., Any]] = {
-    torch.ops.aten.t.default: _transpose,
-    torch.ops.aten.transpose.int: _transpose,
-    torch.ops.aten.mm.default: _product,
-    torch.ops.aten.addmm.default: _add_product,
-    torch.ops.aten.embedding.default: _embedding,
-}
+_HANDLERS: dict[Any, Callable[..., Any]] = {F.linear: _linear, F.embedding: _embedding}

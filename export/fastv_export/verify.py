@@ -18,7 +18,7 @@ from fastv_runtime.selftest import Case, difference, golden_cases
 AS_REQUESTED = 1
 """ONNX Runtime's name for growing an arena by what is asked for, not to the next power of two."""
 
-LIMIT = 128 << 20
+LIMIT = 64 << 20
 """Bytes of weights that a chunk holds. What ONNX Runtime adds is as much again in fp32, for a half-precision graph."""
 
 

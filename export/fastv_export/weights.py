@@ -68,7 +68,7 @@ class CheckpointTensor(ir.LazyTensor):
                 continue
             for column in range(columns):
                 piece = data[column * width : (column + 1) * width]
-                _write_at(descriptor, piece, position + (column * rows + start) * self.dtype.itemsize)
+                _write_at(descriptor, piece, position + (column * rows + start) * block.itemsize)
 
     def _materialise(self) -> ir.Tensor:
         whole = torch.cat([block.clone() for _, block in self._blocks()])

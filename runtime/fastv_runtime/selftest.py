@@ -38,7 +38,7 @@ def self_test(bundle: Bundle, load: Callable[[str, GraphSpec], Engine]) -> dict[
         cases = golden_cases(name, spec, golden, bundle.manifest.plan)
         if cases:
             engine = load(name, spec)
-            worst[name] = max(_run(engine, case) for case in cases)
+            worst[name] = max(run_case(engine, case) for case in cases)
     return worst
 
 
@@ -102,7 +102,8 @@ def read_golden(bundle: Bundle) -> dict[str, np.ndarray]:
     return load_file(bundle.file(GOLDEN))
 
 
-def _run(engine: Engine, case: Case) -> float:
+def run_case(engine: Engine, case: Case) -> float:
+    """Largest `difference` of an engine over the outputs that the case knows."""
     inputs = case.inputs()
     outputs = {}
     for tensor in case.spec.outputs:

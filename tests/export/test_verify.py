@@ -1,0 +1,70 @@
+"""Verification chunk by chunk finds what running the whole graph would find."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+import pytest
+
+from fastv_export import chunks
+from fastv_export.chunks import cut
+from fastv_export.verify import verify_graph
+from fastv_runtime.bundle import Bundle
+from fastv_runtime.engines.onnxruntime import OrtEngine
+from fastv_runtime.selftest import golden_cases, read_golden, run_case
+from tests.conftest import MakeBundle
+
+LIMIT = 40_000
+"""Bytes of weights in a chunk: less than a matrix of the tiny model's MLP or head has, more than one of attention."""
+
+
+@pytest.fixture
+def nothing_is_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chunks, "WEIGHT", 1 << 10)
+
+
+@pytest.mark.usefixtures("nothing_is_small")
+@pytest.mark.parametrize("options", [{}, {"layer": None}, {"precision": "float16"}], ids=["split", "dense", "fp16"])
+@pytest.mark.parametrize("factor", [1.0, 1.01], ids=["right", "wrong"])
+def test_chunks_differ_by_what_the_whole_graph_differs(
+    tiny_llava: Path, make_bundle: MakeBundle, options: dict[str, object], factor: float
+) -> None:
+    bundle = Bundle.open(make_bundle(tiny_llava, max_new_tokens=8, verify=False, **options))
+    plan = bundle.manifest.plan
+    golden = {
+        name: array * array.dtype.type(factor) if "/out/" in name and array.dtype.kind == "f" else array
+        for name, array in read_golden(bundle).items()
+    }
+    for name, spec in bundle.manifest.graphs.items():
+        chunked = verify_graph(name, spec, bundle.path, golden, plan, limit=LIMIT)
+        engine = OrtEngine(bundle.path / spec.file, threads=1)
+        whole = max(run_case(engine, case) for case in golden_cases(name, spec, golden, plan))
+        # Products whose columns are computed in parts may round otherwise. In half precision ONNX Runtime's optimizer
+        # saves a graph roundings between operators that it computes in fp32; it cannot save them between chunks.
+        rel = 0.5 if plan.precision == "float16" else 1e-2
+        assert max(chunked.values()) == pytest.approx(whole, rel=rel, abs=2e-6), name
+        assert factor == 1.0 or whole > 5e-3
+
+
+@pytest.mark.usefixtures("nothing_is_small")
+def test_chunks_hold_every_node_once_and_no_more_weights_than_asked(tiny_bundle: Path) -> None:
+    path = tiny_bundle / "onnx" / "suffix.onnx"
+    model = onnx.load(path, load_external_data=False)
+    parts = list(cut(model, path.parent, LIMIT))
+    assert [node for part in parts for node in part.nodes] == list(model.graph.node)
+    held = [sum(weight.nbytes for weight in part.weights.values()) for part in parts]
+    assert all(size <= LIMIT or len(part.weights) == 1 for part, size in zip(parts, held, strict=True))
+    assert any(part.wide(LIMIT) for part in parts)
+    assert sum(held) > 0.9 * path.with_name("suffix.onnx.data").stat().st_size
+
+
+def test_a_weight_that_ends_early_is_an_error(tiny_llava: Path, make_bundle: MakeBundle, tmp_path: Path) -> None:
+    bundle = Bundle.open(make_bundle(tiny_llava, max_new_tokens=8, verify=False))
+    (tmp_path / "onnx").mkdir()
+    for name in ("suffix.onnx", "suffix.onnx.data"):
+        data = (bundle.path / "onnx" / name).read_bytes()
+        (tmp_path / "onnx" / name).write_bytes(data if name.endswith("onnx") else data[:-1000])
+    spec = bundle.manifest.graphs["suffix"]
+    with pytest.raises((OSError, ValueError)):
+        verify_graph("suffix", spec, tmp_path, read_golden(bundle), bundle.manifest.plan, limit=LIMIT)
