@@ -176,11 +176,11 @@ def _verify(
         if not differences:
             continue
         worst[name] = max(differences.values())
-        allowed = tolerance(plan, spec, dimensions)
+        limits = {output: tolerance(plan, spec, dimensions, output) for output in differences}
         # Written so that a NaN fails too.
-        first = next((output for output, value in differences.items() if not value <= allowed), None)
+        first = next((output for output, value in differences.items() if not value <= limits[output]), None)
         if first is not None:
-            wrong.append(f"{name} by {differences[first]:.2g} at {first} (limit {allowed:.1g})")
+            wrong.append(f"{name} by {differences[first]:.2g} at {first} (limit {limits[first]:.1g})")
     if wrong:
         raise VerificationError(f"graphs differ from transformers: {', '.join(wrong)}; no bundle was written")
     return worst

@@ -17,8 +17,13 @@ TOLERANCE_FP32 = 1e-4
 """fp32 graphs differ from transformers by the order of summation alone: 1e-6 per product, growing with depth."""
 
 
-def tolerance(plan: Plan, spec: GraphSpec, decoder: Decoder) -> float:
-    """Largest `difference` that rounding explains in a graph.
+LOGIT = 4
+"""Size of an attention logit for which its rounding is allowed for in the scores: softmax turns the absolute error of
+a logit, which grows with its size, into a relative error of the score."""
+
+
+def tolerance(plan: Plan, spec: GraphSpec, decoder: Decoder, output: str) -> float:
+    """Largest `difference` that rounding explains in an output of a graph.
 
     In half precision a layer rounds some twelve intermediate results, each by up to one roundoff u, u/sqrt(3) in the
     mean, and independently: sqrt(12 L) u/sqrt(3) = 2u sqrt(L) after L layers. Twice that is allowed. (Weights add
@@ -27,7 +32,7 @@ def tolerance(plan: Plan, spec: GraphSpec, decoder: Decoder) -> float:
     if plan.precision == "float32":
         return TOLERANCE_FP32
     layers = sum(tensor.name.startswith("present_key_") for tensor in spec.outputs) or decoder.num_hidden_layers
-    return 4 * ROUNDOFF[plan.precision] * layers**0.5
+    return 4 * ROUNDOFF[plan.precision] * layers**0.5 * (LOGIT if output == "scores" else 1)
 
 
 def self_test(bundle: Bundle, load: Callable[[str, GraphSpec], Engine]) -> dict[str, float]:

@@ -1,0 +1,52 @@
+"""An export's memory does not grow with its model."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from fastv_export.checkpoint import Checkpoint
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
+
+from configurations import as_config
+from random_checkpoint import write_random_checkpoint
+
+from tests.tiny import write_tiny_llava
+
+ALLOWED = 640 << 20
+"""Bytes above what the imports take, whatever the model's size: the traced program, blocks of weights, and the chunk of
+a graph that is verified (64 MiB of weights, twice that in fp32, and what ONNX Runtime keeps for the next)."""
+
+EXPORT = """
+import resource, sys
+import fastv_export.export, onnxruntime, torch.onnx, onnxscript.optimizer
+imported = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+from fastv_export.cli import main
+main(sys.argv[1:])
+print(1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - imported))
+"""
+
+
+def test_a_model_is_never_in_memory(tmp_path: Path) -> None:
+    config = json.loads((write_tiny_llava(tmp_path / "tiny") / "config.json").read_text())
+    config["text_config"] |= {
+        "hidden_size": 2048,
+        "intermediate_size": 8192,
+        "num_hidden_layers": 6,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 16,
+        "head_dim": 128,
+        "vocab_size": 64000,
+    }
+    write_random_checkpoint(as_config(config), tmp_path / "source", dtype="fp16")
+    size = sum(tensor.nbytes for tensor in Checkpoint(tmp_path / "source").tensors.values())
+    assert size > 1.5 * ALLOWED
+    arguments = [str(tmp_path / "source"), "-o", str(tmp_path / "out.fastv"), "--precision", "fp16"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    run = [sys.executable, "-c", EXPORT, *arguments]
+    peak = int(subprocess.run(run, check=True, capture_output=True, text=True, env=environment).stdout)
+    assert peak < ALLOWED

@@ -1,0 +1,76 @@
+"""--precision: half the bytes, what rounding explains and no more, and no precision that the target cannot compute in."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from demo import heldout
+from fastv_export.export import VerificationError, export_bundle
+from fastv_export.plan import Options
+from fastv_export.progress import Progress
+from fastv_runtime import Pipeline, UserError
+from fastv_runtime.bundle import Bundle
+from fastv_runtime.selftest import tolerance
+from tests.conftest import DEMO, MakeBundle
+
+
+@pytest.mark.parametrize("layer", [None, 2], ids=["dense", "split"])
+def test_half_precision_is_half_the_size_and_rounds(
+    tiny_llava: Path, make_bundle: MakeBundle, layer: int | None
+) -> None:
+    full, half = (
+        Bundle.open(make_bundle(tiny_llava, layer=layer, max_new_tokens=8, precision=precision))
+        for precision in ("float32", "float16")
+    )
+    for bundle, width in ((full, 4), (half, 2)):
+        assert bundle.embedding().dtype.itemsize == width
+    sizes = [sum(path.stat().st_size for path in bundle.path.glob("onnx/*.data")) for bundle in (full, half)]
+    assert sizes[1] == pytest.approx(sizes[0] / 2, rel=0.02)
+    assert half.manifest.verified is not None
+    for name, found in half.manifest.verified.items():
+        limit = tolerance(half.manifest.plan, half.manifest.graphs[name], half.manifest.decoder, "scores")
+        assert 1e-5 < found <= limit < 0.02
+
+
+def test_the_demo_answers_the_same_in_half_precision(make_bundle: MakeBundle) -> None:
+    full, half = (
+        Pipeline.load(make_bundle(DEMO, precision=precision), threads=1) for precision in ("float32", "float16")
+    )
+    for sample in heldout.samples(4):
+        first, second = (each.stream([sample.image], sample.question) for each in (full, half))
+        np.testing.assert_allclose(half.logits, full.logits, atol=0.02 * np.abs(full.logits).max())
+        assert "".join(first) == "".join(second)
+
+
+def test_a_slip_that_rounding_does_not_explain_is_found(
+    tiny_llava: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fastv_export import attention
+
+    right = attention.last_row_scores
+    monkeypatch.setattr(attention, "last_row_scores", lambda query, key, scaling: right(query, key, 1.2 * scaling))
+    with pytest.raises(VerificationError, match=r"prefix by .* at scores"):
+        export_bundle(tiny_llava, tmp_path / "out.fastv", Options(precision="float16"), Progress(None))
+
+
+def test_bfloat16_is_refused_where_it_cannot_be_computed_in(tiny_llava: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cannot compute in bfloat16: use fp16 or fp32"):
+        export_bundle(tiny_llava, tmp_path / "out.fastv", Options(precision="bfloat16"), Progress(None))
+
+
+def test_weights_beyond_half_precision_are_refused(tiny_llava: Path, tmp_path: Path) -> None:
+    source = Path(shutil.copytree(tiny_llava, tmp_path / "source"))
+    tensors = load_file(source / "model.safetensors")
+    name = next(name for name in tensors if name.endswith("layers.3.mlp.down_proj.weight"))
+    tensors[name][0, 0] = 70000.0
+    save_file(tensors, source / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match=r"layers.3.mlp.down_proj.weight has values that float16 cannot hold"):
+        export_bundle(source, tmp_path / "out.fastv", Options(precision="float16"), Progress(None))
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]
+    assert torch.isfinite(torch.tensor(70000.0, dtype=torch.bfloat16))  # which is why bf16 checkpoints may have them
