@@ -31,6 +31,8 @@ train: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --constraint $(CONSTRAINTS) --editable '.[dev]'
+	# Tests do without the torchvision that timm asks for: its wheels do not always meet a CPU build of torch.
+	$(RUN) -m pip install --quiet --no-deps 'timm>=1.0.20'
 	touch $@
 
 clean:

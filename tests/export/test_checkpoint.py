@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 from safetensors.torch import load_file, save_file
 
 from fastv_export.checkpoint import Checkpoint
@@ -101,3 +103,20 @@ def test_an_unknown_family_is_refused_by_naming_the_known_ones() -> None:
 def test_every_family_is_a_stock_class_with_a_decoder() -> None:
     for model_type, family in FAMILIES.items():
         assert family.model_class().config_class.model_type == model_type
+
+
+def test_a_tensor_that_the_model_does_not_know_is_a_warning(tiny_llava: Path, tmp_path: Path) -> None:
+    source = Path(shutil.copytree(tiny_llava, tmp_path / "source"))
+    tensors = load_file(source / "model.safetensors")
+    # The second is computed today, and was stored by older versions of transformers: nobody needs to hear of it.
+    extra = {
+        "value_head.weight": torch.zeros(3),
+        "language_model.model.layers.0.self_attn.rotary_emb.inv_freq": torch.zeros(8),
+    }
+    save_file(tensors | extra, source / "model.safetensors", metadata={"format": "pt"})
+    console = Console(record=True, width=200, file=io.StringIO())
+    with Progress(console) as progress:
+        export_bundle(source, tmp_path / "out.fastv", Options(max_new_tokens=8, verify=False), progress)
+    said = console.export_text()
+    assert f"warning: {source}: 1 tensors are not used: value_head.weight" in said.replace("\n", "")
+    assert "inv_freq" not in said

@@ -1,4 +1,4 @@
-"""--precision: half the bytes, what rounding explains and no more, and no precision that the target cannot compute in."""
+"""--precision: half the bytes, an error that rounding explains, and no precision that the target cannot compute in."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ FRAME_TEXT = FrameText(
 
 class SmolVLM(Family):
     model_type = "smolvlm"
-    video_marker = "<video>"
+    video_marker: str | None = "<video>"
 
     def encode(self, model: Any, **inputs: torch.Tensor) -> Float[torch.Tensor, "N D"]:
         tower = model.model.vision_model
@@ -61,7 +61,7 @@ class SmolVLM(Family):
             settings["size"] = {"longest_edge": splits * tower.image_size}
         return TilesVision(tile=tower.image_size, side=side, max_tiles=_tiles(splits), settings=settings, text=TEXT)
 
-    def video(self, config: Any) -> TilesVideo:
+    def video(self, config: Any) -> TilesVideo | None:
         return TilesVideo(frames=FRAMES, picture=self.vision(config, _side(config) ** 2), text=FRAME_TEXT)
 
 

@@ -27,7 +27,12 @@ CHAT_TEMPLATE = processing_smolvlm.DEFAULT_CHAT_TEMPLATE.replace(
 """As published: without videos, for which transformers' processor takes a template of its own."""
 
 
-def write_tiny_smolvlm(path: Path) -> None:
+def write_tiny_smolvlm(
+    path: Path,
+    config: Any = SmolVLMConfig,
+    model: Any = SmolVLMForConditionalGeneration,
+    image_processor: Any = SmolVLMImageProcessorPil,
+) -> None:
     """Tiles of 9 tokens, four along an edge at most, an image processor as the published ones."""
     torch.manual_seed(0)
     tiles = [f"<row_{row}_col_{column}>" for row in range(1, 5) for column in range(1, 5)]
@@ -54,21 +59,16 @@ def write_tiny_smolvlm(path: Path) -> None:
         "patch_size": 6,
         "initializer_range": 0.2,
     }
-    model = SmolVLMForConditionalGeneration(
-        SmolVLMConfig(
-            vision_config=vision, text_config=text.to_dict(), image_token_id=tokenizer.convert_tokens_to_ids("<image>")
-        )
-    )
+    image = tokenizer.convert_tokens_to_ids("<image>")
+    made = model(config(vision_config=vision, text_config=text.to_dict(), image_token_id=image))
     with torch.no_grad():
-        for parameter in model.parameters():
+        for parameter in made.parameters():
             if parameter.ndim == 1:
                 # Norms and biases: left at one and zero, one that is lost or swapped would go unnoticed.
                 parameter.uniform_(0.5, 1.5)
-    model.save_pretrained(path)
+    made.save_pretrained(path)
     tokenizer.save_pretrained(path)
-    SmolVLMImageProcessorPil(size={"longest_edge": 4 * TILE}, max_image_size={"longest_edge": TILE}).save_pretrained(
-        path
-    )
+    image_processor(size={"longest_edge": 4 * TILE}, max_image_size={"longest_edge": TILE}).save_pretrained(path)
 
 
 def picture_inputs(path: Path, pictures: list[Image.Image], question: str, **settings: Any) -> dict[str, Any]:
