@@ -12,6 +12,7 @@ from fastv_runtime.bundle import Precision
 from fastv_runtime.cli.console import command, stderr
 from fastv_runtime.errors import missing_extra
 
+TARGETS = ("ort", "trt", "trt-rtx")
 PRECISIONS: dict[str, Precision] = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 DESCRIPTION = (
     "Split a vision-language model at decoder layer K and write it as a bundle that prunes visual tokens there."
@@ -25,12 +26,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--revision", metavar="REV", help="branch, tag or commit of a hub id (default: main)")
     parser.add_argument("-o", "--output", required=True, metavar="OUT", help="bundle to write; must not exist")
-    parser.add_argument("--target", choices=["ort"], default="ort", help="what will run it (default: %(default)s)")
+    parser.add_argument("--target", choices=TARGETS, default="ort", help="what will run it (default: %(default)s)")
     parser.add_argument(
         "--precision",
         choices=PRECISIONS,
-        default="fp32",
-        help="of weights and activations; fp16 halves the bundle (default: %(default)s)",
+        help="of weights and activations; fp16 halves the bundle (default: fp32 for ort, fp16 for trt)",
     )
     parser.add_argument("--layer", type=int, default=2, metavar="K", help="prune after this many layers (default: 2)")
     parser.add_argument(
@@ -98,7 +98,8 @@ def run(args: argparse.Namespace) -> None:
         max_visual=args.max_visual,
         image_tokens=args.image_tokens,
         max_new_tokens=args.max_new_tokens,
-        precision=PRECISIONS[args.precision],
+        precision=None if args.precision is None else PRECISIONS[args.precision],
+        target=args.target,
         verify=not args.no_verify,
     )
     check_output(args.output)

@@ -10,10 +10,11 @@ from safetensors.torch import save
 
 from fastv_export import attention, tower_attention
 from fastv_export.checkpoint import Checkpoint
+from fastv_export.dialects import TARGETS, Dialect
 from fastv_export.digests import Digests
 from fastv_export.families import Family, family_of
 from fastv_export.golden import Tensors, golden_vectors
-from fastv_export.graphs import ORT_OPSET, build_graph, lower_to_ort, save_graph
+from fastv_export.graphs import build_graph, save_graph
 from fastv_export.plan import Options, check_positions, decoder_dimensions, make_plan
 from fastv_export.progress import Progress
 from fastv_export.skeleton import Skeleton, listed
@@ -91,7 +92,7 @@ def _write(
         # The checkpoint is hashed while its graphs are traced, and the bundle while it is verified.
         digests.add(checkpoint.path / "config.json", *checkpoint.files)
         contract = contracts(dimensions, vision, video, plan, plan.precision)
-        graphs = _write_graphs(contract, skeleton, family, vision, plan, folder, progress)
+        graphs = _write_graphs(contract, TARGETS[options.target], skeleton, family, vision, plan, folder, progress)
         with progress.weights("write embedding table", embedding.nbytes) as written:
             with (folder / EMBEDDING).open("wb") as file:
                 embedding.tofile(file)
@@ -102,7 +103,11 @@ def _write(
             golden = golden_vectors(stock, family, dimensions, vision, video, plan)
         (folder / GOLDEN).write_bytes(save(golden))
         digests.add(folder / GOLDEN)
-        verified = _verify(graphs, folder, golden, plan, dimensions, progress) if options.verify else None
+        verified = None
+        if options.verify and plan.precision == "bfloat16":
+            progress.note("note: nothing here computes in bfloat16: engines are compared when they are built")
+        elif options.verify:
+            verified = _verify(graphs, folder, golden, plan, dimensions, progress)
         manifest = Manifest(
             schema_version=SCHEMA_VERSION,
             family=family.model_type,
@@ -129,6 +134,7 @@ def _write(
 
 def _write_graphs(
     declared: dict[str, Contract],
+    dialect: Dialect,
     skeleton: Skeleton,
     family: Family,
     vision: Vision,
@@ -141,11 +147,16 @@ def _write_graphs(
     for name, contract in declared.items():
         with progress.step(f"trace {name}"):
             model = build_graph(name, contract, skeleton, family, vision, plan)
-            lower_to_ort(model)
+            dialect.lower(model)
         with progress.weights(f"write {name}", _weight_bytes(model)) as written:
             save_graph(model, folder / "onnx" / f"{name}.onnx", written)
         graphs[name] = GraphSpec(
-            file=f"onnx/{name}.onnx", dialect="ort", opset=ORT_OPSET, inputs=contract[0], outputs=contract[1]
+            file=f"onnx/{name}.onnx",
+            dialect=dialect.name,
+            opset=dialect.opset,
+            tensorrt=dialect.tensorrt,
+            inputs=contract[0],
+            outputs=contract[1],
         )
     return graphs
 

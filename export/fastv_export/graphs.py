@@ -1,4 +1,4 @@
-"""The graphs of a plan: built in canonical form, lowered to a dialect, and written with their weights streaming."""
+"""The graphs of a plan: built in canonical form, and written with their weights streaming."""
 
 from __future__ import annotations
 
@@ -10,16 +10,12 @@ import onnx_ir as ir
 from fastv_export.families import Family
 from fastv_export.modules import DecoderPart, VisionPart
 from fastv_export.pack_graph import build_pack
-from fastv_export.passes import declare_opset, lower_to_group_query_attention, lower_to_multi_head_attention
 from fastv_export.select_graph import build_select
 from fastv_export.skeleton import Skeleton
 from fastv_export.trace import OPSET, graph_inputs, name_outputs, trace_decoder, trace_vision
 from fastv_runtime.bundle import Plan
 from fastv_runtime.contract import Contract
 from fastv_runtime.vision import Vision
-
-ORT_OPSET = 23
-"""The newest that ONNX Runtime 1.23 loads, the last release for Python 3.10 (JetPack 6)."""
 
 WRITERS = 2
 """Threads that write weights: one transposes while another waits for the disk. Each holds a few blocks of memory."""
@@ -51,13 +47,6 @@ def build_graph(
     else:
         layers = DecoderPart(decoder, plan.layer or 0, len(decoder.layers), scored=False, head=head)
     return trace_decoder(skeleton, layers, contract)
-
-
-def lower_to_ort(model: ir.Model) -> None:
-    """Canonical form -> `ort` dialect, in place."""
-    lower_to_group_query_attention(model)
-    lower_to_multi_head_attention(model)
-    declare_opset(model, ORT_OPSET)
 
 
 def save_graph(model: ir.Model, path: Path, written: Callable[[int], None] = lambda count: None) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from fastv_export.dialects import choose_precision
 from fastv_export.families import Family
 from fastv_runtime.bundle import Decoder, Length, Plan, Precision, Ranker
 from fastv_runtime.errors import UserError
@@ -18,6 +19,7 @@ class Options:
 
     `max_visual`: visual tokens of a prompt; None means room for `max_images` pictures (or one video, if that is more).
     `image_tokens`: most visual tokens of one picture, for models that do not fix it; None means what the family takes.
+    `target`: of `dialects.TARGETS`. `precision` None means the target's own.
     """
 
     layer: int | None = 2
@@ -29,7 +31,8 @@ class Options:
     max_visual: int | None = None
     image_tokens: int | None = None
     max_new_tokens: int = 256
-    precision: Precision = "float32"
+    precision: Precision | None = None
+    target: str = "ort"
     verify: bool = True
 
 
@@ -54,8 +57,6 @@ def decoder_dimensions(config: Any, family: Family) -> Decoder:
 def make_plan(options: Options, decoder: Decoder, vision: Vision, video: Video | None) -> Plan:
     """The plan that the options ask for; UserError for one that makes no sense for this model."""
     layers = decoder.num_hidden_layers
-    if options.precision == "bfloat16":
-        raise UserError("--precision bf16: ONNX Runtime's CPU provider cannot compute in bfloat16: use fp16 or fp32")
     if options.layer is not None and not 1 <= options.layer < layers:
         raise UserError(
             f"--layer {options.layer}: must be 1 to {layers - 1}; this decoder has {layers} layers and the scores "
@@ -79,7 +80,7 @@ def make_plan(options: Options, decoder: Decoder, vision: Vision, video: Video |
         keep=1.0 if options.layer is None else options.keep,
         ranker=options.ranker,
         length=options.length,
-        precision=options.precision,
+        precision=choose_precision(options.target, options.precision),
         max_text=options.max_text,
         max_visual=_max_visual(options, vision, video),
         max_new_tokens=options.max_new_tokens,

@@ -21,6 +21,7 @@ EMBEDDING = "embed_tokens.bin"
 GOLDEN = "golden.safetensors"
 PROCESSOR = "processor"
 
+DialectName = Literal["onnx", "ort", "trt", "trt-legacy"]
 Ranker = Literal["fastv", "random"]
 Length = Literal["fixed", "exact"]
 Precision = Literal["float32", "float16", "bfloat16"]
@@ -31,8 +32,10 @@ class GraphSpec(Model):
     """One ONNX file and its I/O contract. `file` is relative to the bundle."""
 
     file: str
-    dialect: Literal["onnx", "ort"]
+    dialect: DialectName
     opset: int
+    tensorrt: str | None = None
+    """The oldest TensorRT that can build it; None where it is not for TensorRT."""
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
 

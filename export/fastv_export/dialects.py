@@ -1,0 +1,59 @@
+"""What each target's graphs are made of: the passes that lower them, their opset, the precisions they bear."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from fastv_export.passes import declare_opset, lower_to_group_query_attention, lower_to_multi_head_attention
+from fastv_export.trace import OPSET
+from fastv_runtime.bundle import DialectName, Precision
+from fastv_runtime.errors import UserError
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """One operator set. `lower` rewrites a canonical graph in place; its graphs need TensorRT `tensorrt` or newer."""
+
+    name: DialectName
+    opset: int
+    lower: Callable[[ir.Model], None]
+    precisions: tuple[Precision, ...]
+    """The first is the default."""
+    tensorrt: str | None = None
+
+
+def _lower_to_ort(model: ir.Model) -> None:
+    lower_to_group_query_attention(model)
+    lower_to_multi_head_attention(model)
+    declare_opset(model, ORT.opset)
+
+
+ORT = Dialect(
+    name="ort",
+    opset=23,  # the newest that ONNX Runtime 1.23 loads, the last release for Python 3.10 (JetPack 6)
+    lower=_lower_to_ort,
+    precisions=("float32", "float16"),
+)
+TRT = Dialect(
+    name="trt",
+    opset=OPSET,
+    lower=lambda model: None,  # the canonical form: Attention and TensorScatter are TensorRT's own layers
+    precisions=("float16", "bfloat16"),
+    tensorrt="10.15",
+)
+
+TARGETS: dict[str, Dialect] = {"ort": ORT, "trt": TRT, "trt-rtx": TRT}
+"""Dialects by the targets of `fastv-export`."""
+
+
+def choose_precision(target: str, precision: Precision | None) -> Precision:
+    """The precision of a target's graphs; None means its default. UserError for one that it cannot compute in."""
+    bears = TARGETS[target].precisions
+    if precision is None:
+        return bears[0]
+    if precision not in bears:
+        raise UserError(f"--precision {precision}: target {target} computes in {' or '.join(bears)}: use one of them")
+    return precision
