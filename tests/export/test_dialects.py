@@ -12,8 +12,9 @@ import pytest
 
 from fastv_export import attention
 from fastv_export.checkpoint import Checkpoint
+from fastv_export.dialects import ORT
 from fastv_export.families import FAMILIES, Family
-from fastv_export.graphs import build_graph, lower_to_ort, save_graph
+from fastv_export.graphs import build_graph, save_graph
 from fastv_export.passes import declare_opset, lower_to_group_query_attention
 from fastv_export.plan import Options, decoder_dimensions, make_plan
 from fastv_export.skeleton import Skeleton
@@ -48,7 +49,7 @@ def _write(
     files = folder / f"{name}-onnx.onnx", folder / f"{name}-ort.onnx"
     model = build_graph(name, contract, skeleton, family, vision, plan)
     save_graph(model, files[0])
-    lower_to_ort(model)
+    ORT.lower(model)
     save_graph(model, files[1])
     return files
 

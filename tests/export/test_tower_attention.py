@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from fastv_export.graphs import ORT_OPSET
+from fastv_export.dialects import ORT
 from fastv_export.passes import declare_opset, lower_to_multi_head_attention, tidy
 from fastv_export.tower_attention import WHOLE, Windows, tower_attention
 from fastv_runtime.visuals.grid import window_slots
@@ -46,7 +46,7 @@ def sessions(tmp_path_factory: pytest.TempPathFactory) -> list[onnxruntime.Infer
     folder = tmp_path_factory.mktemp("tower")
     ir.save(model, folder / "canonical.onnx")
     assert lower_to_multi_head_attention(model) == 3
-    declare_opset(model, ORT_OPSET)
+    declare_opset(model, ORT.opset)
     ir.save(model, folder / "lowered.onnx")
     operators = [node.op_type for node in model.graph]
     assert "Attention" not in operators
