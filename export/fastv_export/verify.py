@@ -137,7 +137,8 @@ def _portions(chunk: Chunk, limit: int) -> Iterator[dict[str, Weight]]:
         return
     weight = chunk.weights[wide]
     columns = weight.shape[1]
-    step = max(1, columns * limit // weight.nbytes)
+    # Parts of one size: a smaller last one would make ONNX Runtime's arena grow by blocks that nothing else fits.
+    step = -(-columns // -(-weight.nbytes // limit))
     for start in range(0, columns, step):
         yield {wide: weight.columns(start, min(start + step, columns))}
 
