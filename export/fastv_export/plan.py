@@ -7,7 +7,7 @@ from typing import Any
 
 from fastv_export.dialects import choose_precision
 from fastv_export.families import Family
-from fastv_runtime.bundle import Decoder, Length, Plan, Precision, Ranker
+from fastv_runtime.bundle import Decoder, Length, Plan, Precision, Ranker, Weights
 from fastv_runtime.errors import UserError
 from fastv_runtime.lengths import capacity, kept_count
 from fastv_runtime.vision import Video, Vision
@@ -32,6 +32,7 @@ class Options:
     image_tokens: int | None = None
     max_new_tokens: int = 256
     precision: Precision | None = None
+    weights: Weights | None = None
     target: str = "ort"
     verify: bool = True
 
@@ -81,6 +82,7 @@ def make_plan(options: Options, decoder: Decoder, vision: Vision, video: Video |
         ranker=options.ranker,
         length=options.length,
         precision=choose_precision(options.target, options.precision),
+        weights=options.weights,
         max_text=options.max_text,
         max_visual=_max_visual(options, vision, video),
         max_new_tokens=options.max_new_tokens,
