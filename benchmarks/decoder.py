@@ -11,12 +11,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from importlib.metadata import version
 from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
@@ -25,6 +22,7 @@ import numpy as np
 import onnx
 import onnxruntime
 from configurations import configuration
+from machine import machine
 from PIL import Image
 from random_checkpoint import write_random_checkpoint
 from rich.console import Console
@@ -285,16 +283,6 @@ def spread(values: list[float]) -> dict[str, float]:
     """Median, 5th and 95th percentile."""
     cuts = quantiles(values, n=20, method="inclusive")
     return {"median": median(values), "p5": cuts[0], "p95": cuts[-1]}
-
-
-def machine() -> dict[str, str | int | None]:
-    cpu = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    model = next(
-        (line.split(":", 1)[1].strip() for line in cpu if "model name" in line),
-        platform.processor(),
-    )
-    packages = ("onnxruntime", "torch", "transformers")
-    return {"cpu": model, "cores": os.cpu_count(), **{name: version(name) for name in packages}}
 
 
 def markdown(report: dict[str, Any]) -> str:
