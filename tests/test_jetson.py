@@ -1,0 +1,50 @@
+"""Jetson.md: our commands in it parse, its memory table is what arithmetic gives, its targets are those there are."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fastv_export import cli as export
+from fastv_export.dialects import TARGETS
+from fastv_runtime.cli import build, inspect, run
+
+ROOT = Path(__file__).parent.parent
+PAGE = (ROOT / "Jetson.md").read_text(encoding="utf-8")
+COMMANDS = re.findall(r"^    (fastv-\S+ .*)$", PAGE, re.MULTILINE)
+
+
+def parsers() -> dict[str, argparse.ArgumentParser]:
+    exporter = argparse.ArgumentParser()
+    export.add_arguments(exporter)
+    return {
+        "fastv-export": exporter,
+        "fastv-build": build.parser(),
+        "fastv-run": run.parser(),
+        "fastv-inspect": inspect.parser(),
+    }
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_parses(command: str) -> None:
+    name, *arguments = shlex.split(command, comments=True)
+    assert parsers()[name].parse_args(arguments)
+
+
+def test_every_step_has_its_command() -> None:
+    assert {command.split()[0] for command in COMMANDS} == parsers().keys()
+    used = {target for target in TARGETS if re.search(rf"--target {target}\b(?!-)", "\n".join(COMMANDS))}
+    assert used == {"trt", "trt-legacy"}
+
+
+def test_the_memory_table_is_what_arithmetic_gives() -> None:
+    made = subprocess.run(
+        [sys.executable, str(ROOT / "benchmarks" / "memory_table.py")], capture_output=True, text=True, check=True
+    )
+    assert made.stdout.strip() in PAGE
