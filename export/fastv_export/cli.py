@@ -12,7 +12,7 @@ from fastv_runtime.bundle import Precision
 from fastv_runtime.cli.console import command, stderr
 from fastv_runtime.errors import missing_extra
 
-TARGETS = ("ort", "trt", "trt-rtx")
+TARGETS = ("ort", "trt", "trt-rtx", "trt-legacy")
 PRECISIONS: dict[str, Precision] = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 DESCRIPTION = (
     "Split a vision-language model at decoder layer K and write it as a bundle that prunes visual tokens there."
