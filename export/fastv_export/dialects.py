@@ -20,6 +20,9 @@ from fastv_export.trace import OPSET
 from fastv_runtime.bundle import DialectName, Precision
 from fastv_runtime.errors import UserError
 
+MOST_PICKED = 3840
+"""Largest k of TensorRT's TopK (ITopKLayer::setK)."""
+
 
 @dataclass(frozen=True)
 class Dialect:
@@ -31,6 +34,8 @@ class Dialect:
     precisions: tuple[Precision, ...]
     """The first is the default."""
     tensorrt: str | None = None
+    most_picked: int | None = None
+    """Most values that its TopK picks, and so the longest pruned prompt; None if any number."""
 
 
 def _lower_to_ort(model: ir.Model) -> None:
@@ -63,6 +68,7 @@ TRT = Dialect(
     lower=_lower_to_trt,
     precisions=("float16", "bfloat16"),
     tensorrt="10.15",
+    most_picked=MOST_PICKED,
 )
 TRT_LEGACY = Dialect(
     name="trt-legacy",
@@ -70,6 +76,7 @@ TRT_LEGACY = Dialect(
     lower=_lower_to_trt_legacy,
     precisions=("float16", "float32"),
     tensorrt="10.3",
+    most_picked=MOST_PICKED,
 )
 
 TARGETS: dict[str, Dialect] = {"ort": ORT, "trt": TRT, "trt-rtx": TRT, "trt-legacy": TRT_LEGACY}

@@ -66,17 +66,13 @@ def violations(model: onnx.ModelProto) -> Iterator[str]:
 
 
 def _data(node: onnx.NodeProto, opset: int) -> Iterator[str]:
-    """Inputs and outputs whose element type is the operator's; indices have types of their own, which are cast."""
+    """Inputs whose element type is the operator's; indices and shapes have types of their own."""
     schema = onnx.defs.get_schema(node.op_type, opset)
     variables = {each.type_param_str for each in schema.type_constraints} - {"Tind"}
-    for names, formals in ((node.input, schema.inputs), (node.output, schema.outputs)):
-        for index, name in enumerate(names):
-            formal = formals[min(index, len(formals) - 1)]  # the last may be variadic
-            first = formal.type_str == schema.inputs[0].type_str if schema.inputs else True
-            if name and formal.type_str in variables and (first or node.op_type in ("Cast", "CastLike")):
-                yield name
-            elif name and node.op_type == "Where" and formal.type_str == "T":
-                yield name
+    for index, name in enumerate(node.input):
+        formal = schema.inputs[min(index, len(schema.inputs) - 1)]  # the last may be variadic
+        if name and formal.type_str in variables:
+            yield name
 
 
 def _restrictions(node: onnx.NodeProto) -> Iterator[str]:
