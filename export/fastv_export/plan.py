@@ -94,8 +94,8 @@ def _check_pruned(plan: Plan, target: str) -> None:
     pruned, limit = capacity(plan).pruned, TARGETS[target].most_picked
     if plan.layer is not None and limit is not None and pruned > limit:
         raise UserError(
-            f"--max-text {plan.max_text}, {plan.max_visual} visual tokens and --keep {plan.keep:g} leave {pruned} tokens "
-            f"and target {target} picks at most {limit}: lower --max-visual, --image-tokens or --keep"
+            f"--max-text {plan.max_text}, {plan.max_visual} visual tokens and --keep {plan.keep:g} leave {pruned} "
+            f"tokens and target {target} picks at most {limit}: lower --max-visual, --image-tokens or --keep"
         )
 
 

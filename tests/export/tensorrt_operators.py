@@ -13,30 +13,45 @@ import onnx
 FLOATS = {"float", "float16", "bfloat16"}
 NUMBERS = FLOATS | {"int32", "int64"}
 ALL = NUMBERS | {"bool"}
-OPERATORS: dict[str, set[str]] = {
-    **dict.fromkeys(
-        "Add Div Equal Greater GreaterOrEqual Less LessOrEqual Max Min Mul Neg Pad Range ReduceMax ReduceMean ReduceMin "
-        "ReduceSum Relu ScatterElements ScatterND Sub TopK".split(),
+# fmt: off
+_BY_TYPES: list[tuple[set[str], list[str]]] = [
+    (
         NUMBERS,
+        [
+            "Add", "Div", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Max", "Min", "Mul", "Neg",
+            "Range", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceSum", "Relu", "ScatterElements", "ScatterND",
+            "Sub", "TopK",
+        ],
     ),
-    **dict.fromkeys(
-        "AveragePool BatchNormalization Clip Conv Cos Erf Exp Floor Gelu Gemm LayerNormalization MatMul Pow Reciprocal "
-        "Sigmoid Sin Softmax Sqrt Tanh".split(),
+    (
         FLOATS,
+        [
+            "BatchNormalization", "Clip", "Conv", "Cos", "Erf", "Exp", "Floor", "Gelu", "Gemm", "LayerNormalization",
+            "MatMul", "Pow", "Reciprocal", "Sigmoid", "Sin", "Softmax", "Sqrt", "Tanh",
+        ],
     ),
-    **dict.fromkeys("And Not Or".split(), {"bool"}),
-    **dict.fromkeys(
-        "Cast CastLike Concat Constant ConstantOfShape Expand Flatten Gather GatherElements GatherND Identity Reshape "
-        "Shape Slice Split Squeeze Tile Transpose Trilu Unsqueeze Where".split(),
+    (
+        {"bool"},
+        [
+            "And", "Not", "Or",
+        ],
+    ),
+    (
         ALL,
+        [
+            "Cast", "CastLike", "Concat", "Constant", "ConstantOfShape", "Expand", "Flatten", "Gather",
+            "GatherElements", "GatherND", "Identity", "Reshape", "Shape", "Slice", "Split", "Squeeze", "Tile",
+            "Transpose", "Trilu", "Unsqueeze", "Where",
+        ],
     ),
-}
+]
+# fmt: on
+OPERATORS = {operator: types for types, operators in _BY_TYPES for operator in operators}
 NEWEST_OPSET = 20
 
-CONSTANT_INPUTS = {"Squeeze": 1, "Unsqueeze": 1, "Slice": 3, "ReduceMax": 1, "ReduceMean": 1, "ReduceMin": 1} | {
-    "ReduceSum": 1,
-    "Pad": 3,
-}
+CONSTANT_INPUTS = {"Squeeze": 1, "Unsqueeze": 1, "Slice": 3} | dict.fromkeys(
+    ("ReduceMax", "ReduceMean", "ReduceMin", "ReduceSum"), 1
+)
 """The input (axes, by its index) that must be an initializer or a Constant."""
 
 
@@ -83,5 +98,3 @@ def _restrictions(node: onnx.NodeProto) -> Iterator[str]:
         yield "TopK: must be sorted"
     if node.op_type == "LayerNormalization" and len([name for name in node.output if name]) > 1:
         yield "LayerNormalization: has one output"
-    if node.op_type == "AveragePool" and set(attributes.get("dilations", [1])) != {1}:
-        yield "AveragePool: is not dilated"

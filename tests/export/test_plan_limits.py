@@ -26,8 +26,8 @@ def test_more_tokens_than_tensorrt_picks_are_refused(tiny_llava: Path, target: s
     assert capacity(_plan(tiny_llava, Options(**most))).pruned == 3840
     with pytest.raises(
         UserError,
-        match=rf"--max-text 129, 7424 visual tokens and --keep 0\.5 leave 3841 tokens and target {target} picks at most "
-        "3840: lower --max-visual, --image-tokens or --keep",
+        match=rf"--max-text 129, 7424 visual tokens and --keep 0\.5 leave 3841 tokens and target {target} picks "
+        "at most 3840: lower --max-visual, --image-tokens or --keep",
     ):
         _plan(tiny_llava, Options(**{**most, "max_text": 129}))
 

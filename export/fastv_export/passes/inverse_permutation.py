@@ -7,6 +7,7 @@ import onnx_ir.passes.common as common
 from onnx_ir.tape import Tape
 
 from fastv_export.passes.heads import ints
+from fastv_export.passes.take_over import take_over
 
 
 def lower_argsort(model: ir.Model, permutation: str = "window_index") -> int:
@@ -33,8 +34,7 @@ def lower_argsort(model: ir.Model, permutation: str = "window_index") -> int:
         zero, one = (tape.op("Constant", [], {"value_int": value}) for value in (0, 1))
         inverse = tape.op("ScatterElements", [index, index, tape.op("Range", [zero, count, one])], {"axis": 0})
         graph.insert_before(sort, tape.nodes)
-        inverse.type, inverse.shape = sort.outputs[1].type, sort.outputs[1].shape
-        sort.outputs[1].replace_all_uses_with(inverse)
+        take_over(sort.outputs[1], inverse)
         graph.remove(sort, safe=True)
     common.RemoveUnusedNodesPass()(model)
     return len(sorts)

@@ -10,6 +10,7 @@ import onnx_ir.passes.common as common
 from onnx_ir.tape import Tape
 
 from fastv_export.passes.heads import fixed_size, ints
+from fastv_export.passes.take_over import take_over
 
 MASKED = -1e9
 """Attention logit of what a row must not see: finite, as a softmax over nothing but infinities is no number."""
@@ -49,8 +50,7 @@ def lower_to_plain_attention(model: ir.Model) -> int:
         if group > 1:
             output = tape.op("Reshape", [output, ints(tape, [0, heads, -1, fixed_size(value, 3)])])
         graph.insert_before(attention, tape.nodes)
-        output.type, output.shape = attention.outputs[0].type, attention.outputs[0].shape
-        attention.outputs[0].replace_all_uses_with(output)
+        take_over(attention.outputs[0], output)
         graph.remove(attention, safe=True)
     common.RemoveUnusedNodesPass()(model)
     return len(attentions)

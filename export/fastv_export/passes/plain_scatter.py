@@ -8,6 +8,7 @@ import onnx_ir.passes.common as common
 from onnx_ir.tape import Tape
 
 from fastv_export.passes.heads import fixed_size, ints
+from fastv_export.passes.take_over import take_over
 
 AXIS = 2
 """Rows of a cache [1, Hkv, C, Dh]."""
@@ -33,7 +34,7 @@ def lower_to_where(model: ir.Model) -> int:
         rows = tape.op("Gather", [new, source], {"axis": AXIS})
         present = tape.op("Where", [written, rows, past])
         graph.insert_before(scatter, tape.nodes)
-        _replace(graph, scatter.outputs[0], present)
+        take_over(scatter.outputs[0], present)
         graph.remove(scatter, safe=True)
     common.RemoveUnusedNodesPass()(model)
     return len(scatters)
@@ -61,11 +62,3 @@ def _positions(tape: Tape, new: ir.Value, write_index: ir.Value, capacity: int) 
     last = tape.op("Sub", [count, ints(tape, [1])])
     source = tape.op("Min", [tape.op("Max", [row, zero]), last])
     return source, tape.op("Unsqueeze", [written, ints(tape, [1])])
-
-
-def _replace(graph: ir.Graph, old: ir.Value, new: ir.Value) -> None:
-    """Let `new` be everything that `old` was: its name, type and shape, graph output included."""
-    new.type, new.shape = old.type, old.shape
-    name, old.name = old.name, None
-    new.name = name
-    old.replace_all_uses_with(new, replace_graph_outputs=True)
