@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--precision",
         choices=PRECISIONS,
-        help="of weights and activations; fp16 halves the bundle (default: fp32 for ort, fp16 for trt)",
+        help="of weights and activations; fp16 halves the bundle (default: fp32 for ort, fp16 for TensorRT)",
     )
     parser.add_argument("--layer", type=int, default=2, metavar="K", help="prune after this many layers (default: 2)")
     parser.add_argument(
