@@ -9,9 +9,9 @@ RUN = $(VENV)/bin/python
 demo: $(VENV)/.installed
 	$(RUN) demo/demo.py
 
-# One process per core; tests of one file stay together, since they share what was exported for them.
+# One process per core. Tests that are counted together are marked as a group; others may go anywhere.
 test: $(VENV)/.installed
-	$(RUN) -m pytest -n auto --dist loadfile
+	$(RUN) -m pytest -n auto --dist loadgroup
 
 lint: $(VENV)/.installed
 	$(RUN) -m ruff check .

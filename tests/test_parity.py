@@ -23,6 +23,8 @@ from fastv_export.reference import load_model, pruned
 from fastv_runtime import Pipeline
 from tests.conftest import DEMO, MakeBundle, noise_picture
 
+pytestmark = pytest.mark.xdist_group("parity")  # the last test counts what the others saw
+
 NEW_TOKENS = 64
 MARGIN = 1e-6
 """Scores closer than this at the cut may be ordered either way in fp32. Only there may kept tokens differ, only such

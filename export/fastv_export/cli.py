@@ -6,13 +6,14 @@ import argparse
 import signal
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
-from fastv_runtime.bundle import Precision
+from fastv_runtime.bundle import Precision, Weights
 from fastv_runtime.cli.console import command, stderr
 from fastv_runtime.errors import missing_extra
 
 TARGETS = ("ort", "trt", "trt-rtx", "trt-legacy")
+WEIGHTS: dict[str, Literal[4, 8]] = {"int8": 8, "int4": 4}
 PRECISIONS: dict[str, Precision] = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 DESCRIPTION = (
     "Split a vision-language model at decoder layer K and write it as a bundle that prunes visual tokens there."
@@ -29,8 +30,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--target", choices=TARGETS, default="ort", help="what will run it (default: %(default)s)")
     parser.add_argument(
         "--precision",
-        choices=PRECISIONS,
-        help="of weights and activations; fp16 halves the bundle (default: fp32 for ort, fp16 for TensorRT)",
+        choices=(*PRECISIONS, *WEIGHTS),
+        help="of weights and activations; int4 and int8 are of weights alone (default: fp16; fp32 for ort)",
+    )
+    parser.add_argument(
+        "--block",
+        type=int,
+        choices=[32, 64, 128],
+        default=64,
+        help="weights that share a scale, in int4 and int8 (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--int8-parts",
+        nargs="*",
+        choices=["vision", "prefix", "first", "last", "head"],
+        default=["vision", "prefix", "head"],
+        metavar="PART",
+        help="parts that keep 8 bits in int4: vision prefix first last head (default: vision prefix head)",
     )
     parser.add_argument("--layer", type=int, default=2, metavar="K", help="prune after this many layers (default: 2)")
     parser.add_argument(
@@ -98,7 +114,8 @@ def run(args: argparse.Namespace) -> None:
         max_visual=args.max_visual,
         image_tokens=args.image_tokens,
         max_new_tokens=args.max_new_tokens,
-        precision=None if args.precision is None else PRECISIONS[args.precision],
+        precision=PRECISIONS.get(args.precision),
+        weights=_weights(args),
         target=args.target,
         verify=not args.no_verify,
     )
@@ -115,6 +132,13 @@ def run(args: argparse.Namespace) -> None:
         worst = max(manifest.verified.values())
         verified = f"verified against transformers, largest relative difference {worst:.1e}"
     stderr.print(f"{args.output}: {size / 2**20:,.1f} MiB, {verified}", highlight=False)
+
+
+def _weights(args: argparse.Namespace) -> Weights | None:
+    bits = WEIGHTS.get(args.precision)
+    if bits is None:
+        return None
+    return Weights(bits=bits, block=args.block, wide=tuple(args.int8_parts) if bits == 4 else ())
 
 
 def _raise_exit(signum: int, _: Any) -> None:

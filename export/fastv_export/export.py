@@ -15,8 +15,11 @@ from fastv_export.digests import Digests
 from fastv_export.families import Family, family_of
 from fastv_export.golden import Tensors, golden_vectors
 from fastv_export.graphs import build_graph, save_graph
+from fastv_export.passes import quantise_weights
 from fastv_export.plan import Options, check_positions, decoder_dimensions, make_plan
 from fastv_export.progress import Progress
+from fastv_export.rounding import Rounding
+from fastv_export.rounding_plan import rounding_of
 from fastv_export.skeleton import Skeleton, listed
 from fastv_export.staging import require_space, staging
 from fastv_export.streamed import stream_model
@@ -31,6 +34,7 @@ from fastv_runtime.bundle import (
     GraphSpec,
     Manifest,
     Plan,
+    Precision,
     Tokens,
 )
 from fastv_runtime.contract import Contract, contracts
@@ -81,7 +85,9 @@ def _write(
     plan = make_plan(options, dimensions, vision, video)
     check_positions(plan, family.max_positions(config))
     skeleton = Skeleton(checkpoint, family, attention=attention.IMPLEMENTATION, precision=plan.precision)
-    embedding = skeleton.weights(family.decoder(skeleton.model).embed_tokens)["weight"]
+    # Beside weights of four or eight bits, a table of fp32 would weigh as much as the layers.
+    embedding_dtype: Precision = plan.precision if plan.weights is None else "float16"
+    embedding = skeleton.weight("weight", family.decoder(skeleton.model).embed_tokens.weight, embedding_dtype)
     if skeleton.unused:
         progress.note(
             f"warning: {checkpoint.path}: {len(skeleton.unused)} tensors are not used: {listed(skeleton.unused)}"
@@ -92,14 +98,16 @@ def _write(
         # The checkpoint is hashed while its graphs are traced, and the bundle while it is verified.
         digests.add(checkpoint.path / "config.json", *checkpoint.files)
         contract = contracts(dimensions, vision, video, plan, plan.precision)
-        graphs = _write_graphs(contract, TARGETS[options.target], skeleton, family, vision, plan, folder, progress)
+        graphs, rounded = _write_graphs(
+            contract, TARGETS[options.target], skeleton, family, vision, plan, dimensions, folder, progress
+        )
         with progress.weights("write embedding table", embedding.nbytes) as written:
             with (folder / EMBEDDING).open("wb") as file:
                 embedding.tofile(file)
             written(embedding.nbytes)
         digests.add(*_files(folder))
         with progress.weights("golden vectors from transformers", _stored_bytes(checkpoint)) as read:
-            stock = stream_model(checkpoint, family, plan.precision, read)
+            stock = stream_model(checkpoint, family, plan.precision, read, rounded, embedding_dtype)
             golden = golden_vectors(stock, family, dimensions, vision, video, plan)
         (folder / GOLDEN).write_bytes(save(golden))
         digests.add(folder / GOLDEN)
@@ -122,7 +130,7 @@ def _write(
                 stop=family.stop_tokens(checkpoint, config),
             ),
             graphs=graphs,
-            embedding_dtype=plan.precision,
+            embedding_dtype=embedding_dtype,
             files={str(path.relative_to(folder)): digests[path] for path in _files(folder)},
             source={path.name: digests[path].sha256 for path in (checkpoint.path / "config.json", *checkpoint.files)},
             versions={name: importlib.metadata.version(name) for name in RECORDED_VERSIONS},
@@ -139,14 +147,18 @@ def _write_graphs(
     family: Family,
     vision: Vision,
     plan: Plan,
+    dimensions: Decoder,
     folder: Path,
     progress: Progress,
-) -> dict[str, GraphSpec]:
+) -> tuple[dict[str, GraphSpec], dict[str, Rounding]]:
+    """The graphs, and the rounding of every weight that was rounded, by its name in the checkpoint."""
     (folder / "onnx").mkdir()
     graphs: dict[str, GraphSpec] = {}
+    rounded: dict[str, Rounding] = {}
     for name, contract in declared.items():
         with progress.step(f"trace {name}"):
             model = build_graph(name, contract, skeleton, family, vision, plan)
+            rounded |= quantise_weights(model, rounding_of(name, plan, dimensions.num_hidden_layers))
             dialect.lower(model)
         with progress.weights(f"write {name}", _weight_bytes(model)) as written:
             save_graph(model, folder / "onnx" / f"{name}.onnx", written)
@@ -158,7 +170,7 @@ def _write_graphs(
             inputs=contract[0],
             outputs=contract[1],
         )
-    return graphs
+    return graphs, rounded
 
 
 def _weight_bytes(model: ir.Model) -> int:

@@ -7,10 +7,13 @@ from typing import Any
 
 from fastv_export.dialects import TARGETS, choose_precision
 from fastv_export.families import Family
-from fastv_runtime.bundle import Decoder, Length, Plan, Precision, Ranker
+from fastv_runtime.bundle import Decoder, Length, Plan, Precision, Ranker, Weights
 from fastv_runtime.errors import UserError
 from fastv_runtime.lengths import capacity, kept_count
 from fastv_runtime.vision import Video, Vision
+
+BLOCKS_OPSET = 21
+"""The first whose DequantizeLinear takes blocks and four bits. TensorRT 10.3 has them for INT4, but not for INT8."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,7 @@ class Options:
     image_tokens: int | None = None
     max_new_tokens: int = 256
     precision: Precision | None = None
+    weights: Weights | None = None
     target: str = "ort"
     verify: bool = True
 
@@ -81,12 +85,22 @@ def make_plan(options: Options, decoder: Decoder, vision: Vision, video: Video |
         ranker=options.ranker,
         length=options.length,
         precision=choose_precision(options.target, options.precision),
+        weights=options.weights,
         max_text=options.max_text,
         max_visual=_max_visual(options, vision, video),
         max_new_tokens=options.max_new_tokens,
     )
     _check_pruned(plan, options.target)
+    _check_weights(plan, options.target)
     return plan
+
+
+def _check_weights(plan: Plan, target: str) -> None:
+    """UserError for weights of few bits on a target whose opset is older than their operator."""
+    if plan.weights is not None and TARGETS[target].opset < BLOCKS_OPSET:
+        raise UserError(
+            f"--precision int{plan.weights.bits}: target {target} has no weights in blocks: use --precision fp16"
+        )
 
 
 def _check_pruned(plan: Plan, target: str) -> None:

@@ -61,9 +61,9 @@ class Skeleton:
         """The values of each parameter of a module, by its name within that module."""
         return {name: self.weight(name, parameter) for name, parameter in module.named_parameters()}
 
-    def weight(self, name: str, parameter: nn.Parameter) -> CheckpointTensor:
-        """The values of one parameter of the model, to be called `name`."""
-        return CheckpointTensor(name, self._stored[id(parameter)], self._dtype, self._scratch)
+    def weight(self, name: str, parameter: nn.Parameter, dtype: Precision | None = None) -> CheckpointTensor:
+        """The values of one parameter of the model, to be called `name`; `dtype` if not the skeleton's precision."""
+        return CheckpointTensor(name, self._stored[id(parameter)], dtype or self._dtype, self._scratch)
 
     @property
     def parameters(self) -> int:

@@ -6,7 +6,7 @@ parameter: blocks of rows pass through one pair of buffers.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_map_only
 
 from fastv_export.checkpoint import Checkpoint, StoredTensor
 from fastv_export.families import Family
+from fastv_export.rounding import Rounding
 from fastv_export.skeleton import build_without_weights, stored_parameters
 from fastv_export.weights import STORED_TYPES
 from fastv_runtime.bundle import Precision
@@ -30,6 +31,8 @@ def stream_model(
     family: Family,
     precision: Precision = "float32",
     read: Callable[[int], None] = lambda count: None,
+    rounded: Mapping[str, Rounding] | None = None,
+    embedding: Precision = "float32",
     *,
     block: int = BLOCK,
 ) -> Any:
@@ -37,6 +40,7 @@ def stream_model(
 
     precision: of a bundle: weights are rounded to it first, since what it computes from is what it must be compared on.
     read: called with the number of bytes read from the checkpoint since its last call.
+    rounded: the rounding of weights in four or eight bits, by their stored names. embedding: precision of the table.
     """
     model, by_name = build_without_weights(checkpoint, family)
     model.tie_weights()
@@ -45,7 +49,11 @@ def stream_model(
     for module in model.modules():
         for name, parameter in module._parameters.items():
             if parameter is not None:
-                module._parameters[name] = StreamedParameter(stored[id(parameter)], reader)
+                made = StreamedParameter(stored[id(parameter)], reader)
+                made.rounding = (rounded or {}).get(made.stored.name)
+                module._parameters[name] = made
+    # A tied head is the same tensor, but another parameter here: only the table is of the table's precision.
+    family.decoder(model).embed_tokens.weight.table = getattr(torch, embedding)
     model.set_attn_implementation("eager")
     return model
 
@@ -55,6 +63,10 @@ class StreamedParameter(torch.Tensor):
 
     stored: StoredTensor
     reader: _Reader
+    rounding: Rounding | None = None
+    """Of its values in products."""
+    table: torch.dtype = torch.float32
+    """Precision of its values as rows of a table."""
 
     @staticmethod
     def __new__(cls, stored: StoredTensor, reader: _Reader) -> StreamedParameter:
@@ -91,7 +103,7 @@ class _Reader:
 
     def __init__(self, block: int, precision: torch.dtype, read: Callable[[int], None]):
         self.block = block
-        self._precision = precision
+        self.precision = precision
         self._raw = np.empty(block, np.uint8)
         self._values = torch.empty(block // 4, dtype=torch.float32)
         self._read = read
@@ -101,7 +113,7 @@ class _Reader:
         stored.read_into(buffer)
         self._read(stored.nbytes)
         values = torch.from_numpy(buffer).view(STORED_TYPES[stored.dtype])
-        return values if self._precision is torch.float32 else values.to(self._precision)
+        return values if self.precision is torch.float32 else values.to(self.precision)
 
     def rows(self, stored: StoredTensor) -> torch.Tensor:
         """Rows of a matrix that fit the block, in fp32; valid until the next call."""
@@ -124,6 +136,8 @@ def _linear(
     for start in range(0, outputs, step):
         stop = min(start + step, outputs)
         block = matrix.reader.rows(matrix.stored.rows(start, stop))
+        if matrix.rounding is not None:
+            block = matrix.rounding.rounded(block, matrix.reader.precision)
         parts.append(F.linear(rows, block, None if bias is None else bias[start:stop]))
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
 
@@ -133,12 +147,12 @@ def _embedding(indices: Int[torch.Tensor, ...], table: Any, *_: Any, **__: Any) 
     if not isinstance(table, StreamedParameter):
         return NotImplemented
     if 4 * table.numel() <= table.reader.block:
-        return table.reader.rows(table.stored)[indices]
+        return table.reader.rows(table.stored)[indices].to(table.table).float()
     needed, where = torch.unique(indices, return_inverse=True)
     values = torch.empty(needed.numel(), table.shape[1])
     for row, index in enumerate(needed.tolist()):
         values[row] = table.reader.rows(table.stored.rows(index, index + 1))[0]
-    return values[where]
+    return values[where].to(table.table).float()
 
 
 _HANDLERS: dict[Any, Callable[..., Any]] = {F.linear: _linear, F.embedding: _embedding}

@@ -49,6 +49,29 @@ class CheckpointTensor(ir.LazyTensor):
         dtype = str(self._type).removeprefix("torch.")
         return CheckpointTensor(name, self._stored, dtype, self._scratch, transposed=not self._transposed)
 
+    @property
+    def stored(self) -> StoredTensor:
+        """Where its values are."""
+        return self._stored
+
+    @property
+    def transposed(self) -> bool:
+        """Whether its axes are those of what is stored, swapped."""
+        return self._transposed
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        """Its element type, as torch has it."""
+        return self._type
+
+    def rows(self, block: int = BLOCK) -> Iterator[tuple[int, torch.Tensor]]:
+        """(first row, values) of what is stored, `block` bytes or so and an even number of rows at a time.
+
+        Values are as stored, and valid until the next are asked for.
+        """
+        for start, part in self._parts(block):
+            yield start, self._read(part)
+
     def tofile(self, file: Any) -> None:
         """Write the values at the position of a file on disk."""
         if not self._transposed:
@@ -78,17 +101,23 @@ class CheckpointTensor(ir.LazyTensor):
 
     def _blocks(self) -> Iterator[tuple[int, torch.Tensor]]:
         """(first row, values) of blocks of rows; a block is valid until the next one is asked for."""
-        stored = self._stored if self._stored.shape else replace(self._stored, shape=(1,))
-        step = max(1, BLOCK * stored.shape[0] // max(stored.nbytes, 1))
-        for start in range(0, stored.shape[0], step):
-            part = stored.rows(start, min(start + step, stored.shape[0]))
-            raw = self._scratch.take("raw", part.nbytes, torch.uint8)
-            part.read_into(raw.numpy())
-            values = raw.view(STORED_TYPES[part.dtype])
+        for start, part in self._parts(BLOCK):
+            values = self._read(part)
             if values.dtype != self._type:
-                values = self._scratch.take("cast", values.numel(), self._type).copy_(values)
+                values = self._scratch.take("cast", values.numel(), self._type).view(part.shape).copy_(values)
                 self._check_range(values)
-            yield start, values.view(part.shape)
+            yield start, values
+
+    def _parts(self, block: int) -> Iterator[tuple[int, StoredTensor]]:
+        stored = self._stored if self._stored.shape else replace(self._stored, shape=(1,))
+        step = max(2, 2 * (block * stored.shape[0] // max(stored.nbytes, 1) // 2))
+        for start in range(0, stored.shape[0], step):
+            yield start, stored.rows(start, min(start + step, stored.shape[0]))
+
+    def _read(self, part: StoredTensor) -> torch.Tensor:
+        raw = self._scratch.take("raw", part.nbytes, torch.uint8)
+        part.read_into(raw.numpy())
+        return raw.view(STORED_TYPES[part.dtype]).view(part.shape)
 
     def _check_range(self, values: torch.Tensor) -> None:
         if self._type is torch.float16 and not torch.stack(torch.aminmax(values)).isfinite().all():

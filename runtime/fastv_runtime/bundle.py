@@ -24,6 +24,8 @@ PROCESSOR = "processor"
 DialectName = Literal["onnx", "ort", "trt", "trt-legacy"]
 Ranker = Literal["fastv", "random"]
 Length = Literal["fixed", "exact"]
+Part = Literal["vision", "prefix", "first", "last", "head"]
+"""Towers; layers before K (which decide what is pruned); the decoder's first and last layer; its head."""
 Precision = Literal["float32", "float16", "bfloat16"]
 """Element type of weights and activations; scores and logits are fp32 in any case."""
 
@@ -57,6 +59,15 @@ class Decoder(Model):
     """Visual features are added to the hidden states after each of that many first layers (DeepStack)."""
 
 
+class Weights(Model):
+    """Weights of products in fewer bits than activations. `block` consecutive inputs of an output share a scale."""
+
+    bits: Literal[4, 8]
+    block: int
+    wide: tuple[Part, ...] = ()
+    """Parts that keep 8 bits where others have 4."""
+
+
 class Plan(Model):
     """How the model is pruned and how long its inputs may be (lengths in tokens).
 
@@ -68,6 +79,8 @@ class Plan(Model):
     ranker: Ranker
     length: Length
     precision: Precision
+    weights: Weights | None = None
+    """None: weights are of `precision`, as activations are."""
     max_text: int
     max_visual: int
     max_new_tokens: int

@@ -12,7 +12,7 @@ from fastv_export.dialects import TARGETS as DIALECTS
 from fastv_export.families import FAMILIES
 from fastv_export.plan import Options, decoder_dimensions, make_plan
 from fastv_runtime import UserError
-from fastv_runtime.bundle import Plan
+from fastv_runtime.bundle import Plan, Weights
 from fastv_runtime.lengths import capacity
 
 
@@ -35,6 +35,13 @@ def test_more_tokens_than_tensorrt_picks_are_refused(tiny_llava: Path, target: s
 def test_nothing_is_picked_elsewhere(tiny_llava: Path) -> None:
     for options in (Options(max_visual=9000), Options(max_visual=9000, layer=None, target="trt")):
         assert capacity(_plan(tiny_llava, options)).pruned > 3840
+
+
+def test_weights_in_blocks_are_refused_where_there_is_no_operator(tiny_llava: Path) -> None:
+    weights = Weights(bits=4, block=64)
+    with pytest.raises(UserError, match="--precision int4: target trt-legacy has no weights in blocks: use --prec"):
+        _plan(tiny_llava, Options(target="trt-legacy", weights=weights))
+    assert _plan(tiny_llava, Options(target="trt", weights=weights)).weights == weights
 
 
 def _plan(source: Path, options: Options) -> Plan:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -15,9 +17,10 @@ from fastv_export.export import VerificationError, export_bundle
 from fastv_export.plan import Options
 from fastv_export.progress import Progress
 from fastv_runtime import Pipeline, UserError
-from fastv_runtime.bundle import Bundle
+from fastv_runtime.bundle import Bundle, Weights
 from fastv_runtime.selftest import tolerance
 from tests.conftest import DEMO, MakeBundle
+from tests.tiny import write_tiny_llava
 
 
 @pytest.mark.parametrize("layer", [None, 2], ids=["dense", "split"])
@@ -76,3 +79,24 @@ def test_weights_beyond_half_precision_are_refused(tiny_llava: Path, tmp_path: P
         export_bundle(source, tmp_path / "out.fastv", Options(precision="float16"), Progress(None))
     assert [path.name for path in tmp_path.iterdir()] == ["source"]
     assert torch.isfinite(torch.tensor(70000.0, dtype=torch.bfloat16))  # which is why bf16 checkpoints may have them
+
+
+@pytest.mark.parametrize("tied", [False, True], ids=["head", "tied-head"])
+@pytest.mark.parametrize("bits", [4, 8])
+def test_few_bits_are_what_transformers_computes_from_rounded_weights(
+    tmp_path: Path, make_bundle: MakeBundle, bits: Literal[4, 8], tied: bool
+) -> None:
+    source = write_tiny_llava(tmp_path / "source", tie_word_embeddings=tied)
+    weights = Weights(bits=bits, block=32, wide=("vision", "prefix", "head") if bits == 4 else ())
+    bundle = Bundle.open(make_bundle(source, max_new_tokens=8, weights=weights))
+    # Golden vectors are of the stock model with weights that were rounded apart from the graph's.
+    assert bundle.manifest.verified is not None
+    assert max(bundle.manifest.verified.values()) < 1e-4
+    assert bundle.embedding().dtype == np.float16
+    stored = {
+        name: {tensor.data_type for tensor in onnx.load(bundle.path / spec.file).graph.initializer}
+        for name, spec in bundle.manifest.graphs.items()
+    }
+    assert onnx.TensorProto.INT8 in stored["prefix"] & stored["vision"]
+    assert (onnx.TensorProto.INT4 in stored["suffix"]) is (bits == 4)
+    assert onnx.TensorProto.INT4 not in stored["prefix"] | stored["vision"]

@@ -8,6 +8,7 @@ from fastv_export.passes.plain_attention import lower_to_plain_attention
 from fastv_export.passes.plain_scatter import lower_to_where
 from fastv_export.passes.scatter_reduction import drop_scatter_reduction
 from fastv_export.passes.tidy import tidy
+from fastv_export.passes.weight_only import quantise_weights
 
 __all__ = [
     "declare_opset",
@@ -17,5 +18,6 @@ __all__ = [
     "lower_to_multi_head_attention",
     "lower_to_plain_attention",
     "lower_to_where",
+    "quantise_weights",
     "tidy",
 ]

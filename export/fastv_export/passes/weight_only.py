@@ -1,0 +1,58 @@
+"""Weights of products in four or eight bits: MatMul(x, W) becomes MatMul(x, DequantizeLinear(values, scales)).
+
+ONNX Runtime fuses the two into MatMulNBits when it loads the graph; TensorRT takes them as they stand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import onnx_ir as ir
+from onnx_ir.tape import Tape
+
+from fastv_export.rounding import RoundedWeight, Rounding
+from fastv_export.weights import CheckpointTensor
+
+
+def quantise_weights(model: ir.Model, rounding_of: Callable[[str], Rounding | None]) -> dict[str, Rounding]:
+    """Round the weights of products in place; returns the rounding of each by its name in the checkpoint.
+
+    rounding_of: by an initializer's name; None leaves it. A weight that its rounding does not fit stays as it is.
+    """
+    graph = model.graph
+    done: dict[str, Rounding] = {}
+    made: dict[str, ir.Value] = {}
+    for node in list(graph):
+        weight = node.inputs[1] if node.op_type == "MatMul" else None
+        if weight is None or not isinstance(weight.const_value, CheckpointTensor):
+            continue
+        assert weight.name is not None
+        rounding = rounding_of(weight.name)
+        if rounding is None or not rounding.fits(weight.const_value):
+            continue
+        if weight.name not in made:
+            made[weight.name] = _dequantised(graph, weight.name, weight.const_value, rounding, before=node)
+            done[weight.const_value.stored.name] = rounding
+        node.replace_input_with(1, made[weight.name])
+    for name in made:
+        if not graph.initializers[name].uses():
+            del graph.initializers[name]
+    return done
+
+
+def _dequantised(
+    graph: ir.Graph, name: str, weight: CheckpointTensor, rounding: Rounding, *, before: ir.Node
+) -> ir.Value:
+    rounded = RoundedWeight(weight, rounding)
+    values, scales = rounded.values(f"{name}.int{rounding.bits}"), rounded.scales(f"{name}.scales")
+    inputs = [
+        ir.Value(name=each.name, type=ir.TensorType(each.dtype), shape=each.shape, const_value=each)
+        for each in (values, scales)
+    ]
+    for each in inputs:
+        graph.register_initializer(each)
+    tape = Tape()
+    output = tape.op("DequantizeLinear", inputs, {"axis": 0, "block_size": rounding.block})
+    output.name, output.type, output.shape = f"{name}.dequantised", ir.TensorType(weight.dtype), weight.shape
+    graph.insert_before(before, tape.nodes)
+    return output

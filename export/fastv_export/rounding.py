@@ -1,0 +1,94 @@
+"""Weights of four or eight bits: blocks along the inputs of a product have a scale, values are rounded to nearest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from jaxtyping import Float, Int8
+
+from fastv_export.weights import CheckpointTensor
+
+BLOCK = 4 << 20
+"""Bytes of a stored weight that are rounded at once; its temporaries take some eight times as much."""
+
+
+@dataclass(frozen=True)
+class Rounding:
+    """Symmetric rounding. `block` consecutive inputs of one output share a scale."""
+
+    bits: Literal[4, 8]
+    block: int
+
+    def fits(self, weight: CheckpointTensor) -> bool:
+        """Whether a weight can be rounded: a matrix [inputs, outputs] of whole blocks, and bytes of whole pairs."""
+        if len(weight.shape) != 2:
+            return False
+        inputs, outputs = weight.shape.numpy()
+        return weight.transposed and inputs % self.block == 0 and outputs % 2 == 0
+
+    def quantise(
+        self, rows: Float[torch.Tensor, "O I"], dtype: torch.dtype
+    ) -> tuple[Int8[torch.Tensor, "O I"], Float[torch.Tensor, "O B"]]:
+        """Values, and each block's scale as `dtype`; values are rounded after a division by the scale as stored."""
+        blocks = rows.float().reshape(rows.shape[0], -1, self.block)
+        largest = 2 ** (self.bits - 1) - 1
+        # The least scale keeps blocks of zeros, and those that are too small for fp16, from being divided by zero.
+        scales = (blocks.abs().amax(-1) / largest).clamp_min(torch.finfo(dtype).tiny).to(dtype)
+        values = torch.round(blocks / scales.float()[..., None]).clamp_(-largest - 1, largest)
+        return values.to(torch.int8).reshape(rows.shape), scales
+
+    def rounded(self, rows: Float[torch.Tensor, "O I"], dtype: torch.dtype) -> Float[torch.Tensor, "O I"]:
+        """What a graph computes with, in fp32."""
+        values, scales = self.quantise(rows, dtype)
+        blocks = values.float().reshape(*scales.shape, self.block)
+        return (blocks * scales.float()[..., None]).reshape(rows.shape)
+
+
+class RoundedWeight:
+    """A weight [inputs, outputs] of the checkpoint, rounded each time it is written."""
+
+    def __init__(self, weight: CheckpointTensor, rounding: Rounding):
+        self._weight, self._rounding = weight, rounding
+        self._inputs, self._outputs = weight.shape.numpy()
+
+    def values(self, name: str) -> ir.LazyTensor:
+        """INT4 or INT8 [inputs, outputs]."""
+        four = self._rounding.bits == 4
+        dtype = ir.DataType.INT4 if four else ir.DataType.INT8
+        shape = ir.Shape([self._inputs, self._outputs])
+
+        def read() -> ir.TensorProtocol:
+            whole = np.empty((self._inputs, self._outputs // (2 if four else 1)), np.uint8)
+            for start, values, _ in self._blocks():
+                columns = values.t().contiguous().view(torch.uint8)
+                if four:
+                    columns = (columns[:, ::2] & 15) | (columns[:, 1::2] << 4)
+                    start //= 2
+                whole[:, start : start + columns.shape[1]] = columns.numpy()
+            if four:
+                return ir.PackedTensor(whole.reshape(-1), dtype, shape=shape, name=name)
+            return ir.Tensor(whole.view(np.int8), name=name)
+
+        return ir.LazyTensor(read, dtype, shape, name=name)
+
+    def scales(self, name: str) -> ir.LazyTensor:
+        """[inputs / block, outputs], of the weight's own element type."""
+        shape = ir.Shape([self._inputs // self._rounding.block, self._outputs])
+
+        def read() -> ir.TensorProtocol:
+            whole = torch.empty(shape.numpy(), dtype=self._weight.torch_dtype)
+            for start, _, scales in self._blocks():
+                whole[:, start : start + scales.shape[0]] = scales.t()
+            return ir.Tensor(whole.view(torch.uint8).numpy().view(self._weight.dtype.numpy()), name=name)
+
+        return ir.LazyTensor(read, self._weight.dtype, shape, name=name)
+
+    def _blocks(self) -> Iterator[tuple[int, torch.Tensor, torch.Tensor]]:
+        """(first output, values, scales) of blocks of an even number of outputs."""
+        for start, rows in self._weight.rows(BLOCK):
+            yield start, *self._rounding.quantise(rows, self._weight.torch_dtype)

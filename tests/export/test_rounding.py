@@ -1,0 +1,93 @@
+"""Weights in four and eight bits: what is written, what a graph computes from it, and what the reference computes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from fastv_export import rounding as rounding_module
+from fastv_export.checkpoint import Checkpoint
+from fastv_export.graphs import save_graph
+from fastv_export.passes.weight_only import quantise_weights
+from fastv_export.rounding import Rounding
+from fastv_export.weights import CheckpointTensor, Scratch
+
+INPUTS, OUTPUTS = 256, 66
+
+
+def graph_of(folder: Path, values: torch.Tensor, dtype: str = "float32") -> ir.Model:
+    """x [S, inputs] @ weight, stored as [outputs, inputs]."""
+    (folder / "config.json").write_text("{}")
+    save_file({"stored": values}, folder / "model.safetensors")
+    tensor = CheckpointTensor("weight", Checkpoint(folder).tensors["stored"], dtype, Scratch(), transposed=True)
+    element = tensor.dtype
+    x = ir.Value(name="x", type=ir.TensorType(element), shape=ir.Shape(["S", values.shape[1]]))
+    y = ir.Value(name="y", type=ir.TensorType(element), shape=ir.Shape(["S", values.shape[0]]))
+    weight = ir.Value(name="weight", type=ir.TensorType(element), shape=tensor.shape, const_value=tensor)
+    node = ir.Node("", "MatMul", [x, weight], outputs=[y])
+    graph = ir.Graph([x], [y], nodes=[node], initializers=[weight], name="graph", opset_imports={"": 23})
+    return ir.Model(graph, ir_version=11)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("block", [32, 64, 128])
+@pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16], ids=str)
+def test_a_graph_computes_with_the_rounded_weight(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bits: int, block: int, stored: torch.dtype
+) -> None:
+    monkeypatch.setattr(rounding_module, "BLOCK", 4 * INPUTS * stored.itemsize)  # four rows at a time
+    generator = torch.Generator().manual_seed(0)
+    values = torch.randn(OUTPUTS, INPUTS, generator=generator).to(stored)
+    values[3] = 0
+    rounding = Rounding(bits, block)
+    model = graph_of(tmp_path, values)
+    assert quantise_weights(model, lambda name: rounding if name == "weight" else None) == {"stored": rounding}
+    save_graph(model, tmp_path / "graph.onnx")
+    onnx.checker.check_model(tmp_path / "graph.onnx", full_check=True)
+    size = (tmp_path / "graph.onnx.data").stat().st_size
+    assert size == pytest.approx(values.numel() * (bits / 8 + 4 / block), rel=0.01)
+
+    x = torch.randn(7, INPUTS, generator=generator)
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    options.log_severity_level = 4
+    options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "0")  # else activations are rounded too
+    session = onnxruntime.InferenceSession(tmp_path / "graph.onnx", options, providers=["CPUExecutionProvider"])
+    (y,) = session.run(None, {"x": x.numpy()})
+    expected = x @ rounding.rounded(values, torch.float32).t()
+    np.testing.assert_allclose(y, expected.numpy(), rtol=0, atol=1e-4)
+    fused = onnx.load(tmp_path / "optimized.onnx", load_external_data=False).graph.node
+    assert [node.op_type for node in fused] == ["MatMulNBits"]
+    # Rounding to 15 or 255 steps: half a step at most, of the largest value of its block.
+    bound = values.float().reshape(OUTPUTS, -1, block).abs().amax(-1, keepdim=True) / (2 ** (bits - 1) - 1) / 2
+    error = (rounding.rounded(values, torch.float32) - values.float()).reshape(OUTPUTS, -1, block).abs()
+    assert (error <= bound + 1e-6).all()
+    assert error.max() > 0
+
+
+def test_scales_are_rounded_before_values_are(tmp_path: Path) -> None:
+    values = torch.randn(OUTPUTS, INPUTS, generator=torch.Generator().manual_seed(0))
+    model = graph_of(tmp_path, values, "float16")
+    quantise_weights(model, lambda _: Rounding(4, 64))
+    stored = {name: value.const_value for name, value in model.graph.initializers.items()}
+    assert set(stored) == {"weight.int4", "weight.scales"}
+    scales, integers = (stored[name].numpy() for name in ("weight.scales", "weight.int4"))
+    assert scales.dtype == np.float16
+    assert integers.dtype == ml_dtypes.int4
+    dequantised = integers.astype(np.float32) * np.repeat(scales.astype(np.float32), 64, axis=0)
+    np.testing.assert_array_equal(dequantised.T, Rounding(4, 64).rounded(values, torch.float16).numpy())
+
+
+def test_what_does_not_fit_stays_as_it_is(tmp_path: Path) -> None:
+    for outputs, inputs in ((OUTPUTS, 100), (31, INPUTS)):
+        model = graph_of(tmp_path, torch.randn(outputs, inputs))
+        assert quantise_weights(model, lambda _: Rounding(4, 64)) == {}
+        assert list(model.graph.initializers) == ["weight"]
