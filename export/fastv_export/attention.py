@@ -43,7 +43,7 @@ class StaticCache:
         return torch.onnx.ops.symbolic(
             "TensorScatter",
             [past, new, self._write_index],
-            {"axis": 2, "mode": "linear"},
+            {"axis": -2, "mode": "linear"},
             dtype=past.dtype,
             shape=past.shape,
             version=24,

@@ -12,7 +12,7 @@ from fastv_runtime.bundle import Precision, Weights
 from fastv_runtime.cli.console import command, stderr
 from fastv_runtime.errors import missing_extra
 
-TARGETS = ("ort", "trt", "trt-rtx")
+TARGETS = ("ort", "trt", "trt-rtx", "trt-legacy")
 WEIGHTS: dict[str, Literal[4, 8]] = {"int8": 8, "int4": 4}
 PRECISIONS: dict[str, Precision] = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 DESCRIPTION = (
@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--precision",
         choices=(*PRECISIONS, *WEIGHTS),
-        help="of weights and activations; int4 and int8 are of weights alone (default: fp32 for ort, fp16 for trt)",
+        help="of weights and activations; int4 and int8 are of weights alone (default: fp16; fp32 for ort)",
     )
     parser.add_argument(
         "--block",

@@ -7,10 +7,21 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from fastv_export.passes import declare_opset, lower_to_group_query_attention, lower_to_multi_head_attention
+from fastv_export.passes import (
+    declare_opset,
+    drop_scatter_reduction,
+    lower_argsort,
+    lower_to_group_query_attention,
+    lower_to_multi_head_attention,
+    lower_to_plain_attention,
+    lower_to_where,
+)
 from fastv_export.trace import OPSET
 from fastv_runtime.bundle import DialectName, Precision
 from fastv_runtime.errors import UserError
+
+MOST_PICKED = 3840
+"""Largest k of TensorRT's TopK (ITopKLayer::setK)."""
 
 
 @dataclass(frozen=True)
@@ -23,12 +34,26 @@ class Dialect:
     precisions: tuple[Precision, ...]
     """The first is the default."""
     tensorrt: str | None = None
+    most_picked: int | None = None
+    """Most values that its TopK picks, and so the longest pruned prompt; None if any number."""
 
 
 def _lower_to_ort(model: ir.Model) -> None:
     lower_to_group_query_attention(model)
     lower_to_multi_head_attention(model)
     declare_opset(model, ORT.opset)
+
+
+def _lower_to_trt(model: ir.Model) -> None:
+    lower_argsort(model)  # Attention and TensorScatter of the canonical form are TensorRT's own layers
+
+
+def _lower_to_trt_legacy(model: ir.Model) -> None:
+    lower_argsort(model)
+    drop_scatter_reduction(model)
+    lower_to_plain_attention(model)
+    lower_to_where(model)
+    declare_opset(model, TRT_LEGACY.opset)
 
 
 ORT = Dialect(
@@ -40,12 +65,21 @@ ORT = Dialect(
 TRT = Dialect(
     name="trt",
     opset=OPSET,
-    lower=lambda model: None,  # the canonical form: Attention and TensorScatter are TensorRT's own layers
+    lower=_lower_to_trt,
     precisions=("float16", "bfloat16"),
     tensorrt="10.15",
+    most_picked=MOST_PICKED,
+)
+TRT_LEGACY = Dialect(
+    name="trt-legacy",
+    opset=20,  # the newest that the parser of TensorRT 10.3 takes (JetPack 6.2)
+    lower=_lower_to_trt_legacy,
+    precisions=("float16", "float32"),
+    tensorrt="10.3",
+    most_picked=MOST_PICKED,
 )
 
-TARGETS: dict[str, Dialect] = {"ort": ORT, "trt": TRT, "trt-rtx": TRT}
+TARGETS: dict[str, Dialect] = {"ort": ORT, "trt": TRT, "trt-rtx": TRT, "trt-legacy": TRT_LEGACY}
 """Dialects by the targets of `fastv-export`."""
 
 

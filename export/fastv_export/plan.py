@@ -5,12 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from fastv_export.dialects import choose_precision
+from fastv_export.dialects import TARGETS, choose_precision
 from fastv_export.families import Family
 from fastv_runtime.bundle import Decoder, Length, Plan, Precision, Ranker, Weights
 from fastv_runtime.errors import UserError
 from fastv_runtime.lengths import capacity, kept_count
 from fastv_runtime.vision import Video, Vision
+
+BLOCKS_OPSET = 21
+"""The first whose DequantizeLinear takes blocks and four bits. TensorRT 10.3 has them for INT4, but not for INT8."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,7 @@ def make_plan(options: Options, decoder: Decoder, vision: Vision, video: Video |
     ):
         if value < 1:
             raise UserError(f"{flag} {value}: must be at least 1")
-    return Plan(
+    plan = Plan(
         layer=options.layer,
         keep=1.0 if options.layer is None else options.keep,
         ranker=options.ranker,
@@ -87,6 +90,27 @@ def make_plan(options: Options, decoder: Decoder, vision: Vision, video: Video |
         max_visual=_max_visual(options, vision, video),
         max_new_tokens=options.max_new_tokens,
     )
+    _check_pruned(plan, options.target)
+    _check_weights(plan, options.target)
+    return plan
+
+
+def _check_weights(plan: Plan, target: str) -> None:
+    """UserError for weights of few bits on a target whose opset is older than their operator."""
+    if plan.weights is not None and TARGETS[target].opset < BLOCKS_OPSET:
+        raise UserError(
+            f"--precision int{plan.weights.bits}: target {target} has no weights in blocks: use --precision fp16"
+        )
+
+
+def _check_pruned(plan: Plan, target: str) -> None:
+    """UserError for a plan that keeps more tokens than the `select` graph can pick on its target."""
+    pruned, limit = capacity(plan).pruned, TARGETS[target].most_picked
+    if plan.layer is not None and limit is not None and pruned > limit:
+        raise UserError(
+            f"--max-text {plan.max_text}, {plan.max_visual} visual tokens and --keep {plan.keep:g} leave {pruned} "
+            f"tokens and target {target} picks at most {limit}: lower --max-visual, --image-tokens or --keep"
+        )
 
 
 def _max_visual(options: Options, vision: Vision, video: Video | None) -> int:

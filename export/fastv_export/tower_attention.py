@@ -49,10 +49,12 @@ def tower_attention(
         return torch.onnx.ops.attention(query, key, value, scale=scaling)[0].transpose(1, 2), None
     windows = cu_seq_lens_q
     count, size = windows.slots.shape
+    # An empty place holds the first row, as TensorRT's GatherND does not count from the end. The mask hides it.
+    # maximum, since TensorRT's Clip takes no integers.
+    slots = torch.maximum(windows.slots, torch.zeros_like(windows.slots))
 
     def split(rows: torch.Tensor) -> Float[torch.Tensor, "W H size Dh"]:
-        # An empty place holds the last row: -1 counts from the end. The mask keeps it from being seen.
-        return rows[0].transpose(0, 1)[windows.slots].transpose(1, 2)
+        return rows[0].transpose(0, 1)[slots].transpose(1, 2)
 
     mask = (windows.slots >= 0)[:, None, None, :].expand(count, 1, size, size)
     output = torch.onnx.ops.attention(split(query), split(key), split(value), mask, scale=scaling)[0]

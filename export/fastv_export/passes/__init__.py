@@ -1,15 +1,23 @@
 """Graph passes, one file each. All leave deferred weights unread."""
 
 from fastv_export.passes.group_query_attention import lower_to_group_query_attention
+from fastv_export.passes.inverse_permutation import lower_argsort
 from fastv_export.passes.multi_head_attention import lower_to_multi_head_attention
 from fastv_export.passes.opset import declare_opset
+from fastv_export.passes.plain_attention import lower_to_plain_attention
+from fastv_export.passes.plain_scatter import lower_to_where
+from fastv_export.passes.scatter_reduction import drop_scatter_reduction
 from fastv_export.passes.tidy import tidy
 from fastv_export.passes.weight_only import quantise_weights
 
 __all__ = [
     "declare_opset",
+    "drop_scatter_reduction",
+    "lower_argsort",
     "lower_to_group_query_attention",
     "lower_to_multi_head_attention",
+    "lower_to_plain_attention",
+    "lower_to_where",
     "quantise_weights",
     "tidy",
 ]

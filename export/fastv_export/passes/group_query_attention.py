@@ -11,6 +11,7 @@ import onnx_ir.passes.common as common
 from onnx_ir.tape import Tape
 
 from fastv_export.passes.heads import fixed_size, fold_transpose_pairs, heads_first, ints, rows_first
+from fastv_export.passes.take_over import take_over
 
 DOMAIN = "com.microsoft"
 
@@ -60,7 +61,7 @@ def lower_to_group_query_attention(model: ir.Model) -> int:
         graph.insert_before(attention, tape.nodes)
         attention.outputs[0].replace_all_uses_with(result)
         for scatter, present in ((scatter_key, present_key), (scatter_value, present_value)):
-            _take_over_output(graph, scatter.outputs[0], present)
+            take_over(scatter.outputs[0], present)
         graph.remove(attention, safe=True)
         graph.remove([scatter_key, scatter_value], safe=True)
     if attentions:
@@ -91,13 +92,3 @@ def _lengths(tape: Tape, hidden: ir.Value, write_index: ir.Value) -> tuple[ir.Va
     seqlens_k = tape.op("Cast", [last], {"to": ir.DataType.INT32})
     scalar = tape.op("Squeeze", [total, ints(tape, [0])])
     return seqlens_k, tape.op("Cast", [scalar], {"to": ir.DataType.INT32})
-
-
-def _take_over_output(graph: ir.Graph, old: ir.Value, new: ir.Value) -> None:
-    """Let `new` be the graph output that `old` was, with its name, type and shape."""
-    new.type, new.shape = old.type, old.shape
-    name, old.name = old.name, None
-    new.name = name
-    for index, output in enumerate(graph.outputs):
-        if output is old:
-            graph.outputs[index] = new

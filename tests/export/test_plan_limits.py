@@ -1,0 +1,50 @@
+"""Plans that a target cannot run are refused before anything is traced."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fastv_export.checkpoint import Checkpoint
+from fastv_export.cli import TARGETS
+from fastv_export.dialects import TARGETS as DIALECTS
+from fastv_export.families import FAMILIES
+from fastv_export.plan import Options, decoder_dimensions, make_plan
+from fastv_runtime import UserError
+from fastv_runtime.bundle import Plan, Weights
+from fastv_runtime.lengths import capacity
+
+
+def test_the_command_offers_every_target() -> None:
+    assert list(DIALECTS) == list(TARGETS)  # the command keeps names of its own, so that --help needs no torch
+
+
+@pytest.mark.parametrize("target", ["trt", "trt-rtx", "trt-legacy"])
+def test_more_tokens_than_tensorrt_picks_are_refused(tiny_llava: Path, target: str) -> None:
+    most = {"max_text": 128, "max_visual": 7424, "target": target}
+    assert capacity(_plan(tiny_llava, Options(**most))).pruned == 3840
+    with pytest.raises(
+        UserError,
+        match=rf"--max-text 129, 7424 visual tokens and --keep 0\.5 leave 3841 tokens and target {target} picks "
+        "at most 3840: lower --max-visual, --image-tokens or --keep",
+    ):
+        _plan(tiny_llava, Options(**{**most, "max_text": 129}))
+
+
+def test_nothing_is_picked_elsewhere(tiny_llava: Path) -> None:
+    for options in (Options(max_visual=9000), Options(max_visual=9000, layer=None, target="trt")):
+        assert capacity(_plan(tiny_llava, options)).pruned > 3840
+
+
+def test_weights_in_blocks_are_refused_where_there_is_no_operator(tiny_llava: Path) -> None:
+    weights = Weights(bits=4, block=64)
+    with pytest.raises(UserError, match="--precision int4: target trt-legacy has no weights in blocks: use --prec"):
+        _plan(tiny_llava, Options(target="trt-legacy", weights=weights))
+    assert _plan(tiny_llava, Options(target="trt", weights=weights)).weights == weights
+
+
+def _plan(source: Path, options: Options) -> Plan:
+    family = FAMILIES["llava"]
+    config = family.config(Checkpoint(source))
+    return make_plan(options, decoder_dimensions(config, family), family.vision(config, None), None)
