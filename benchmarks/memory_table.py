@@ -24,6 +24,7 @@ from fastv_runtime.cost import plan_cost
 from fastv_runtime.lengths import capacity
 
 GIB = 2**30
+BLOCK = 64
 MODELS = {
     "smolvlm-256m": "SmolVLM-256M",
     "smolvlm-500m": "SmolVLM-500M",
@@ -54,17 +55,17 @@ def table() -> Iterator[str]:
     for name, title in MODELS.items():
         config = configuration(name)
         family = FAMILIES[config.model_type]
-        weights = Weights(bits=4, block=64, wide=("vision", "prefix", "head"))
+        weights = Weights(bits=4, block=BLOCK, wide=("vision", "prefix", "head"))
         decoder = decoder_dimensions(config, family)
         vision, video = family.vision(config, None), family.video(config)
         plan = make_plan(Options(target="trt", weights=weights), decoder, vision, video)
         caches = plan_cost(decoder, plan, capacity(plan)).cache_capacity_bytes / GIB
-        half, four = (each / GIB for each in weight_bytes(build_on_meta(config), family, plan.layer or 0, weights))
+        half, four = (each / GIB for each in weight_bytes(build_on_meta(config), family, plan.layer or 0))
         modules = " | ".join(smallest(size + caches) for size in (half, four))
         yield f"| {title} | {plan.max_visual:,} | {half:.1f} | {four:.1f} | {caches:.2f} | {modules} |"
 
 
-def weight_bytes(model: Any, family: Any, layer: int, weights: Weights) -> tuple[float, float]:
+def weight_bytes(model: Any, family: Any, layer: int) -> tuple[float, float]:
     """Bytes in fp16, and in int4 as a plan with these weights has them; embedding tables apart."""
     decoder, head = family.decoder(model), family.head(model)
     table = {id(each) for each in decoder.embed_tokens.parameters()}
@@ -74,7 +75,7 @@ def weight_bytes(model: Any, family: Any, layer: int, weights: Weights) -> tuple
     everything = {id(each): each for each in model.parameters() if id(each) not in table}
     for each in [*everything.values(), *(each for each in head.parameters() if id(each) in table)]:
         half += 2 * each.numel()
-        bits = 16.0 if each.ndim != 2 else (4 if id(each) in late else 8) + 16 / weights.block
+        bits = 16.0 if each.ndim != 2 else (4 if id(each) in late else 8) + 16 / BLOCK
         four += bits / 8 * each.numel()
     return half, four
 

@@ -36,6 +36,7 @@ WIDE: tuple[Part, ...] = ("vision", "prefix", "head")
 SETTINGS: dict[str, Options] = {
     "fp32": Options(),
     "fp16": Options(precision="float16"),
+    "int8 (activations too)": Options(weights=Weights(bits=8, block=None)),
     "int8, block 128": Options(weights=Weights(bits=8, block=128)),
     "int8, block 64": Options(weights=Weights(bits=8, block=64)),
     "int4, block 128": Options(weights=Weights(bits=4, block=128, wide=WIDE)),

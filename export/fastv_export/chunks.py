@@ -1,6 +1,7 @@
 """A saved graph cut into chunks of nodes whose weights are small, so that it can be executed without loading it whole.
 
 Large weights become inputs of their chunk: read by offset when the chunk runs, into memory that the next chunk reuses.
+Those of four or eight bits stay constants, as ONNX Runtime fuses their products only then.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from onnx import NodeProto, TensorProto, helper
 
 WEIGHT = 1 << 20
 """Bytes from which on an initializer counts as large."""
+
+FEW_BITS = (TensorProto.INT4, TensorProto.INT8)
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,7 @@ class Chunk:
     nodes: tuple[NodeProto, ...]
     weights: dict[str, Weight]
     constants: tuple[TensorProto, ...]
-    """Small initializers, their values inside."""
+    """Small initializers, and those of few bits, their values inside."""
     inputs: tuple[str, ...]
     """Values that come from outside: inputs of the graph and results of earlier chunks."""
     outputs: tuple[str, ...]
@@ -90,8 +93,9 @@ def cut(model: onnx.ModelProto, folder: Path, limit: int) -> Iterator[Chunk]:
     """
     graph = model.graph
     initializers = {tensor.name: tensor for tensor in graph.initializer}
-    weights = {name: _weight(tensor) for name, tensor in initializers.items() if _size(tensor) >= WEIGHT}
-    runs = _runs(list(graph.node), {name: weight.nbytes for name, weight in weights.items()}, limit)
+    sizes = {name: size for name, tensor in initializers.items() if (size := _size(tensor)) >= WEIGHT}
+    weights = {name: _weight(initializers[name]) for name in sizes if initializers[name].data_type not in FEW_BITS}
+    runs = _runs(list(graph.node), sizes, limit)
     last_use = {name: number for number, nodes in enumerate(runs) for node in nodes for name in node.input}
     last_use |= {output.name: len(runs) for output in graph.output}
     for number, nodes in enumerate(runs):
@@ -134,7 +138,8 @@ def _dtype(tensor: TensorProto) -> np.dtype[Any]:
 
 
 def _size(tensor: TensorProto) -> int:
-    return prod(tensor.dims) * _dtype(tensor).itemsize if tensor.external_data else 0
+    """Bytes in the data file; 0 for what the graph itself holds."""
+    return int(_external(tensor)["length"]) if tensor.external_data else 0
 
 
 def _weight(tensor: TensorProto) -> Weight:

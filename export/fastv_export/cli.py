@@ -37,8 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--block",
         type=int,
         choices=[32, 64, 128],
-        default=64,
-        help="weights that share a scale, in int4 and int8 (default: %(default)s)",
+        help="weights that share a scale (default: 64 in int4; in int8 all inputs of an output)",
     )
     parser.add_argument(
         "--int8-parts",
@@ -138,7 +137,9 @@ def _weights(args: argparse.Namespace) -> Weights | None:
     bits = WEIGHTS.get(args.precision)
     if bits is None:
         return None
-    return Weights(bits=bits, block=args.block, wide=tuple(args.int8_parts) if bits == 4 else ())
+    if bits == 8:
+        return Weights(bits=bits, block=args.block)
+    return Weights(bits=bits, block=args.block or 64, wide=tuple(args.int8_parts))
 
 
 def _raise_exit(signum: int, _: Any) -> None:

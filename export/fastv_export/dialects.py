@@ -11,6 +11,7 @@ from fastv_export.passes import (
     declare_opset,
     drop_scatter_reduction,
     lower_argsort,
+    lower_to_dynamic_int8,
     lower_to_group_query_attention,
     lower_to_multi_head_attention,
     lower_to_plain_attention,
@@ -41,6 +42,7 @@ class Dialect:
 def _lower_to_ort(model: ir.Model) -> None:
     lower_to_group_query_attention(model)
     lower_to_multi_head_attention(model)
+    lower_to_dynamic_int8(model)
     declare_opset(model, ORT.opset)
 
 

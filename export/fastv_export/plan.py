@@ -97,9 +97,10 @@ def make_plan(options: Options, decoder: Decoder, vision: Vision, video: Video |
 
 def _check_weights(plan: Plan, target: str) -> None:
     """UserError for weights of few bits on a target whose opset is older than their operator."""
-    if plan.weights is not None and TARGETS[target].opset < BLOCKS_OPSET:
+    if plan.weights is not None and plan.weights.block is not None and TARGETS[target].opset < BLOCKS_OPSET:
         raise UserError(
-            f"--precision int{plan.weights.bits}: target {target} has no weights in blocks: use --precision fp16"
+            f"--precision int{plan.weights.bits}: target {target} has no weights in blocks: use int8 without --block, "
+            "or fp16"
         )
 
 

@@ -19,23 +19,23 @@ BLOCK = 4 << 20
 
 @dataclass(frozen=True)
 class Rounding:
-    """Symmetric rounding. `block` consecutive inputs of one output share a scale."""
+    """Symmetric rounding. `block` consecutive inputs of one output share a scale; None means all of them."""
 
     bits: Literal[4, 8]
-    block: int
+    block: int | None
 
     def fits(self, weight: CheckpointTensor) -> bool:
         """Whether a weight can be rounded: a matrix [inputs, outputs] of whole blocks, and bytes of whole pairs."""
         if len(weight.shape) != 2:
             return False
         inputs, outputs = weight.shape.numpy()
-        return weight.transposed and inputs % self.block == 0 and outputs % 2 == 0
+        return weight.transposed and inputs % (self.block or 1) == 0 and (self.bits == 8 or outputs % 2 == 0)
 
     def quantise(
         self, rows: Float[torch.Tensor, "O I"], dtype: torch.dtype
     ) -> tuple[Int8[torch.Tensor, "O I"], Float[torch.Tensor, "O B"]]:
         """Values, and each block's scale as `dtype`; values are rounded after a division by the scale as stored."""
-        blocks = rows.float().reshape(rows.shape[0], -1, self.block)
+        blocks = rows.float().reshape(rows.shape[0], -1, self.block or rows.shape[1])
         largest = 2 ** (self.bits - 1) - 1
         # The least scale keeps blocks of zeros, and those that are too small for fp16, from being divided by zero.
         scales = (blocks.abs().amax(-1) / largest).clamp_min(torch.finfo(dtype).tiny).to(dtype)
@@ -45,7 +45,7 @@ class Rounding:
     def rounded(self, rows: Float[torch.Tensor, "O I"], dtype: torch.dtype) -> Float[torch.Tensor, "O I"]:
         """What a graph computes with, in fp32."""
         values, scales = self.quantise(rows, dtype)
-        blocks = values.float().reshape(*scales.shape, self.block)
+        blocks = values.float().reshape(*scales.shape, -1)
         return (blocks * scales.float()[..., None]).reshape(rows.shape)
 
 
@@ -77,13 +77,14 @@ class RoundedWeight:
         return ir.LazyTensor(read, dtype, shape, name=name)
 
     def scales(self, name: str) -> ir.LazyTensor:
-        """[inputs / block, outputs], of the weight's own element type."""
-        shape = ir.Shape([self._inputs // self._rounding.block, self._outputs])
+        """[inputs / block, outputs], or [outputs] without blocks, of the weight's own element type."""
+        block = self._rounding.block
+        shape = ir.Shape([self._outputs] if block is None else [self._inputs // block, self._outputs])
 
         def read() -> ir.TensorProtocol:
             whole = torch.empty(shape.numpy(), dtype=self._weight.torch_dtype)
             for start, _, scales in self._blocks():
-                whole[:, start : start + scales.shape[0]] = scales.t()
+                whole[..., start : start + scales.shape[0]] = scales[:, 0] if block is None else scales.t()
             return ir.Tensor(whole.view(torch.uint8).numpy().view(self._weight.dtype.numpy()), name=name)
 
         return ir.LazyTensor(read, self._weight.dtype, shape, name=name)

@@ -11,6 +11,7 @@ import onnx
 import onnxruntime
 
 from fastv_export.chunks import Chunk, Weight, cut
+from fastv_export.exact import with_exact_products
 from fastv_runtime.bundle import GraphSpec, Plan
 from fastv_runtime.engines.onnxruntime import default_threads
 from fastv_runtime.selftest import Case, difference, golden_cases
@@ -42,6 +43,7 @@ def verify_graph(
         return {}
     path = folder / spec.file
     model = onnx.load(path, load_external_data=False)
+    with_exact_products(model)
     runs = [_Run(case) for case in cases]
     runner = _Runner(model, limit, read)
     data = path.with_name(f"{path.name}.data")

@@ -60,10 +60,13 @@ class Decoder(Model):
 
 
 class Weights(Model):
-    """Weights of products in fewer bits than activations. `block` consecutive inputs of an output share a scale."""
+    """Weights of products in fewer bits than activations.
+
+    `block` consecutive inputs of an output share a scale; None means all of them.
+    """
 
     bits: Literal[4, 8]
-    block: int
+    block: int | None
     wide: tuple[Part, ...] = ()
     """Parts that keep 8 bits where others have 4."""
 

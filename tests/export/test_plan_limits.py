@@ -39,7 +39,7 @@ def test_nothing_is_picked_elsewhere(tiny_llava: Path) -> None:
 
 def test_weights_in_blocks_are_refused_where_there_is_no_operator(tiny_llava: Path) -> None:
     weights = Weights(bits=4, block=64)
-    with pytest.raises(UserError, match="--precision int4: target trt-legacy has no weights in blocks: use --prec"):
+    with pytest.raises(UserError, match="--precision int4: target trt-legacy has no weights in blocks: use"):
         _plan(tiny_llava, Options(target="trt-legacy", weights=weights))
     assert _plan(tiny_llava, Options(target="trt", weights=weights)).weights == weights
 

@@ -16,9 +16,11 @@ from safetensors.torch import save_file
 from fastv_export import rounding as rounding_module
 from fastv_export.checkpoint import Checkpoint
 from fastv_export.graphs import save_graph
-from fastv_export.passes.weight_only import quantise_weights
+from fastv_export.passes import lower_to_dynamic_int8, quantise_weights
 from fastv_export.rounding import Rounding
 from fastv_export.weights import CheckpointTensor, Scratch
+from fastv_runtime.bundle import Weights
+from tests.conftest import MakeBundle
 
 INPUTS, OUTPUTS = 256, 66
 
@@ -91,3 +93,34 @@ def test_what_does_not_fit_stays_as_it_is(tmp_path: Path) -> None:
         model = graph_of(tmp_path, torch.randn(outputs, inputs))
         assert quantise_weights(model, lambda _: Rounding(4, 64)) == {}
         assert list(model.graph.initializers) == ["weight"]
+
+
+@pytest.mark.parametrize("spread", [1.0, 30.0], ids=["centred", "shifted"])
+def test_dynamic_products_round_activations_and_no_more(tmp_path: Path, spread: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    values, x = torch.randn(OUTPUTS, INPUTS, generator=generator), torch.randn(9, INPUTS, generator=generator) + spread
+    model = graph_of(tmp_path, values)
+    quantise_weights(model, lambda _: Rounding(8, None))
+    assert lower_to_dynamic_int8(model) == 1
+    save_graph(model, tmp_path / "graph.onnx")
+    assert (tmp_path / "graph.onnx.data").stat().st_size == pytest.approx(values.numel() + 4 * OUTPUTS, rel=0.05)
+    session = onnxruntime.InferenceSession(tmp_path / "graph.onnx", providers=["CPUExecutionProvider"])
+    (y,) = session.run(None, {"x": x.numpy()})
+    # DynamicQuantizeLinear (ONNX): 255 steps over a range that zero belongs to.
+    low, high = min(float(x.min()), 0.0), max(float(x.max()), 0.0)
+    step = (high - low) / 255
+    zero = np.clip(np.rint(-low / step), 0, 255)
+    rounded = (np.clip(np.rint(x.numpy() / step) + zero, 0, 255) - zero) * step
+    expected = rounded @ Rounding(8, None).rounded(values, torch.float32).numpy().T
+    np.testing.assert_allclose(y, expected, rtol=0, atol=2e-3 * np.abs(expected).max())
+    error = np.linalg.norm(y - x.numpy() @ values.numpy().T) / np.linalg.norm(x.numpy() @ values.numpy().T)
+    assert 1e-4 < error < 0.05
+
+
+def test_products_of_one_input_share_its_rounding(tiny_llava: Path, make_bundle: MakeBundle) -> None:
+    bundle = make_bundle(tiny_llava, max_new_tokens=8, weights=Weights(bits=8, block=None))
+    nodes = onnx.load(bundle / "onnx" / "suffix.onnx", load_external_data=False).graph.node
+    counts = {kind: sum(node.op_type == kind for node in nodes) for kind in ("MatMul", "MatMulIntegerToFloat")}
+    # Three layers: queries, keys and values; output; gate and up; down. And the head.
+    assert counts == {"MatMul": 0, "MatMulIntegerToFloat": 3 * 7 + 1}
+    assert sum(node.op_type == "DynamicQuantizeLinear" for node in nodes) == 3 * 4 + 1

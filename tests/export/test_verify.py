@@ -10,7 +10,7 @@ import pytest
 from fastv_export import chunks
 from fastv_export.chunks import cut
 from fastv_export.verify import verify_graph
-from fastv_runtime.bundle import Bundle
+from fastv_runtime.bundle import Bundle, Weights
 from fastv_runtime.engines.onnxruntime import OrtEngine
 from fastv_runtime.selftest import golden_cases, read_golden, run_case
 from tests.conftest import MakeBundle
@@ -68,3 +68,16 @@ def test_a_weight_that_ends_early_is_an_error(tiny_llava: Path, make_bundle: Mak
     spec = bundle.manifest.graphs["suffix"]
     with pytest.raises((OSError, ValueError)):
         verify_graph("suffix", spec, tmp_path, read_golden(bundle), bundle.manifest.plan, limit=LIMIT)
+
+
+@pytest.mark.usefixtures("nothing_is_small")
+@pytest.mark.parametrize(
+    "weights", [Weights(bits=4, block=32), Weights(bits=8, block=32), Weights(bits=8, block=None)], ids=str
+)
+def test_weights_of_few_bits_are_read_and_activations_left_alone(
+    tiny_llava: Path, make_bundle: MakeBundle, weights: Weights
+) -> None:
+    bundle = Bundle.open(make_bundle(tiny_llava, max_new_tokens=8, verify=False, weights=weights))
+    golden, plan = read_golden(bundle), bundle.manifest.plan
+    for name, spec in bundle.manifest.graphs.items():
+        assert max(verify_graph(name, spec, bundle.path, golden, plan, limit=LIMIT).values()) < 1e-4, name

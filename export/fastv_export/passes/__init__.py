@@ -1,5 +1,6 @@
 """Graph passes, one file each. All leave deferred weights unread."""
 
+from fastv_export.passes.dynamic_int8 import lower_to_dynamic_int8
 from fastv_export.passes.group_query_attention import lower_to_group_query_attention
 from fastv_export.passes.inverse_permutation import lower_argsort
 from fastv_export.passes.multi_head_attention import lower_to_multi_head_attention
@@ -14,6 +15,7 @@ __all__ = [
     "declare_opset",
     "drop_scatter_reduction",
     "lower_argsort",
+    "lower_to_dynamic_int8",
     "lower_to_group_query_attention",
     "lower_to_multi_head_attention",
     "lower_to_plain_attention",

@@ -52,7 +52,8 @@ def _dequantised(
     for each in inputs:
         graph.register_initializer(each)
     tape = Tape()
-    output = tape.op("DequantizeLinear", inputs, {"axis": 0, "block_size": rounding.block})
+    axes = {"axis": 1} if rounding.block is None else {"axis": 0, "block_size": rounding.block}
+    output = tape.op("DequantizeLinear", inputs, axes)
     output.name, output.type, output.shape = f"{name}.dequantised", ir.TensorType(weight.dtype), weight.shape
     graph.insert_before(before, tape.nodes)
     return output
