@@ -33,6 +33,8 @@ $(VENV)/.installed: pyproject.toml $(CONSTRAINTS)
 	$(RUN) -m pip install --quiet --constraint $(CONSTRAINTS) --editable '.[dev]'
 	# Tests do without the torchvision that timm asks for: its wheels do not always meet a CPU build of torch.
 	$(RUN) -m pip install --quiet --no-deps 'timm>=1.0.20'
+	# TensorRT-RTX has wheels for x86-64 alone; where there is none, its tests are skipped.
+	-$(RUN) -m pip install --quiet --constraint $(CONSTRAINTS) --editable '.[rtx-build]'
 	touch $@
 
 clean:

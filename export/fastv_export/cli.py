@@ -6,6 +6,7 @@ import argparse
 import signal
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 from fastv_runtime.bundle import Precision, Weights
@@ -27,7 +28,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--revision", metavar="REV", help="branch, tag or commit of a hub id (default: main)")
     parser.add_argument("-o", "--output", required=True, metavar="OUT", help="bundle to write; must not exist")
-    parser.add_argument("--target", choices=TARGETS, default="ort", help="what will run it (default: %(default)s)")
+    parser.add_argument(
+        "--target",
+        choices=TARGETS,
+        default="ort",
+        help="what will run it (default: %(default)s); engines are built where TensorRT is at hand",
+    )
     parser.add_argument(
         "--precision",
         choices=(*PRECISIONS, *WEIGHTS),
@@ -94,6 +100,7 @@ def run(args: argparse.Namespace) -> None:
     try:
         import torch  # noqa: F401  first, so that a device's user reads of torch and not of some helper
 
+        from fastv_export.engines import build_after_export
         from fastv_export.export import check_output, export_bundle
         from fastv_export.hub import resolve
         from fastv_export.plan import Options
@@ -122,6 +129,7 @@ def run(args: argparse.Namespace) -> None:
     with Progress(stderr) as progress:
         source = resolve(args.source, args.revision, progress)
         manifest = export_bundle(source, args.output, options, progress)
+        build_after_export(Path(args.output), manifest, args.target, progress)
     if args.json:
         print(manifest.model_dump_json())
     size = sum(digest.size for digest in manifest.files.values())

@@ -25,7 +25,11 @@ class VisionPart(nn.Module):
         self._inputs = tuple(inputs)
 
     def forward(self, inputs: list[torch.Tensor]) -> Any:
-        return self._encode(self.model, **dict(zip(self._inputs, inputs, strict=True)))
+        named = dict(zip(self._inputs, inputs, strict=True))
+        # Pixels arrive in fp32. Most towers cast them to their weights' precision, SmolVLM's does not, and TensorRT's
+        # convolution takes no mixture.
+        named["pixel_values"] = named["pixel_values"].to(next(self.model.parameters()).dtype)
+        return self._encode(self.model, **named)
 
 
 class DecoderPart(nn.Module):

@@ -109,6 +109,11 @@ def read_golden(bundle: Bundle) -> dict[str, np.ndarray]:
 
 def run_case(engine: Engine, case: Case) -> float:
     """Largest `difference` of an engine over the outputs that the case knows."""
+    return max(difference(actual, expected) for actual, expected in known_outputs(engine, case).values())
+
+
+def known_outputs(engine: Engine, case: Case) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """What an engine computes and what transformers did, for each output that the case knows."""
     inputs = case.inputs()
     outputs = {}
     for tensor in case.spec.outputs:
@@ -121,5 +126,5 @@ def run_case(engine: Engine, case: Case) -> float:
             shape = tuple(rows if isinstance(axis, str) else axis for axis in tensor.shape)
             outputs[tensor.name] = np.zeros(shape if expected is None else expected.shape, tensor.dtype)
     engine.bind(inputs, outputs).run()
-    known = ((outputs[tensor.name], case.expected(tensor.name)) for tensor in case.spec.outputs)
-    return max(difference(actual, expected) for actual, expected in known if expected is not None)
+    known = {tensor.name: case.expected(tensor.name) for tensor in case.spec.outputs}
+    return {name: (outputs[name], expected) for name, expected in known.items() if expected is not None}

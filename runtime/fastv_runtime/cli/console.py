@@ -9,7 +9,9 @@ import warnings
 from collections.abc import Callable, Sequence
 
 from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 
+from fastv_runtime.bundle import Bundle, read_manifest
 from fastv_runtime.errors import UserError
 
 stderr = Console(stderr=True)
@@ -51,6 +53,15 @@ def guarded(program: str, run: Callable[[argparse.Namespace], None], args: argpa
         if args.debug:
             raise
         _fail(program, f"{type(error).__name__}: {error} (run with --debug for the traceback)", 1)
+
+
+def open_bundle(path: str) -> Bundle:
+    """Open a bundle; hashing gigabytes takes a while, so it shows."""
+    total = sum(digest.size for digest in read_manifest(path).files.values())
+    columns = (TextColumn("checking {task.fields[name]}"), BarColumn(), DownloadColumn(binary_units=True))
+    with Progress(*columns, console=stderr, transient=True) as bars:
+        task = bars.add_task("", total=total, name=path)
+        return Bundle.open(path, progress=lambda count: bars.advance(task, count))
 
 
 def _fail(program: str, message: str, code: int) -> None:

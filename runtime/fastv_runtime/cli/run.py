@@ -9,10 +9,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
-
-from fastv_runtime.bundle import Bundle, read_manifest
-from fastv_runtime.cli.console import command, stderr
+from fastv_runtime.bundle import read_manifest
+from fastv_runtime.cli.console import command, open_bundle, stderr
 from fastv_runtime.cli.videos import add_video_arguments, read_videos
 from fastv_runtime.errors import UserError
 from fastv_runtime.images import open_image
@@ -61,7 +59,7 @@ def run(args: argparse.Namespace) -> None:
             raise UserError(f"{flag}: there is no picture: give one with --image, or a video with --video")
     images = [open_image(path) for path in args.image]
     shown = read_videos(args.video, args.frames, args.super_image, read_manifest(args.bundle))
-    bundle = _open(args.bundle)
+    bundle = open_bundle(args.bundle)
     from fastv_runtime.pipeline import Pipeline
 
     pipeline = Pipeline(bundle, threads=args.threads, aspect=args.image_aspect)
@@ -94,15 +92,6 @@ def run(args: argparse.Namespace) -> None:
             style="dim",
             highlight=False,
         )
-
-
-def _open(path: str) -> Bundle:
-    """Open a bundle; hashing gigabytes takes a while, so it shows."""
-    total = sum(digest.size for digest in read_manifest(path).files.values())
-    columns = (TextColumn("checking {task.fields[name]}"), BarColumn(), DownloadColumn(binary_units=True))
-    with Progress(*columns, console=stderr, transient=True) as bars:
-        task = bars.add_task("", total=total, name=path)
-        return Bundle.open(path, progress=lambda count: bars.advance(task, count))
 
 
 def _writable_png(path: Path) -> Path:

@@ -1,0 +1,153 @@
+"""fastv-build: a bundle's graphs -> engines for this device, compared with the bundle's golden vectors."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from fastv_runtime.build.builder import Outcome, build_engines, outdated
+from fastv_runtime.build.check import tensorrt_loader
+from fastv_runtime.build.device import Device, choose_device
+from fastv_runtime.build.gpu import Gpu, find_gpu
+from fastv_runtime.build.module import BACKENDS, TensorRt, choose_backend, load_tensorrt
+from fastv_runtime.build.preflight import GIB, available_memory, estimate, warnings
+from fastv_runtime.bundle import Bundle
+from fastv_runtime.cli.console import command, open_bundle, stderr
+from fastv_runtime.errors import UserError
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="fastv-build",
+        description="Build a bundle's TensorRT engines for this device, and compare them with transformers.",
+    )
+    parser.add_argument("bundle", metavar="BUNDLE", help="directory that fastv-export wrote with a trt target")
+    parser.add_argument(
+        "--target", choices=list(BACKENDS), help="TensorRT or TensorRT-RTX (default: whichever is installed)"
+    )
+    parser.add_argument(
+        "--compute-capability",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="SM",
+        help="TensorRT-RTX needs no GPU: build for such as SM86 and SM89 (default: the one at hand)",
+    )
+    parser.add_argument(
+        "--workspace", type=float, metavar="GIB", help="memory that the builder may use (default: TensorRT's limit)"
+    )
+    parser.add_argument(
+        "--no-self-test", action="store_true", help="do not compare the engines with the bundle's golden vectors"
+    )
+    parser.add_argument(
+        "--timing-cache",
+        type=Path,
+        metavar="FILE",
+        help="TensorRT's measurements, kept for the next build (default: beside the engines)",
+    )
+    parser.add_argument("--json", action="store_true", help="print the receipt on stdout")
+    return parser
+
+
+def run(args: argparse.Namespace) -> None:
+    tensorrt = load_tensorrt(choose_backend(args.target, rtx_wanted=bool(args.compute_capability)))
+    gpu = find_gpu()
+    workspace = _workspace(args.workspace, gpu)
+    _check_timing_cache(args.timing_cache, tensorrt)
+    device = choose_device(tensorrt, gpu, args.compute_capability)
+    bundle = open_bundle(args.bundle)
+    outcome = build_shown(bundle, device, workspace, timing_cache=args.timing_cache, self_test=not args.no_self_test)
+    if args.json:
+        print(outcome.receipt.model_dump_json())
+    if outcome.failed:
+        sys.exit(1)
+
+
+def build_shown(
+    bundle: Bundle,
+    device: Device,
+    workspace: int | None = None,
+    *,
+    timing_cache: Path | None = None,
+    self_test: bool = True,
+) -> Outcome:
+    """Build for people: warnings before, progress while, and a table of the engines after."""
+    stale = outdated(bundle, device, workspace)
+    needs = estimate(bundle.manifest, stale, workspace)
+    # TensorRT-RTX builds on the CPU alone; the GPU is asked to run.
+    for line in warnings(needs, device.gpu, available_memory() if stale else None):
+        stderr.print(f"warning: {line}", style="yellow", highlight=False, soft_wrap=True)
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=20), TimeElapsedColumn())
+    load = tensorrt_loader(device.tensorrt) if self_test and device.gpu is not None else None
+    with Progress(*columns, console=stderr, transient=True) as bars:
+        task = bars.add_task("", total=None)
+        outcome = build_engines(
+            bundle,
+            device,
+            workspace=workspace,
+            timing_cache=timing_cache,
+            load=load,
+            report=lambda graph, phase: bars.update(task, description=f"{graph}: {phase.lower()}"),
+        )
+    _show(outcome, device, self_test)
+    return outcome
+
+
+def _show(outcome: Outcome, device: Device, self_test: bool) -> None:
+    table = Table("engine", "MiB", "built in", "difference", "cosine", "largest error")
+    for name, record in outcome.receipt.engines.items():
+        built = f"{record.seconds:.1f} s" if name in outcome.built else "unchanged"
+        tested = ("not tested" if record.failure is None else "failed", "", "")
+        if record.self_test is not None:
+            result = record.self_test
+            tested = (f"{result.difference:.1e}", f"{result.cosine:.6f}", f"{result.max_error:.1e}")
+        table.add_row(name, f"{record.size / 2**20:,.1f}", built, *tested)
+    stderr.print(table)
+    count = f"{len(outcome.built)} of {len(outcome.receipt.engines)} engines built"
+    stderr.print(f"{outcome.folder}: {count} with {device.tensorrt.title}", highlight=False, soft_wrap=True)
+    if device.gpu is None:
+        stderr.print(
+            "not tested: no GPU that runs these engines is at hand; fastv-build tests them on one",
+            style="yellow",
+            soft_wrap=True,
+        )
+    elif not self_test:
+        stderr.print("not tested, as --no-self-test says", style="yellow")
+    for name, failure in outcome.failed.items():
+        stderr.print(
+            f"{name}: {failure}; kept aside as {name}.engine.failed", style="red", highlight=False, soft_wrap=True
+        )
+
+
+def _workspace(gib: float | None, gpu: Gpu | None) -> int | None:
+    """Bytes."""
+    if gib is None:
+        return None
+    if not (0 < gib < math.inf):
+        raise UserError(f"--workspace {gib:g}: must be above 0, in GiB")
+    if gpu is not None and gib * GIB > gpu.memory:
+        raise UserError(f"--workspace {gib:g}: {gpu.name} has {gpu.memory / GIB:.1f} GiB: give less")
+    return int(gib * GIB)
+
+
+def _check_timing_cache(path: Path | None, tensorrt: TensorRt) -> None:
+    if path is None:
+        return
+    if tensorrt.is_rtx:
+        raise UserError("--timing-cache: TensorRT-RTX has none, it tunes kernels when engines run: leave it out")
+    if path.is_dir() or not path.absolute().parent.is_dir():
+        raise UserError(f"--timing-cache {path}: not a file in a directory that exists")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    command(parser(), run, argv)
+
+
+if __name__ == "__main__":
+    main()
