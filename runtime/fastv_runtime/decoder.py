@@ -30,7 +30,7 @@ class Decoder(Protocol):
 
     arena: Arena
     prompt: Buffer
-    """Input embeddings [1, capacity, D]; the caller fills the first S rows before `prefill`, the first before `step`."""
+    """Input embeddings [1, capacity, D]; the caller fills S rows before `prefill`, the first before `step`."""
     deepstack: list[Buffer]
     """[1, capacity, D], added after each of the first layers; the caller fills S rows before `prefill`, 0 for text."""
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 from fastv_runtime.bundle import Manifest
 from fastv_runtime.decoder import Decoder
 from fastv_runtime.engines import Backend, Buffers, Engine
@@ -54,7 +56,7 @@ class Encoder:
             self._run(visual.graph, piece.inputs, {"image_features": features.rows(at, at + piece.rows)})
             at += piece.rows
         (start,) = starts  # packed tokens are one run
-        inputs: dict[str, object] = {"features": features, "index": visual.pack.index}
+        inputs: dict[str, np.ndarray | Buffer] = {"features": features, "index": visual.pack.index}
         if any(tensor.name == "weight" for tensor in self._graphs["pack"].inputs):
             inputs["weight"] = visual.pack.weight
         self._run("pack", inputs, {"image_features": prompt.rows(start, start + visual.tokens)})

@@ -214,7 +214,7 @@ class Pipeline:
 
     @property
     def logits(self) -> Float[np.ndarray, " V"]:
-        """Logits (fp32) from which the next token is chosen: on the host's memory a view that the next step overwrites."""
+        """Logits (fp32) from which the next token is chosen; on the host a view that the next step overwrites."""
         return self._decoder.logits
 
     def _video(self, video: Video) -> Visual:

@@ -163,7 +163,7 @@ class MappedMemory:
         block = (ctypes.c_uint8 * nbytes).from_address(host)
         weakref.finalize(block, runtime.cudaFreeHost, host)  # once the last view is gone
         self.address = int(cuda._call("cudaHostGetDevicePointer", host, 0))
-        self._block = np.frombuffer(block, np.uint8)
+        self._block = np.ctypeslib.as_array(block)
         self._block[:] = 0
 
     def write(self, offset: int, data: UInt8[np.ndarray, " n"]) -> None:

@@ -230,7 +230,7 @@ class _Log:
     def __init__(self, trt: Any):
         log = self
 
-        class Logger(trt.ILogger):  # type: ignore[misc, name-defined]
+        class Logger(trt.ILogger):
             def __init__(self) -> None:
                 trt.ILogger.__init__(self)
 
