@@ -62,7 +62,7 @@ class _Linked:
     """What both decoders have: parts on one arena, and the step that is run again and again."""
 
     def __init__(self, manifest: Manifest, backend: Backend, capacity: Capacity):
-        links = decoder_links(manifest)
+        links = decoder_links(manifest.graphs)
         self.arena = Arena(arena_layout(links, capacity), backend.allocate)
         self.prompt = self.arena["prompt"]
         self.deepstack = [self.arena[f"deepstack_{layer}"] for layer in range(manifest.decoder.deepstack_layers)]

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from fastv_runtime.bundle import GraphSpec, Manifest
+from fastv_runtime.bundle import GraphSpec
 from fastv_runtime.errors import UserError
 from fastv_runtime.layout import Layout, Region, Specs
 from fastv_runtime.lengths import Capacity
@@ -57,14 +57,14 @@ class Links:
         return {tensor.name: layout[names[tensor.name]].leading(_shape(tensor, lengths)) for tensor in tensors}
 
 
-def decoder_links(manifest: Manifest) -> dict[str, Links]:
+def decoder_links(graphs: Mapping[str, GraphSpec]) -> dict[str, Links]:
     """The decoder's graphs in the order in which they run: `prefix`, `select`, `suffix`, or `decoder` alone."""
-    if manifest.plan.layer is None:
-        return {"decoder": _first("decoder", manifest.graphs["decoder"], {"logits": "logits", "token": "token"})}
-    select, suffix = manifest.graphs["select"], manifest.graphs["suffix"]
+    if "decoder" in graphs:
+        return {"decoder": _first("decoder", graphs["decoder"], {"logits": "logits", "token": "token"})}
+    select, suffix = graphs["select"], graphs["suffix"]
     deepstack = _deepstack(suffix)
     return {
-        "prefix": _first("prefix", manifest.graphs["prefix"], {"hidden_out": "hidden", "scores": "scores"}),
+        "prefix": _first("prefix", graphs["prefix"], {"hidden_out": "hidden", "scores": "scores"}),
         # select reads and writes buffers of its own tensors' names.
         "select": Links("select", select, {tensor.name: tensor.name for tensor in (*select.inputs, *select.outputs)}),
         "suffix": Links(

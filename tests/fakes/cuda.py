@@ -171,4 +171,3 @@ class FakeCuda:
 
     def cudaGetErrorString(self, error: Error) -> tuple[Error, bytes]:
         return Error.cudaSuccess, {Error.cudaErrorNoDevice: b"no CUDA-capable device is detected"}.get(error, b"failed")
-

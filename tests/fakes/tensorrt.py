@@ -6,8 +6,8 @@ they were put there. What TensorRT demands of the caller is asserted.
 
 from __future__ import annotations
 
+import ctypes
 import json
-from collections.abc import Mapping
 from enum import Enum, IntEnum
 from pathlib import Path
 from types import ModuleType
@@ -102,7 +102,8 @@ class Engine:
         self.session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
         self.cuda, self.logger, self.profiles = cuda, logger, profiles
         self.inputs = {each.name: each for each in self.session.get_inputs()}
-        self.tensors = self.inputs | {each.name: each for each in self.session.get_outputs()}
+        self.outputs = {each.name: each for each in self.session.get_outputs()}
+        self.tensors = self.inputs | self.outputs
         self.contexts = 0
         self.num_io_tensors = len(self.tensors)
         self.num_optimization_profiles = len(profiles)
@@ -176,7 +177,7 @@ class Context:
         }
         if "length" in self._engine.inputs:
             symbols["M"] = int(np.ctypeslib.as_array(_pointer(self._addresses["length"]), (1,))[0])
-        return tuple(symbols[a] if isinstance(a, str) else a for a in self._engine.tensors[name].shape)
+        return tuple(symbols.get(a, -1) if isinstance(a, str) else a for a in self._engine.tensors[name].shape)
 
     def execute_async_v3(self, stream: int) -> bool:
         cuda, session = self._engine.cuda, self._engine.session
@@ -185,6 +186,7 @@ class Context:
         self._recorded |= cuda.capturing
         io = session.io_binding()
         host: list[np.ndarray] = []
+        places: dict[str, int] = {}
         for name, tensor in self._engine.tensors.items():
             shape, address = self.get_tensor_shape(name), self._addresses[name]
             dtype = NUMPY[tensor.type.removeprefix("tensor(").removesuffix(")")]
@@ -192,22 +194,27 @@ class Context:
                 # Read when the run is put on the stream, as TensorRT does.
                 host.append(np.ctypeslib.as_array(_pointer(address), shape).copy())
                 address = host[-1].ctypes.data
-            else:
+            elif -1 not in shape:
                 cuda.check(address, int(np.prod(shape)) * np.dtype(dtype).itemsize)
-            bind = io.bind_input if name in self._engine.inputs else io.bind_output
-            bind(name, "cpu", 0, dtype, shape, address)
+            if name in self._engine.inputs:
+                io.bind_input(name, "cpu", 0, dtype, shape, address)
+            elif -1 in shape:  # known to ONNX Runtime alone
+                places[name] = address
+                io.bind_output(name, "cpu")
+            else:
+                io.bind_output(name, "cpu", 0, dtype, shape, address)
 
         def run(keep: Any = host) -> None:
             session.run_with_iobinding(io)
+            for name, value in zip(self._engine.outputs, io.get_outputs(), strict=True):
+                if name in places:
+                    array = value.numpy()
+                    cuda.check(places[name], array.nbytes)
+                    ctypes.memmove(places[name], array.ctypes.data, array.nbytes)
 
         cuda.enqueue(run)
         return True
 
 
 def _pointer(address: int) -> Any:
-    import ctypes
-
     return ctypes.cast(address, ctypes.POINTER(ctypes.c_int64))
-
-
-Engines = Mapping[str, Path]

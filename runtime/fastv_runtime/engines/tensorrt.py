@@ -179,7 +179,10 @@ class TrtBinding:
         """Before anything is written: outputs are as large as the buffers that wait for them."""
         for name, buffer in self._outputs.items():
             shape = tuple(self._context.get_tensor_shape(name))
-            if shape != buffer.shape:
+            # -1: TensorRT will know when it runs.
+            if len(shape) != len(buffer.shape) or any(
+                size not in (-1, room) for size, room in zip(shape, buffer.shape, strict=True)
+            ):
                 raise self._engine.failure(f"write {name} {shape} to a buffer of shape {buffer.shape}")
 
     def _check(self, done: bool, name: str) -> None:
