@@ -37,9 +37,9 @@ def _tensorrt(bundle: Bundle) -> Backend:
     """The engines that were built for the GPU at hand; every one is checked against its receipt before it is loaded."""
     cuda = Cuda("trt")
     from fastv_runtime.build.device import local_device
+    from fastv_runtime.build.find import find_engines
     from fastv_runtime.build.gpu import find_gpu
     from fastv_runtime.build.module import choose_backend, load_tensorrt
-    from fastv_runtime.build.receipt import find_engines
     from fastv_runtime.engines.tensorrt import TrtBackend
 
     tensorrt = load_tensorrt(choose_backend(None))
