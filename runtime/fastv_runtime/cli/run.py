@@ -108,11 +108,6 @@ def run(args: argparse.Namespace) -> None:
         )
 
 
-def _print_notes(notes: Sequence[str]) -> None:
-    for note in notes:
-        stderr.print(f"fastv-run: {note}", style="yellow", highlight=False)
-
-
 def _open(path: str) -> Bundle:
     """Open a bundle; hashing gigabytes takes a while, so it shows."""
     total = sum(digest.size for digest in read_manifest(path).files.values())
@@ -128,6 +123,11 @@ def _writable_png(path: Path) -> Path:
     if not path.absolute().parent.is_dir():
         raise UserError(f"--show-kept {path}: no such directory: make {path.absolute().parent} first")
     return path
+
+
+def _print_notes(notes: Sequence[str]) -> None:
+    for note in notes:
+        stderr.print(f"fastv-run: {note}", style="yellow", highlight=False)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
