@@ -172,7 +172,7 @@ def test_a_full_cache_is_an_error_before_anything_is_written(
     before = {name: decoder.arena[name].array().copy() for name in decoder.arena.layout}
     # The prefix still has room, and is not written either.
     assert answer.prompt_tokens < pipeline.capacity.prompt
-    with pytest.raises(UserError, match="the suffix's cache is full: it holds 272 tokens.*--max-new-tokens"):
+    with pytest.raises(UserError, match=r"the suffix's cache is full: it holds 272 tokens.*--max-new-tokens"):
         decoder.step()
     for name, values in before.items():
         np.testing.assert_array_equal(decoder.arena[name].array(), values, err_msg=name)
