@@ -73,6 +73,8 @@ def test_host_arrays_are_copied_in_and_out_and_a_cache_stays_one(appending: TrtE
     x[:] = 5
     binding.run()
     assert (y == 10).all() and (cache == 18).all()
+    addresses = binding._context._addresses
+    assert addresses["past"] == addresses["present"], "TensorRT appends in place, and at one address alone"
     fake.check_guards()
 
 

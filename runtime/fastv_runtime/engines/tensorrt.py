@@ -12,11 +12,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from fastv_runtime.engines import Buffers
 from fastv_runtime.engines.cuda import Cuda, DeviceMemory
 from fastv_runtime.engines.profiles import Profile, Shape, choose_profile
 from fastv_runtime.errors import UserError
-from fastv_runtime.layout import ALIGNMENT, Region
+from fastv_runtime.layout import ALIGNMENT, Region, numpy_dtype
 from fastv_runtime.memory import Buffer, Memory, as_buffer
 
 
@@ -144,7 +146,9 @@ class TrtBinding:
         """By address, so that a cache's past and present stay one."""
         self._in: list[tuple[Buffer, Buffer]] = []
         self._out: list[tuple[Buffer, Buffer]] = []
-        self._host = {name: inputs[name].array().copy() for name in engine.host_inputs}
+        self._host = {
+            name: np.zeros(inputs[name].shape, numpy_dtype(inputs[name].dtype)) for name in engine.host_inputs
+        }
         self._inputs, self._outputs = inputs, outputs
         for name, buffer in inputs.items():
             self._check(context.set_input_shape(name, buffer.shape), name)
