@@ -39,7 +39,7 @@ def test_export_run_and_inspect_the_demo(tmp_path: Path, capsys: pytest.CaptureF
     captured = capsys.readouterr()
     answer = json.loads(captured.out)
     assert answer["text"].strip() == streamed.out.strip()
-    assert answer["backend"] == "ort"
+    assert answer["backend"] == "ort cpu"
     assert answer["pruned_length"] == 128 + 36 or answer["notes"]
     assert set(answer["timings_ms"]) == TIMINGS
     assert {"token_ids", "prompt_tokens", "visual_tokens", "kept_visual_tokens", "finish_reason"} <= set(answer)

@@ -37,7 +37,7 @@ class DecoderPart(nn.Module):
 
     `deepstack` is added after the first of these layers, one after each. With `scored`, also the scores of its last
     layer (the prefix). With `head`, only the last row goes on, through the final norm and the head, to `logits`
-    f32 [1, 1, V] (the suffix, or the whole decoder).
+    f32 [1, 1, V] and the likeliest `token` i64 [1, 1] (the suffix, or the whole decoder).
     """
 
     def __init__(self, decoder: Any, first: int, stop: int, *, scored: bool, head: nn.Module | None):
@@ -74,7 +74,9 @@ class DecoderPart(nn.Module):
         present = [tensor for pair in cache.present for tensor in pair]
         if self.head is not None and self.norm is not None:
             # The head over all rows of a prompt would cost as much as a layer; only the last row's logits are read.
-            return (self.head(self.norm(hidden[:, -1:, :])).float(), *present)
+            logits = self.head(self.norm(hidden[:, -1:, :])).float()
+            # Chosen in the graph, so that a device that decodes greedily sends the host one number per token.
+            return (logits, logits.argmax(-1), *present)
         if recorder is not None and recorder.scores is not None:
             return (hidden, recorder.scores, *present)
         return (hidden, *present)

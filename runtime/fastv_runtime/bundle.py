@@ -12,10 +12,11 @@ import numpy as np
 from pydantic import BaseModel, ValidationError, field_validator, model_validator
 
 from fastv_runtime.errors import UserError
+from fastv_runtime.layout import numpy_dtype
 from fastv_runtime.schema import DType, Model, TensorSpec
 from fastv_runtime.vision import Video, Vision
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 MANIFEST = "bundle.json"
 EMBEDDING = "embed_tokens.bin"
 GOLDEN = "golden.safetensors"
@@ -164,7 +165,7 @@ class Bundle:
         """The embedding table [V, D], memory-mapped: only the rows that are read become resident."""
         decoder = self.manifest.decoder
         shape = (decoder.vocab_size, decoder.hidden_size)
-        return np.memmap(self.file(EMBEDDING), dtype=self.manifest.embedding_dtype, mode="r", shape=shape)
+        return np.memmap(self.file(EMBEDDING), numpy_dtype(self.manifest.embedding_dtype), mode="r", shape=shape)
 
     @property
     def total_bytes(self) -> int:

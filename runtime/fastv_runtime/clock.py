@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from time import perf_counter
 
@@ -10,9 +10,10 @@ STAGES = ("preprocess", "vision", "prefix", "select", "suffix")
 
 
 class Clock:
-    """Starts when it is made."""
+    """Starts when it is made. `settle`: waits until the work of a stage, which a device may still be at, has ended."""
 
-    def __init__(self) -> None:
+    def __init__(self, settle: Callable[[], None] = lambda: None) -> None:
+        self._settle = settle
         self._start = perf_counter()
         self._stages = dict.fromkeys(STAGES, 0.0)
         self._tokens: list[float] = []
@@ -22,6 +23,7 @@ class Clock:
         """Time the work inside as part of a stage."""
         start = perf_counter()
         yield
+        self._settle()
         self._stages[stage] += perf_counter() - start
 
     def token(self) -> None:

@@ -79,7 +79,10 @@ def decoder_contracts(decoder: Decoder, plan: Plan, dtype: DType) -> dict[str, C
         return (*inputs, *caches("past")), (*outputs, *caches("present"))
 
     graphs: dict[str, Contract] = {}
-    logits = (TensorSpec(name="logits", dtype="float32", shape=(1, 1, decoder.vocab_size)),)
+    logits = (
+        TensorSpec(name="logits", dtype="float32", shape=(1, 1, decoder.vocab_size)),
+        TensorSpec(name="token", dtype="int64", shape=(1, 1)),
+    )
     if plan.layer is None:
         graphs["decoder"] = layer_graph("S", 0, layers, needed.prefix_cache, logits)
         return graphs

@@ -1,7 +1,7 @@
 """The language model as graphs linked by buffers: prefix -> select -> suffix, or one unpruned graph.
 
-All graphs read and write one arena. A cache's past and present are one buffer, so decoding appends in place; the
-prompt's embeddings and image features are written straight into the first graph's input.
+All graphs read and write one arena, wherever the backend has it; `links.py` says which tensor is which buffer. The
+prompt's embeddings and visual features are written straight into the first graph's input.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from typing import Protocol
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from fastv_runtime.arena import Arena, leading
-from fastv_runtime.bundle import GraphSpec, Manifest
-from fastv_runtime.engines import Binding, Engine
+from fastv_runtime.arena import Arena
+from fastv_runtime.bundle import Manifest
+from fastv_runtime.engines import Backend, Binding
+from fastv_runtime.layout import Region
 from fastv_runtime.lengths import Capacity
-from fastv_runtime.schema import TensorSpec
-
-MAX_POSITION_AXES = 3
+from fastv_runtime.links import STEP, Links, arena_layout, decoder_links
+from fastv_runtime.memory import Buffer
 
 Stage = Callable[[str], AbstractContextManager[None]]
 """Called with a stage's name around the work of that stage, to time it."""
@@ -29,10 +29,10 @@ class Decoder(Protocol):
     """A language model with a prompt buffer and caches. One prompt at a time."""
 
     arena: Arena
-    prompt: Float[np.ndarray, "1 capacity D"]
-    """Input embeddings; the caller fills the first S rows before `prefill`, the first row before `step`."""
-    deepstack: list[Float[np.ndarray, "1 capacity D"]]
-    """What is added after each of the first layers; the caller fills S rows before `prefill`, zero for text."""
+    prompt: Buffer
+    """Input embeddings [1, capacity, D]; the caller fills S rows before `prefill`, the first before `step`."""
+    deepstack: list[Buffer]
+    """[1, capacity, D], added after each of the first layers; the caller fills S rows before `prefill`, 0 for text."""
 
     def prefill(
         self, positions: Int[np.ndarray, "axes S"], prunable: Bool[np.ndarray, " S"], pruned: int, stage: Stage
@@ -40,210 +40,147 @@ class Decoder(Protocol):
         """Run a prompt of S rows, kept down to `pruned` of them; returns the kept indices, ascending."""
 
     def step(self) -> None:
-        """Run one decoded token at the next position."""
+        """Run one decoded token at the next position. UserError, and nothing written, when a cache is full."""
+
+    @property
+    def token(self) -> int:
+        """The likeliest token after the last row run: all that decoding greedily copies from a device."""
 
     @property
     def logits(self) -> Float[np.ndarray, " V"]:
         """Logits of the last row run."""
 
 
-def load_decoder(manifest: Manifest, engines: Mapping[str, Engine], capacity: Capacity) -> Decoder:
+def load_decoder(manifest: Manifest, backend: Backend, capacity: Capacity) -> Decoder:
     """The decoder that the bundle's plan calls for."""
     if manifest.plan.layer is None:
-        return DenseDecoder(manifest, engines, capacity)
-    return SplitDecoder(manifest, engines, capacity)
+        return DenseDecoder(manifest, backend, capacity)
+    return SplitDecoder(manifest, backend, capacity)
 
 
-class DenseDecoder:
-    """The unsplit, unpruned model: graph `decoder`."""
+class _Linked:
+    """What both decoders have: parts on one arena, and the step that is run again and again."""
 
-    def __init__(self, manifest: Manifest, engines: Mapping[str, Engine], capacity: Capacity):
-        spec = manifest.graphs["decoder"]
-        links = {
-            "hidden": "prompt",
-            "position_ids": "position_ids",
-            "write_index": "write_index",
-            "logits": "logits",
-            **_deepstack_links(spec),
-            **_cache_links("decoder", spec),
-        }
-        self.arena = Arena(_buffers([(spec, links)], {"S": capacity.prompt}))
-        self._part = _Part(engines["decoder"], spec, self.arena, links)
+    def __init__(self, manifest: Manifest, backend: Backend, capacity: Capacity):
+        links = decoder_links(manifest.graphs)
+        self.arena = Arena(arena_layout(links, capacity), backend.allocate)
         self.prompt = self.arena["prompt"]
-        self.deepstack = _deepstack(self.arena, manifest)
-        self._length = 0
+        self.deepstack = [self.arena[f"deepstack_{layer}"] for layer in range(manifest.decoder.deepstack_layers)]
+        self._parts = {name: _Part(link, backend, self.arena) for name, link in links.items()}
+        self._replay = backend.repeated(self._run_step)
+        self._steps: list[Binding] = []
+        self._step_position = self.arena["position_ids"].leading((*self.arena["position_ids"].shape[:-1], 1))
         self._position = 0
+
+    @property
+    def token(self) -> int:
+        return int(self.arena["token"].array()[0, 0])
+
+    @property
+    def logits(self) -> Float[np.ndarray, " V"]:
+        return self.arena["logits"].array()[0, 0]
+
+    def _write_positions(self, positions: Int[np.ndarray, "axes S"]) -> None:
+        buffer = self.arena["position_ids"]
+        shape = (*buffer.shape[:-1], positions.shape[-1])
+        buffer.leading(shape).write(positions.reshape(shape))
+        self._position = int(positions.max()) + 1
+
+    def _clear_first_rows(self) -> None:
+        """Decoding reads the first row of each, and a decoded token has no visual features."""
+        for buffer in self.deepstack:
+            buffer.rows(0, 1).zero()
+
+    def step(self) -> None:
+        parts = [part for part in self._parts.values() if part.grows]
+        for part in parts:
+            part.check_room(1)
+        self._step_position.write(np.full(self._step_position.shape, self._position))
+        for part in parts:
+            part.move_on()
+        if not self._steps:
+            self._steps = [part.bind(STEP, step=True) for part in parts]
+        self._replay()
+        for part in parts:
+            part.length += 1
+        self._position += 1
+
+    def _run_step(self) -> None:
+        for binding in self._steps:
+            binding.run()
+
+
+class DenseDecoder(_Linked):
+    """The unsplit, unpruned model: graph `decoder`."""
 
     def prefill(
         self, positions: Int[np.ndarray, "axes S"], prunable: Bool[np.ndarray, " S"], pruned: int, stage: Stage
     ) -> Int[np.ndarray, " M"]:
-        self._length, self._position = prunable.size, int(positions.max()) + 1
-        leading(self.arena["position_ids"], positions.shape)[...] = positions
+        length = prunable.size
+        self._write_positions(positions)
         with stage("suffix"):
-            self._part.prefill({"S": self._length})
-        _clear_first_rows(self.deepstack)
-        return np.arange(self._length)
-
-    def step(self) -> None:
-        self._part.step(self._length, self._position)
-        self._length += 1
-        self._position += 1
-
-    @property
-    def logits(self) -> Float[np.ndarray, " V"]:
-        return self.arena["logits"][0, 0]
+            self._parts["decoder"].prefill({"S": length}, length)
+        self._clear_first_rows()
+        return np.arange(length)
 
 
-class SplitDecoder:
+class SplitDecoder(_Linked):
     """Graphs `prefix` (layers 0..K-1 and scores), `select` (the gather) and `suffix` (layers K.. and the head).
 
     After pruning, the prefix's caches hold S + t entries and the suffix's M + t; the position of a decoded token is
     the same in both: t past the prompt's last, as if nothing had been pruned.
     """
 
-    def __init__(self, manifest: Manifest, engines: Mapping[str, Engine], capacity: Capacity):
-        prefix, select, suffix = (manifest.graphs[name] for name in ("prefix", "select", "suffix"))
-        prefix_links = {
-            "hidden": "prompt",
-            "position_ids": "position_ids",
-            "write_index": "prefix.write_index",
-            "hidden_out": "hidden",
-            "scores": "scores",
-            **_deepstack_links(prefix),
-            **_cache_links("prefix", prefix),
-        }
-        # select reads and writes buffers of its own tensors' names.
-        select_links = {tensor.name: tensor.name for tensor in (*select.inputs, *select.outputs)}
-        suffix_links = {
-            "hidden": "pruned_hidden",
-            "position_ids": "pruned_position_ids",
-            "write_index": "suffix.write_index",
-            "logits": "logits",
-            **_deepstack_links(suffix, "pruned_"),
-            **_cache_links("suffix", suffix),
-        }
-        self.arena = Arena(
-            _buffers(
-                [(prefix, prefix_links), (select, select_links), (suffix, suffix_links)],
-                {"S": capacity.prompt, "M": capacity.pruned},
-            )
-        )
-        self._prefix = _Part(engines["prefix"], prefix, self.arena, prefix_links)
-        self._select = _Part(engines["select"], select, self.arena, select_links)
-        self._suffix = _Part(engines["suffix"], suffix, self.arena, suffix_links)
-        self.prompt = self.arena["prompt"]
-        self.deepstack = _deepstack(self.arena, manifest)
-        self._pruned_deepstack = [self.arena[name] for name in _deepstack_links(suffix, "pruned_").values()]
-        self._length = 0
-        self._pruned = 0
-        self._position = 0
-
     def prefill(
         self, positions: Int[np.ndarray, "axes S"], prunable: Bool[np.ndarray, " S"], pruned: int, stage: Stage
     ) -> Int[np.ndarray, " M"]:
         length = prunable.size
-        self._length, self._pruned, self._position = length, pruned, int(positions.max()) + 1
-        leading(self.arena["position_ids"], positions.shape)[...] = positions
-        self.arena["prunable"][0, :length] = prunable
-        self.arena["length"][0] = pruned
+        self._write_positions(positions)
+        self.arena["prunable"].leading((1, length)).write(prunable[None])
+        self.arena["length"].write(np.asarray([pruned]))
         with stage("prefix"):
-            self._prefix.prefill({"S": length})
+            self._parts["prefix"].prefill({"S": length}, length)
         with stage("select"):
-            self._select.run({"S": length, "M": pruned})
+            self._parts["select"].bind({"S": length, "M": pruned}).run()
         with stage("suffix"):
-            self._suffix.prefill({"M": pruned})
-        _clear_first_rows([*self.deepstack, *self._pruned_deepstack])
-        return self.arena["keep"][0, :pruned].copy()
-
-    def step(self) -> None:
-        arena = self.arena
-        self._prefix.step(self._length, self._position)
-        # One row needs no selection: it moves on as it is.
-        arena["pruned_hidden"][0, 0] = arena["hidden"][0, 0]
-        self._suffix.step(self._pruned, self._position)
-        self._length += 1
-        self._pruned += 1
-        self._position += 1
-
-    @property
-    def logits(self) -> Float[np.ndarray, " V"]:
-        return self.arena["logits"][0, 0]
+            self._parts["suffix"].prefill({"M": pruned}, pruned)
+        self._clear_first_rows()
+        return self.arena["keep"].leading((1, pruned)).array()[0].copy()
 
 
 class _Part:
-    """One graph on the arena: `links` say which buffer each of its tensors is."""
+    """One graph on the arena; `length` is how many tokens its caches hold."""
 
-    def __init__(self, engine: Engine, spec: GraphSpec, arena: Arena, links: Mapping[str, str]):
-        self._engine = engine
-        self._spec = spec
-        self._arena = arena
+    def __init__(self, links: Links, backend: Backend, arena: Arena):
         self._links = links
-        self._step: Binding | None = None
+        self._engine = backend.engine(links.graph)
+        self._arena = arena
+        self.grows = "write_index" in links.names
+        self.length = 0
 
-    def run(self, lengths: Mapping[str, int]) -> None:
-        """Run with the dynamic axes cut to `lengths`."""
-        self._bind(lengths).run()
-
-    def prefill(self, lengths: Mapping[str, int]) -> None:
-        """Run a prompt; the cache is written from its start."""
-        self._arena[self._links["write_index"]][0] = 0
-        self.run(lengths)
-
-    def step(self, write_index: int, position: int) -> None:
-        """Run one row at a position; its keys and values are appended at `write_index`.
-
-        Bound once: its shapes never change.
-        """
-        if self._step is None:
-            self._step = self._bind({"S": 1, "M": 1})
-        self._arena[self._links["write_index"]][0] = write_index
-        self._arena[self._links["position_ids"]].reshape(-1)[:MAX_POSITION_AXES] = position
-        self._step.run()
-
-    def _bind(self, lengths: Mapping[str, int]) -> Binding:
-        def views(tensors: tuple[TensorSpec, ...]) -> dict[str, np.ndarray]:
-            return {tensor.name: self._view(tensor, lengths) for tensor in tensors}
-
-        return self._engine.bind(views(self._spec.inputs), views(self._spec.outputs))
-
-    def _view(self, tensor: TensorSpec, lengths: Mapping[str, int]) -> np.ndarray:
-        shape = tuple(lengths[axis] if isinstance(axis, str) else axis for axis in tensor.shape)
-        return leading(self._arena[self._links[tensor.name]], shape)
-
-
-def _deepstack_links(spec: GraphSpec, prefix: str = "") -> dict[str, str]:
-    """Deepstack inputs of a graph: the prompt's buffers, or those that `select` wrote."""
-    return {tensor.name: prefix + tensor.name for tensor in spec.inputs if tensor.name.startswith("deepstack_")}
-
-
-def _deepstack(arena: Arena, manifest: Manifest) -> list[np.ndarray]:
-    return [arena[f"deepstack_{layer}"] for layer in range(manifest.decoder.deepstack_layers)]
-
-
-def _clear_first_rows(buffers: list[np.ndarray]) -> None:
-    """Decoding reads the first row of each, and a decoded token has no visual features."""
-    for buffer in buffers:
-        buffer[0, 0] = 0
-
-
-def _cache_links(graph: str, spec: GraphSpec) -> dict[str, str]:
-    """Past and present of one layer's keys (or values) are one buffer: the graph appends to it in place."""
-    return {
-        tensor.name: f"{graph}.{tensor.name.split('_', 1)[1]}"
-        for tensor in (*spec.inputs, *spec.outputs)
-        if tensor.name.startswith(("past_", "present_"))
-    }
-
-
-def _buffers(
-    graphs: list[tuple[GraphSpec, dict[str, str]]], capacities: Mapping[str, int]
-) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Every buffer that the linked tensors need, dynamic axes at their capacity."""
-    return {
-        links[tensor.name]: (
-            tensor.dtype,
-            tuple(capacities[axis] if isinstance(axis, str) else axis for axis in tensor.shape),
+    def bind(self, lengths: Mapping[str, int], *, step: bool = False) -> Binding:
+        """Bound to the arena, the dynamic axes cut to `lengths`."""
+        layout = self._arena.layout
+        return self._engine.bind(
+            self._buffers(self._links.inputs(layout, lengths, step=step)),
+            self._buffers(self._links.outputs(layout, lengths, step=step)),
         )
-        for spec, links in graphs
-        for tensor in (*spec.inputs, *spec.outputs)
-    }
+
+    def prefill(self, lengths: Mapping[str, int], rows: int) -> None:
+        """Run a prompt of so many rows; the caches are written from their start."""
+        self.length = 0
+        self.check_room(rows)
+        self.move_on()
+        self.bind(lengths).run()
+        self.length = rows
+
+    def check_room(self, rows: int) -> None:
+        """Raises UserError where so many more rows would not fit the caches."""
+        self._links.check_room(self.length, rows)
+
+    def move_on(self) -> None:
+        """The next run appends its keys and values behind those that are there."""
+        self._arena[self._links.names["write_index"]].write(np.asarray([self.length]))
+
+    def _buffers(self, regions: Mapping[str, Region]) -> dict[str, Buffer]:
+        return {name: self._arena.buffer(region) for name, region in regions.items()}

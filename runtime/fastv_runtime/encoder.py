@@ -8,16 +8,21 @@ import numpy as np
 
 from fastv_runtime.bundle import Manifest
 from fastv_runtime.decoder import Decoder
-from fastv_runtime.engines import Engine
+from fastv_runtime.engines import Backend, Buffers, Engine
+from fastv_runtime.layout import Region
+from fastv_runtime.memory import Buffer
 from fastv_runtime.visuals import Visual
 
 
 class Encoder:
     """The towers of a bundle, writing into one decoder's prompt."""
 
-    def __init__(self, manifest: Manifest, engines: Mapping[str, Engine], decoder: Decoder):
+    def __init__(self, manifest: Manifest, backend: Backend, decoder: Decoder):
         self._graphs = manifest.graphs
-        self._engines = engines
+        self._backend = backend
+        self._engines: dict[str, Engine] = {
+            name: backend.engine(name) for name in ("vision", "pack", "video") if name in manifest.graphs
+        }
         self._outputs = {"image_features": decoder.prompt} | {
             f"deepstack_{index}": buffer for index, buffer in enumerate(decoder.deepstack)
         }
@@ -34,23 +39,28 @@ class Encoder:
                 at, free = next(places)
             assert piece.rows <= free, "a piece's features must not straddle two runs of placeholders"
             end = at + piece.rows
-            self._run(visual.graph, piece.inputs, {name: buffer[0, at:end] for name, buffer in self._outputs.items()})
+            self._run(
+                visual.graph, piece.inputs, {name: buffer.rows(at, end) for name, buffer in self._outputs.items()}
+            )
             at, free = end, free - piece.rows
 
     def _pack(self, visual: Visual, starts: Sequence[int]) -> None:
         """Features of all pieces side by side, then `pack` gathers the visual tokens from them."""
         assert visual.pack is not None
         prompt = self._outputs["image_features"]
-        features = np.empty((sum(piece.rows for piece in visual.pieces), prompt.shape[2]), prompt.dtype)
+        rows, width = sum(piece.rows for piece in visual.pieces), prompt.shape[2]
+        region = Region(0, prompt.dtype, (rows, width))
+        features = Buffer(self._backend.allocate(region.nbytes), region)
         at = 0
         for piece in visual.pieces:
-            self._run(visual.graph, piece.inputs, {"image_features": features[at : at + piece.rows]})
+            self._run(visual.graph, piece.inputs, {"image_features": features.rows(at, at + piece.rows)})
             at += piece.rows
         (start,) = starts  # packed tokens are one run
-        inputs = {"features": features, "index": visual.pack.index}
+        inputs: dict[str, np.ndarray | Buffer] = {"features": features, "index": visual.pack.index}
         if any(tensor.name == "weight" for tensor in self._graphs["pack"].inputs):
             inputs["weight"] = visual.pack.weight
-        self._run("pack", inputs, {"image_features": prompt[0, start : start + visual.tokens]})
+        self._run("pack", inputs, {"image_features": prompt.rows(start, start + visual.tokens)})
+        self._backend.synchronize()  # before the features are freed
 
-    def _run(self, graph: str, inputs: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray]) -> None:
+    def _run(self, graph: str, inputs: Buffers, outputs: Mapping[str, Buffer]) -> None:
         self._engines[graph].bind(inputs, outputs).run()

@@ -16,8 +16,7 @@ from fastv_runtime.bundle import PROCESSOR, Bundle, Plan
 from fastv_runtime.clock import Clock
 from fastv_runtime.decoder import load_decoder
 from fastv_runtime.encoder import Encoder
-from fastv_runtime.engines import Engine
-from fastv_runtime.engines.onnxruntime import NAME, OrtEngine
+from fastv_runtime.engines.backends import BackendName, DeviceName, open_backend
 from fastv_runtime.errors import UserError
 from fastv_runtime.kept import draw_kept
 from fastv_runtime.lengths import capacity, kept_count, pruned_length
@@ -85,21 +84,29 @@ class Pipeline:
 
     threads: of one operator; None means one per physical core that the process may use.
     aspect: `crop` or `pad`, of pictures that the model sees at one size; None means what the checkpoint says.
+    backend: what executes the graphs: `ort` (ONNX Runtime) or `trt` (TensorRT, with the engines that fastv-build made).
+    device: `cpu` or `cuda`; None means the backend's own: `cpu` for `ort`, `cuda` for `trt`.
     """
 
-    def __init__(self, bundle: Bundle, *, threads: int | None = None, aspect: Aspect | None = None):
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        threads: int | None = None,
+        aspect: Aspect | None = None,
+        backend: BackendName = "ort",
+        device: DeviceName | None = None,
+    ):
         manifest = bundle.manifest
         vision, video = manifest.vision, manifest.video
         if aspect is not None:
             vision, video = with_aspect(vision, video, aspect)
         self.bundle = bundle
         self.capacity = capacity(manifest.plan)
-        self._engines: dict[str, Engine] = {
-            name: OrtEngine(bundle.file(graph.file), threads=threads) for name, graph in manifest.graphs.items()
-        }
-        self._decoder = load_decoder(manifest, self._engines, self.capacity)
+        self._backend = open_backend(bundle, backend, device, threads=threads)
+        self._decoder = load_decoder(manifest, self._backend, self.capacity)
         self._embedding = bundle.embedding()
-        self._encoder = Encoder(manifest, self._engines, self._decoder)
+        self._encoder = Encoder(manifest, self._backend, self._decoder)
         self._prompts = PromptBuilder(bundle.file(PROCESSOR), manifest.tokens)
         self._images = load_images(bundle.file(PROCESSOR), vision)
         self._videos = None if video is None else load_videos(bundle.file(PROCESSOR), video)
@@ -112,13 +119,16 @@ class Pipeline:
         *,
         threads: int | None = None,
         aspect: Aspect | None = None,
+        backend: BackendName = "ort",
+        device: DeviceName | None = None,
         progress: Callable[[int], None] | None = None,
     ) -> Pipeline:
         """Open the bundle at `path`, check its hashes, and load its graphs; arguments as for the class.
 
         `progress` is called with the number of bytes hashed since its last call. Raises UserError.
         """
-        return cls(Bundle.open(path, progress=progress), threads=threads, aspect=aspect)
+        bundle = Bundle.open(path, progress=progress)
+        return cls(bundle, threads=threads, aspect=aspect, backend=backend, device=device)
 
     def generate(
         self,
@@ -175,7 +185,7 @@ class Pipeline:
                 f"max-new-tokens {limit}: this bundle bears 1 to {plan.max_new_tokens}: "
                 "export with a larger --max-new-tokens"
             )
-        clock = Clock()
+        clock = Clock(settle=self._backend.synchronize)
         with clock("preprocess"):
             visuals = [*map(self._images, images), *map(self._video, videos)]
             built = self._prompts.build(prompt, visuals)
@@ -186,7 +196,7 @@ class Pipeline:
         self._current = token = object()
         self._embed(built.token_ids)
         for buffer in self._decoder.deepstack:
-            buffer[0, :total] = 0
+            buffer.rows(0, total).zero()
         with clock("vision"):
             for each, starts in zip(visuals, built.starts(visuals), strict=True):
                 self._encoder(each, starts)
@@ -196,7 +206,7 @@ class Pipeline:
             visual_tokens=visual,
             kept_visual_tokens=(np.cumsum(built.visual) - 1)[kept[built.visual[kept]]].tolist(),
             pruned_length=pruned,
-            backend=NAME,
+            backend=self._backend.name,
             notes=[*(note for video in videos for note in video.notes), *_notes(plan, total, visual, pruned)],
         )
         pieces = self._decode(token, answer, limit, Sampler(sampling or Sampling()), ignore_stop, clock)
@@ -204,7 +214,7 @@ class Pipeline:
 
     @property
     def logits(self) -> Float[np.ndarray, " V"]:
-        """Logits (fp32) from which the next token is chosen: a view that the next step overwrites."""
+        """Logits (fp32) from which the next token is chosen; on the host a view that the next step overwrites."""
         return self._decoder.logits
 
     def _video(self, video: Video) -> Visual:
@@ -213,7 +223,7 @@ class Pipeline:
         return self._videos(video)
 
     def _embed(self, token_ids: np.ndarray) -> None:
-        self._decoder.prompt[0, : token_ids.size] = self._embedding[token_ids]
+        self._decoder.prompt.rows(0, token_ids.size).write(self._embedding[token_ids])
 
     def _decode(
         self, token: object, answer: Answer, limit: int, sampler: Sampler, ignore_stop: bool, clock: Clock
@@ -224,7 +234,7 @@ class Pipeline:
         while True:
             if self._current is not token:
                 raise RuntimeError("another generation was started on this pipeline: this one has ended")
-            picked = sampler.pick(self._decoder.logits)
+            picked = self._decoder.token if sampler.greedy else sampler.pick(self._decoder.logits)
             answer.token_ids.append(picked)
             clock.token()
             if picked in stop:
@@ -237,6 +247,7 @@ class Pipeline:
                 whole = backend.decode(answer.token_ids, skip_special_tokens=True)
                 piece = whole[len(answer.text) :]
                 answer.timings_ms = clock.timings()
+                answer.notes += self._backend.notes
             if piece:
                 answer.text += piece
                 yield piece

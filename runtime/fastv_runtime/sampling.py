@@ -37,9 +37,14 @@ class Sampler:
         self._sampling = sampling
         self._generator = np.random.default_rng(sampling.seed)
 
+    @property
+    def greedy(self) -> bool:
+        """The likeliest token is always the one: graphs tell it themselves, and no logits are needed."""
+        return self._sampling.temperature == 0
+
     def pick(self, logits: Float[np.ndarray, " vocab"]) -> int:
         """Token id chosen from the logits of one position."""
-        if self._sampling.temperature == 0:
+        if self.greedy:
             return int(np.argmax(logits))
         probabilities = distribution(logits, self._sampling)
         return int(self._generator.choice(probabilities.size, p=probabilities))

@@ -100,7 +100,7 @@ def compare(row: Row, source: Path, stock: Any, make_bundle: MakeBundle, layer: 
         answer = generation.answer
         assert answer.prompt_tokens == length
         assert answer.visual_tokens == count > 0
-        _close(pipeline._decoder.prompt[0, :length], embedded.prompt[0])
+        _close(pipeline._decoder.prompt.rows(0, length).array(), embedded.prompt[0])
         kept = torch.arange(length) if pruning is None else pruning.keep
         assert answer.kept_visual_tokens == (torch.cumsum(visual, 0) - 1)[kept[visual[kept]]].tolist()
         _close(pipeline.logits, expected.logits[0][0])
@@ -126,7 +126,7 @@ def _compare_caches(pipeline: Pipeline, cache: Any, layer: int | None, length: i
         graph = "decoder" if layer is None else "prefix" if index < layer else "suffix"
         rows = torch.cat([kept if graph == "suffix" else torch.arange(length), decoded])
         for kind, values in (("key", stored.keys), ("value", stored.values)):
-            ours = pipeline._decoder.arena[f"{graph}.{kind}_{index}"]
+            ours = pipeline._decoder.arena[f"{graph}.{kind}_{index}"].array()
             _close(ours[0, :, : rows.numel()], values[0][:, rows])
 
 

@@ -43,6 +43,15 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--top-p", type=float, default=1.0, metavar="P", help="nucleus sampling (default: 1, off)")
     parser.add_argument("--seed", type=int, default=0, help="of sampling (default: 0)")
     parser.add_argument("--length", choices=["fixed", "exact"], help="pruned length (default: the bundle's plan)")
+    parser.add_argument(
+        "--backend",
+        choices=["ort", "trt"],
+        default="ort",
+        help="ONNX Runtime (default), or TensorRT with the engines that fastv-build made",
+    )
+    parser.add_argument(
+        "--device", choices=["cpu", "cuda"], help="where graphs run (default: cpu for ort, cuda for trt)"
+    )
     parser.add_argument("--threads", type=int, metavar="N", help="threads of one operator (default: one per core)")
     parser.add_argument("--show-kept", metavar="OUT.png", help="draw which patches were kept")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of the text")
@@ -62,7 +71,9 @@ def run(args: argparse.Namespace) -> None:
     bundle = open_bundle(args.bundle)
     from fastv_runtime.pipeline import Pipeline
 
-    pipeline = Pipeline(bundle, threads=args.threads, aspect=args.image_aspect)
+    pipeline = Pipeline(
+        bundle, threads=args.threads, aspect=args.image_aspect, backend=args.backend, device=args.device
+    )
     generation = pipeline.stream(
         [*images, *shown.pictures],
         args.prompt,
@@ -73,13 +84,14 @@ def run(args: argparse.Namespace) -> None:
     )
     answer = generation.answer
     answer.notes[:0] = shown.notes
-    for note in answer.notes:
-        stderr.print(f"fastv-run: {note}", style="yellow", highlight=False)
+    _print_notes(answer.notes)
+    noted = len(answer.notes)
     for piece in generation:
         if not args.json:
             sys.stdout.write(piece)
             sys.stdout.flush()
     print(json.dumps(asdict(answer)) if args.json else "")
+    _print_notes(answer.notes[noted:])
     if kept_path is not None:
         from fastv_runtime.kept import save_picture
 
@@ -100,6 +112,11 @@ def _writable_png(path: Path) -> Path:
     if not path.absolute().parent.is_dir():
         raise UserError(f"--show-kept {path}: no such directory: make {path.absolute().parent} first")
     return path
+
+
+def _print_notes(notes: Sequence[str]) -> None:
+    for note in notes:
+        stderr.print(f"fastv-run: {note}", style="yellow", highlight=False)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

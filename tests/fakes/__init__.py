@@ -1,0 +1,1 @@
+"""A CUDA device and a TensorRT that exist on the host alone, so that the code for them runs without a GPU."""

@@ -1,0 +1,149 @@
+"""Which buffer each tensor is: aliases, offsets and shapes in prefill and decode, with every kind of decoder."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from fastv_runtime import UserError
+from fastv_runtime.bundle import Decoder, GraphSpec, Plan
+from fastv_runtime.contract import decoder_contracts
+from fastv_runtime.layout import Layout, Region
+from fastv_runtime.lengths import Capacity, capacity, pruned_length
+from fastv_runtime.links import STEP, Links, arena_layout, decoder_links
+
+WIDTH, HEADS, HEAD = 64, 2, 8
+LAYERS = 5
+
+
+def linked(
+    *, layer: int | None = 2, axes: int = 1, deepstack: int = 0
+) -> tuple[dict[str, Links], Layout, Plan, Capacity]:
+    decoder = Decoder(
+        hidden_size=WIDTH,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=4,
+        num_key_value_heads=HEADS,
+        head_dim=HEAD,
+        intermediate_size=128,
+        vocab_size=321,
+        gated_mlp=True,
+        position_axes=axes,  # type: ignore[arg-type]
+        deepstack_layers=deepstack,
+    )
+    plan = Plan(
+        layer=layer,
+        keep=0.5,
+        ranker="fastv",
+        length="fixed",
+        precision="float16",
+        max_text=32,
+        max_visual=100,
+        max_new_tokens=10,
+    )
+    graphs = {
+        name: GraphSpec(file=f"{name}.onnx", dialect="trt", opset=24, inputs=inputs, outputs=outputs)
+        for name, (inputs, outputs) in decoder_contracts(decoder, plan, "float16").items()
+    }
+    links = decoder_links(graphs)
+    return links, arena_layout(links, capacity(plan)), plan, capacity(plan)
+
+
+def regions(links: Links, layout: Layout, lengths: dict[str, int], **options: Any) -> dict[str, Region]:
+    return links.inputs(layout, lengths, **options) | links.outputs(layout, lengths, **options)
+
+
+@pytest.mark.parametrize("step", [False, True], ids=["prefill", "decode"])
+@pytest.mark.parametrize("layer", [2, None])
+def test_past_and_present_are_one_buffer_and_no_other_two_are(layer: int | None, step: bool) -> None:
+    links, layout, *_ = linked(layer=layer)
+    caches: list[Region] = []
+    for name, first, stop in [("prefix", 0, 2), ("suffix", 2, 5)] if layer else [("decoder", 0, 5)]:
+        found = regions(links[name], layout, STEP if step else {"S": 50, "M": 40}, step=step)
+        for index in range(first, stop):
+            for kind in ("key", "value"):
+                past = found[f"past_{kind}_{index}"]
+                assert past == found[f"present_{kind}_{index}"] == layout[f"{name}.{kind}_{index}"]
+                assert past.shape == (1, HEADS, links[name].cache_rows, HEAD)
+                caches.append(past)
+    assert len({region.offset for region in caches}) == 2 * LAYERS
+
+
+@pytest.mark.parametrize(("policy", "pruned"), [("fixed", 32 + 30), ("exact", 20 + 30)])
+def test_a_prompt_goes_from_graph_to_graph(policy: str, pruned: int) -> None:
+    links, layout, plan, room = linked()
+    text, visual = 20, 60
+    assert pruned_length(plan, text, visual, policy, room) == pruned
+    lengths = {"S": text + visual, "M": pruned}
+    prefix, select, suffix = (regions(links[name], layout, lengths) for name in ("prefix", "select", "suffix"))
+    assert prefix["hidden"] == layout["prompt"].leading((1, 80, WIDTH))
+    assert prefix["position_ids"].shape == (1, 80)
+    assert prefix["position_ids"] == select["position_ids"]
+    assert prefix["hidden_out"] == select["hidden"]
+    assert prefix["scores"] == select["scores"]
+    assert select["pruned_hidden"] == suffix["hidden"]
+    assert suffix["hidden"].shape == (1, pruned, WIDTH)
+    assert select["pruned_position_ids"] == suffix["position_ids"]
+    assert select["keep"].shape == (1, pruned)
+    assert suffix["logits"].shape == (1, 1, 321)
+    assert (suffix["token"].dtype, suffix["token"].shape) == ("int64", (1, 1))
+    # What is read must not be what is written, but for the caches.
+    written = {region.offset for name, region in select.items() if name.startswith(("pruned_", "keep"))}
+    assert not written & {select[name].offset for name in ("hidden", "scores", "position_ids", "prunable", "length")}
+
+
+def test_a_decoded_row_needs_no_copy_between_the_graphs() -> None:
+    links, layout, *_ = linked()
+    prefix, suffix = (regions(links[name], layout, STEP, step=True) for name in ("prefix", "suffix"))
+    assert prefix["hidden"] == layout["prompt"].leading((1, 1, WIDTH))
+    assert prefix["hidden_out"] == suffix["hidden"] == layout["hidden"].leading((1, 1, WIDTH))
+    assert prefix["position_ids"] == suffix["position_ids"]
+    # The caches differ in how much they hold, so they go on at different places.
+    assert prefix["write_index"] != suffix["write_index"]
+
+
+def test_mrope_positions_have_three_axes_side_by_side() -> None:
+    links, layout, *_ = linked(axes=3)
+    found = regions(links["prefix"], layout, {"S": 50})["position_ids"]
+    assert (found.shape, found.offset) == ((3, 1, 50), layout["position_ids"].offset)
+    assert regions(links["suffix"], layout, STEP, step=True)["position_ids"].shape == (3, 1, 1)
+    assert regions(links["select"], layout, {"S": 50, "M": 40})["pruned_position_ids"].shape == (3, 1, 40)
+
+
+def test_deepstack_goes_through_select_where_it_is_due_later() -> None:
+    links, layout, *_ = linked(deepstack=3)
+    lengths = {"S": 50, "M": 40}
+    prefix, select, suffix = (regions(links[name], layout, lengths) for name in ("prefix", "select", "suffix"))
+    assert {name for name in prefix if name.startswith("deepstack")} == {"deepstack_0", "deepstack_1"}
+    assert select["deepstack_2"] == layout["deepstack_2"].leading((1, 50, WIDTH))
+    assert select["pruned_deepstack_2"] == suffix["deepstack_2"]
+    step = regions(links["suffix"], layout, STEP, step=True)
+    assert step["deepstack_2"] == layout["deepstack_2"].leading((1, 1, WIDTH))
+
+
+def test_the_unsplit_decoder_reads_the_prompt_and_tells_the_token() -> None:
+    links, layout, *_ = linked(layer=None, deepstack=1)
+    assert list(links) == ["decoder"]
+    found = regions(links["decoder"], layout, {"S": 50})
+    assert found["hidden"] == layout["prompt"].leading((1, 50, WIDTH))
+    assert found["deepstack_0"] == layout["deepstack_0"].leading((1, 50, WIDTH))
+    assert found["token"] == layout["token"]
+
+
+def test_a_prompt_beyond_the_capacity_has_no_binding() -> None:
+    links, layout, _, room = linked()
+    regions(links["prefix"], layout, {"S": room.prompt})
+    with pytest.raises(ValueError, match="reaches past the end"):
+        regions(links["prefix"], layout, {"S": room.prompt + 1})
+    with pytest.raises(ValueError, match="reaches past the end"):
+        regions(links["suffix"], layout, {"M": room.pruned + 1})
+
+
+@pytest.mark.parametrize("graph", ["prefix", "suffix"])
+def test_a_full_cache_is_an_error_that_says_how_to_make_room(graph: str) -> None:
+    links, _, _, room = linked()
+    rows = {"prefix": room.prefix_cache, "suffix": room.suffix_cache}[graph]
+    links[graph].check_room(rows - 1, 1)
+    with pytest.raises(UserError, match=f"the {graph}'s cache is full: it holds {rows} tokens.*--max-new-tokens"):
+        links[graph].check_room(rows, 1)
