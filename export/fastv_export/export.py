@@ -158,7 +158,7 @@ def _write_graphs(
     for name, contract in declared.items():
         with progress.step(f"trace {name}"):
             model = build_graph(name, contract, skeleton, family, vision, plan)
-            rounded |= quantise_weights(model, rounding_of(name, plan, dimensions.num_hidden_layers))
+            rounded |= quantise_weights(model, rounding_of(name, plan, dimensions.num_hidden_layers, dialect.name))
             dialect.lower(model)
         with progress.weights(f"write {name}", _weight_bytes(model)) as written:
             save_graph(model, folder / "onnx" / f"{name}.onnx", written)

@@ -5,15 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from fastv_export.dialects import TARGETS, choose_precision
+from fastv_export.dialects import TARGETS, TRT_LEGACY, choose_precision
 from fastv_export.families import Family
 from fastv_runtime.bundle import Decoder, Length, Plan, Precision, Ranker, Weights
 from fastv_runtime.errors import UserError
 from fastv_runtime.lengths import capacity, kept_count
 from fastv_runtime.vision import Video, Vision
-
-BLOCKS_OPSET = 21
-"""The first whose DequantizeLinear takes blocks and four bits. TensorRT 10.3 has them for INT4, but not for INT8."""
 
 
 @dataclass(frozen=True)
@@ -96,12 +93,17 @@ def make_plan(options: Options, decoder: Decoder, vision: Vision, video: Video |
 
 
 def _check_weights(plan: Plan, target: str) -> None:
-    """UserError for weights of few bits on a target whose opset is older than their operator."""
-    if plan.weights is not None and plan.weights.block is not None and TARGETS[target].opset < BLOCKS_OPSET:
+    """UserError for weights of few bits that a target has no operator for."""
+    weights = plan.weights
+    if weights is None or weights.block is None or target == "ort":
+        return
+    if TARGETS[target] is TRT_LEGACY:  # DequantizeLinear takes blocks and four bits from opset 21 on
         raise UserError(
-            f"--precision int{plan.weights.bits}: target {target} has no weights in blocks: use int8 without --block, "
-            "or fp16"
+            f"--precision int{weights.bits}: target {target} has no weights in blocks: "
+            "use int8 without --block, or fp16"
         )
+    if weights.bits == 8:
+        raise UserError(f"--precision int8 --block {weights.block}: TensorRT builds no such weights: leave --block out")
 
 
 def _check_pruned(plan: Plan, target: str) -> None:

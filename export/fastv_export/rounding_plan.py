@@ -6,10 +6,10 @@ import re
 from collections.abc import Callable
 
 from fastv_export.rounding import Rounding
-from fastv_runtime.bundle import Part, Plan
+from fastv_runtime.bundle import DialectName, Part, Plan
 
 
-def rounding_of(graph: str, plan: Plan, layers: int) -> Callable[[str], Rounding | None]:
+def rounding_of(graph: str, plan: Plan, layers: int, dialect: DialectName) -> Callable[[str], Rounding | None]:
     """For `quantise_weights`: the rounding of a graph's initializers by their names there. layers: of the decoder."""
     weights = plan.weights
     first_layer = plan.layer or 0 if graph == "suffix" else 0
@@ -17,8 +17,10 @@ def rounding_of(graph: str, plan: Plan, layers: int) -> Callable[[str], Rounding
     def rounding(name: str) -> Rounding | None:
         if weights is None:
             return None
-        wide = weights.bits == 8 or bool(parts(name) & set(weights.wide))
-        return Rounding(8 if wide else 4, weights.block)
+        if weights.bits == 4 and parts(name) & set(weights.wide):
+            # TensorRT builds no int8 weights in blocks; ONNX Runtime would round activations beside those without.
+            return Rounding(8, weights.block if dialect == "ort" else None)
+        return Rounding(weights.bits, weights.block)
 
     def parts(name: str) -> set[Part]:
         if graph in ("vision", "video"):

@@ -109,17 +109,22 @@ class _Reader:
         self._read = read
 
     def read(self, stored: StoredTensor, buffer: UInt8[np.ndarray, " nbytes"]) -> torch.Tensor:
-        """The values as they are in the bundle, flat, through `buffer`."""
-        stored.read_into(buffer)
-        self._read(stored.nbytes)
-        values = torch.from_numpy(buffer).view(STORED_TYPES[stored.dtype])
+        """The values in the bundle's precision, flat, through `buffer`."""
+        values = self._stored(stored, buffer)
         return values if self.precision is torch.float32 else values.to(self.precision)
 
-    def rows(self, stored: StoredTensor) -> torch.Tensor:
-        """Rows of a matrix that fit the block, in fp32; valid until the next call."""
-        raw = self.read(stored, self._raw[: stored.nbytes])
-        values = self._values[: raw.numel()]
-        return values.copy_(raw).view(stored.shape)
+    def rows(self, stored: StoredTensor, rounding: Rounding | None = None) -> torch.Tensor:
+        """Rows of a matrix that fit the block, as the bundle has them, in fp32; valid until the next call."""
+        buffer = self._raw[: stored.nbytes]
+        raw = self.read(stored, buffer) if rounding is None else self._stored(stored, buffer)
+        values = self._values[: raw.numel()].copy_(raw).view(stored.shape)
+        # Few bits are made of what is stored, not of what it is in the precision of activations.
+        return values if rounding is None else rounding.rounded(values, self.precision)
+
+    def _stored(self, stored: StoredTensor, buffer: UInt8[np.ndarray, " nbytes"]) -> torch.Tensor:
+        stored.read_into(buffer)
+        self._read(stored.nbytes)
+        return torch.from_numpy(buffer).view(STORED_TYPES[stored.dtype])
 
 
 def _linear(
@@ -135,9 +140,7 @@ def _linear(
     parts = []
     for start in range(0, outputs, step):
         stop = min(start + step, outputs)
-        block = matrix.reader.rows(matrix.stored.rows(start, stop))
-        if matrix.rounding is not None:
-            block = matrix.rounding.rounded(block, matrix.reader.precision)
+        block = matrix.reader.rows(matrix.stored.rows(start, stop), matrix.rounding)
         parts.append(F.linear(rows, block, None if bias is None else bias[start:stop]))
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
 

@@ -41,7 +41,11 @@ def test_weights_in_blocks_are_refused_where_there_is_no_operator(tiny_llava: Pa
     weights = Weights(bits=4, block=64)
     with pytest.raises(UserError, match="--precision int4: target trt-legacy has no weights in blocks: use"):
         _plan(tiny_llava, Options(target="trt-legacy", weights=weights))
+    with pytest.raises(UserError, match="int8 --block 64: TensorRT builds no such weights: leave --block out"):
+        _plan(tiny_llava, Options(target="trt", weights=Weights(bits=8, block=64)))
     assert _plan(tiny_llava, Options(target="trt", weights=weights)).weights == weights
+    for target in ("trt", "trt-legacy"):
+        assert _plan(tiny_llava, Options(target=target, weights=Weights(bits=8, block=None))).weights is not None
 
 
 def _plan(source: Path, options: Options) -> Plan:
