@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import numpy as np
 from fastv_runtime.build.module import TensorRt
 from fastv_runtime.build.receipt import SelfTest
 from fastv_runtime.bundle import Bundle
-from fastv_runtime.engines import Binding, Engine
+from fastv_runtime.engines import Binding, Buffers, Engine
 from fastv_runtime.selftest import difference, golden_cases, known_outputs, read_golden, tolerance
 
 Load = Callable[[str, Path], Engine]
@@ -58,7 +58,7 @@ class _Alone:
     backend: Any
     name: str
 
-    def bind(self, inputs: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray]) -> Binding:
+    def bind(self, inputs: Buffers, outputs: Buffers) -> Binding:
         return self.backend.engine(self.name).bind(inputs, outputs)
 
 

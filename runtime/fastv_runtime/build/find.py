@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from fastv_runtime.build.device import Device
+from fastv_runtime.build.module import Backend
 from fastv_runtime.build.receipt import ENGINES, EngineRecord, Receipt, onnx_digests, read_receipt
 from fastv_runtime.bundle import Bundle, Manifest, sha256
 from fastv_runtime.errors import UserError
@@ -17,7 +18,7 @@ def find_engines(bundle: Bundle, device: Device) -> dict[str, Path]:
     their self-test, or were changed.
     """
     root = bundle.path / ENGINES
-    found = {folder.name: receipt for folder in sorted(root.glob("*/")) if (receipt := read_receipt(folder))}
+    found = _receipts(bundle)
     if not found:
         raise UserError(f"{bundle.path}: no engines are built: run fastv-build {bundle.path}")
     fitting = [name for name, receipt in found.items() if _runs_on(receipt, device)]
@@ -41,6 +42,17 @@ def find_engines(bundle: Bundle, device: Device) -> dict[str, Path]:
             raise UserError(f"{folder}: the engine of {graph} is of another export of this bundle: {again}")
         check_engine(folder / record.file, record, again)
     return {graph: folder / receipt.engines[graph].file for graph in bundle.manifest.graphs}
+
+
+def built_with(bundle: Bundle) -> Backend | None:
+    """The TensorRT whose engines a bundle has; None if it has none, or some of each."""
+    found = {receipt.backend for receipt in _receipts(bundle).values()}
+    return found.pop() if len(found) == 1 else None
+
+
+def _receipts(bundle: Bundle) -> dict[str, Receipt]:
+    folders = sorted((bundle.path / ENGINES).glob("*/"))
+    return {folder.name: receipt for folder in folders if (receipt := read_receipt(folder))}
 
 
 def is_stale(manifest: Manifest, graph: str, record: EngineRecord) -> bool:

@@ -37,12 +37,12 @@ def _tensorrt(bundle: Bundle) -> Backend:
     """The engines that were built for the GPU at hand; every one is checked against its receipt before it is loaded."""
     cuda = Cuda("trt")
     from fastv_runtime.build.device import local_device
-    from fastv_runtime.build.find import find_engines
+    from fastv_runtime.build.find import built_with, find_engines
     from fastv_runtime.build.gpu import find_gpu
     from fastv_runtime.build.module import choose_backend, load_tensorrt
     from fastv_runtime.engines.tensorrt import TrtBackend
 
-    tensorrt = load_tensorrt(choose_backend(None))
+    tensorrt = load_tensorrt(built_with(bundle) or choose_backend(None))
     gpu = find_gpu()
     assert gpu is not None, "CUDA was started just now"
     return TrtBackend(tensorrt.module, cuda, find_engines(bundle, local_device(tensorrt, gpu)))
