@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from fastv_export.families import Family
+from fastv_export.rankers import RANKERS
 from fastv_export.reference import Pruning, pruned
 from fastv_runtime.bundle import Decoder, Plan
 from fastv_runtime.lengths import kept_count
@@ -29,7 +30,10 @@ VISUAL = 16
 def golden_vectors(
     model: Any, family: Family, dimensions: Decoder, vision: Vision, video: Video | None, plan: Plan
 ) -> Tensors:
-    """Golden vectors of a model (fp32, eager attention) for every graph of a plan, but `select`'s random ranker."""
+    """Golden vectors of a model (fp32, eager attention) for every graph of a plan.
+
+    `select`'s are the choice by score, whatever the ranker: self-tests read them for rankers that choose so.
+    """
     generator = torch.Generator().manual_seed(SEED)
     with torch.no_grad():
         tensors = _vision_case(model, family, dimensions, vision)
@@ -42,7 +46,7 @@ def golden_vectors(
         if plan.layer is None:
             tensors |= _dense_case(decoder, head, prompt)
         else:
-            tensors |= _split_case(decoder, head, prompt, plan.layer, plan.keep)
+            tensors |= _split_case(decoder, head, prompt, plan.layer, plan.keep, RANKERS[plan.ranker].rotary)
     # Slices share memory with what they were cut from; the file wants tensors that stand alone.
     return {name: tensor.detach().clone().contiguous() for name, tensor in tensors.items()}
 
@@ -133,11 +137,11 @@ def _dense_case(decoder: Any, head: Any, prompt: _Prompt) -> Tensors:
     return tensors
 
 
-def _split_case(decoder: Any, head: Any, prompt: _Prompt, layer: int, keep: float) -> Tensors:
+def _split_case(decoder: Any, head: Any, prompt: _Prompt, layer: int, keep: float, rotary: bool) -> Tensors:
     length = prompt.prunable.numel()
     count = TEXT + kept_count(VISUAL, keep)
     positions, last = prompt.positions[..., :length], prompt.positions[..., length:]
-    with pruned(decoder, layer, prompt.prunable, count) as prefill:
+    with pruned(decoder, layer, prompt.prunable, count, rotary=rotary) as prefill:
         output = decoder(**prompt.arguments())
     kept, cache = prefill.keep, output.past_key_values
     logits = head(output.last_hidden_state[:, length - 1 :])
