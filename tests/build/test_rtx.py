@@ -112,7 +112,7 @@ def test_every_graph_of_a_family_is_built(
 
 
 @pytest.mark.parametrize("ranker", RANKERS)
-def test_every_ranker_is_built(ranker: str, tmp_path: Path, device: Device) -> None:
+def test_every_ranker_is_built(ranker: str, tmp_path: Path, rtx: TensorRt, device: Device) -> None:
     made = manifest(FIXED, ranker=ranker)
     spec = made.graphs["select"]
     select = build_select(graph_inputs(spec.inputs), OPSET, ranker)
@@ -121,6 +121,7 @@ def test_every_ranker_is_built(ranker: str, tmp_path: Path, device: Device) -> N
     profiles = graph_profiles("select", made, shared_weights=False)
     engine = compile_graph(tmp_path / "select.onnx", spec, profiles, device, Settings(), lambda phase: None)
     assert memoryview(engine).nbytes > 10_000
+    assert not set(parse(rtx, tmp_path / "select.onnx", spec).layer_types()) & set(PLAIN)
 
 
 @WITH_LLAVA
