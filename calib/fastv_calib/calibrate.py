@@ -34,6 +34,7 @@ from fastv_runtime.cost import BYTES
 from fastv_runtime.errors import UserError
 from fastv_runtime.lengths import kept_count
 
+
 @dataclass(frozen=True)
 class Outcome:
     """A calibration, and why it chose nothing, if it did not."""

@@ -69,9 +69,7 @@ def doubts(plans: Sequence[PlanFigures], matches: Sequence[Sequence[bool]], chos
 
 def _candidates(plans: Sequence[PlanFigures]) -> list[int]:
     return [
-        index
-        for index, plan in enumerate(plans)
-        if plan.point.layer is not None and plan.point.ranker not in CONTROLS
+        index for index, plan in enumerate(plans) if plan.point.layer is not None and plan.point.ranker not in CONTROLS
     ]
 
 

@@ -69,7 +69,9 @@ class Sweep:
                     inputs_embeds=step,
                     past_key_values=cache,
                     use_cache=True,
-                    **_positions(inputs.position_ids.max() + torch.full_like(inputs.position_ids[..., :1], len(tokens))),
+                    **_positions(
+                        inputs.position_ids.max() + torch.full_like(inputs.position_ids[..., :1], len(tokens))
+                    ),
                 )
         hidden = {layer: torch.cat(rows, 1) for layer, rows in seen.hidden.items()}
         positions = _answered(inputs.position_ids, len(tokens) - 1)
