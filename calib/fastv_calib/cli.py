@@ -152,13 +152,10 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _say(calibration: Calibration, source: str, output: str) -> None:
-    chosen = calibration.chosen
-    assert chosen is not None
-    plan = next(
-        plan
-        for plan in calibration.plans
-        if (plan.point.layer, plan.point.keep, plan.point.ranker) == (chosen.layer, chosen.keep, chosen.ranker)
-    )
+    from fastv_calib.report import chosen_plan
+
+    plan = chosen_plan(calibration)
+    assert plan is not None
     match = plan.match
     for line in (
         f"{output}: {plan.point}: {match.mean:.1%} of {calibration.samples} answers are the unpruned model's "

@@ -10,6 +10,7 @@ import numpy as np
 
 from fastv_calib.intervals import bootstrap, wilson
 from fastv_calib.measure import Measured, Outcome
+from fastv_calib.rankers import CONTROLS
 from fastv_export.calibration import Lengths, Objectives, PlanFigures, Point
 from fastv_runtime.bundle import Decoder, Plan
 from fastv_runtime.cost import BYTES, cache_bytes, decoder_flops, plan_cost, tokens_per_layer
@@ -92,17 +93,18 @@ def unpruned(samples: Sequence[Measured], costing: Costing) -> PlanFigures:
 
 
 def pareto(plans: Sequence[PlanFigures]) -> tuple[int, ...]:
-    """Indices of plans than which none is as good in FLOPs and greedy match, and better in one of them."""
+    """Indices of plans than which none is as good in FLOPs and greedy match, and better in one; controls aside."""
+    eligible = [index for index, plan in enumerate(plans) if plan.point.ranker not in CONTROLS]
 
     def beaten(plan: PlanFigures) -> bool:
         return any(
             other.flops <= plan.flops
             and other.match.mean >= plan.match.mean
             and (other.flops < plan.flops or other.match.mean > plan.match.mean)
-            for other in plans
+            for other in (plans[index] for index in eligible)
         )
 
-    return tuple(index for index, plan in enumerate(plans) if not beaten(plan))
+    return tuple(index for index in eligible if not beaten(plans[index]))
 
 
 def _rows(decoder: Decoder, point: Point, sample: Measured) -> list[int]:
