@@ -15,8 +15,9 @@ from fastv_runtime.errors import UserError, missing_extra
 
 if TYPE_CHECKING:
     from fastv_export.calibration import Calibration
+    from fastv_runtime.bundle import Precision
 
-PRECISIONS = {"fp32": "float32", "fp16": "float16"}
+PRECISIONS: dict[str, Precision] = {"fp32": "float32", "fp16": "float16"}
 DESCRIPTION = (
     "Measure, on your own pictures and questions, what pruning visual tokens costs a model for every K, keep and "
     "ranker, and choose the cheapest plan that agrees with the unpruned model often enough."

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
 
 from pydantic import BaseModel, ValidationError
 
@@ -107,7 +106,7 @@ class Choice(Model):
 class Calibration(Model):
     """`calibration.json`."""
 
-    schema_version: Literal[1]
+    schema_version: int
     family: str
     source: dict[str, str]
     """sha256 of the checkpoint's files."""
