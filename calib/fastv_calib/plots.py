@@ -29,6 +29,10 @@ def plan_plot(calibration: Calibration, chosen: PlanFigures | None) -> str:
     )
     front = sorted((plans[index].flops_share, plans[index].match.mean) for index in calibration.pareto)
     parts.append(f'<polyline class="front" points="{_points(axes, front)}"/>')
+    for plan in (plans[index] for index in calibration.pareto):
+        x, y = axes.at(plan.flops_share, plan.match.mean)
+        label = "unpruned" if plan.point.layer is None else f"K={plan.point.layer} keep {plan.point.keep:g}"
+        parts.append(f'<text class="label" x="{x - 12:.1f}" y="{y + 20:.1f}" text-anchor="end">{label}</text>')
     # What is chosen is drawn last, above what lies close to it.
     for plan in sorted(plans, key=lambda plan: plan is chosen):
         parts.append(_plan_mark(axes, plan, calibration, plan is chosen))

@@ -8,6 +8,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from fastv_calib.plots import SIZE, attention_plot, mark, plan_plot
+from fastv_calib.rankers import CONTROLS
 from fastv_export.calibration import Calibration, Estimate, PlanFigures
 
 TEMPLATE = "report.html.jinja"
@@ -23,6 +24,8 @@ def report(calibration: Calibration, source: str, output: str) -> str:
     return template.render(
         calibration=calibration,
         chosen=chosen,
+        unpruned=next(plan for plan in plans if plan.point.layer is None),
+        controls=[name for name in calibration.settings.rankers if name in CONTROLS],
         plans=plans,
         pareto=[calibration.plans[index].point for index in calibration.pareto],
         plot=Markup(plan_plot(calibration, chosen)),
@@ -56,7 +59,7 @@ def _interval(estimate: Estimate | None) -> str:
 
 
 def _nats(estimate: Estimate) -> str:
-    return f"{estimate.mean:.3g} ({estimate.low:.2g}–{estimate.high:.2g})"
+    return f"{estimate.mean:.2g} ({estimate.low:.1g}–{estimate.high:.1g})"
 
 
 def _mib(count: float) -> str:
