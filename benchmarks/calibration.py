@@ -11,14 +11,14 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from demo import calibration_split, heldout
 from fastv_calib.cli import main as calibrate
 from fastv_calib.report import chosen_plan
 from fastv_export.calibration import Calibration, Estimate, PlanFigures, read_calibration
 
+ROOT = Path(__file__).resolve().parent.parent
 CHECKPOINT = ROOT / "demo" / "checkpoint"
 OUT = ROOT / "demo" / "out" / "calibration"
 
@@ -64,8 +64,8 @@ def page(calibration: Calibration, tried: Calibration) -> str:
     lines = [
         "# Which plan the demo model bears",
         "",
-        f"Made by `make calibrate`: {calibration.samples} questions of a calibration split, the default plans, asked for "
-        f"{target:.0%} of answers as the unpruned model's, token by token. In brackets 95% intervals (Wilson; "
+        f"Made by `make calibrate`: {calibration.samples} questions of a calibration split, the default plans, asked "
+        f"for {target:.0%} of answers as the unpruned model's, token by token. In brackets 95% intervals (Wilson; "
         "bootstrap for KL). FLOPs of a prefill and keys and values after it are shares of the unpruned model's. "
         "Accuracy counts answers that are right unpruned and stay as they are. `random` is a control.",
         "",

@@ -98,7 +98,7 @@ class Calibrator:
             plans=tuple(plans),
             pareto=pareto(plans),
             chosen=None if chosen is None else self._choice(plans[chosen].point, costing),
-            warnings=() if chosen is None else tuple(doubts(plans, matches, chosen)),
+            warnings=() if chosen is None else tuple(doubts(plans, matches, chosen, self.objectives)),
         )
         return Outcome(calibration, refusal(plans, self.objectives) if chosen is None else None)
 

@@ -52,19 +52,25 @@ def refusal(plans: Sequence[PlanFigures], objectives: Objectives) -> str:
     )
 
 
-def doubts(plans: Sequence[PlanFigures], matches: Sequence[Sequence[bool]], chosen: int) -> list[str]:
+def doubts(
+    plans: Sequence[PlanFigures], matches: Sequence[Sequence[bool]], chosen: int, objectives: Objectives
+) -> list[str]:
     """Warnings where the samples are too few to bear the choice. `matches`: by plan, whether each sample matched."""
-    cheaper = [index for index in _candidates(plans) if plans[index].flops < plans[chosen].flops]
-    if not cheaper:
-        return []
-    following = max(cheaper, key=lambda index: (plans[index].flops, plans[index].match.mean))
-    if told_apart(matches[chosen], matches[following]):
-        return []
-    return [
-        f"{len(matches[chosen])} samples are too few to tell {plans[chosen].point} from the next cheaper plan, "
-        f"{plans[following].point}: {plans[chosen].match.mean:.1%} and {plans[following].match.mean:.1%} match; "
-        "give more samples"
-    ]
+    plan, count = plans[chosen], len(matches[chosen])
+    found = []
+    if plan.match.mean < objectives.min_agreement:
+        found.append(
+            f"{plan.point} matches on {plan.match.mean:.1%} of {count} samples, below the "
+            f"{objectives.min_agreement:.1%} asked for, and is chosen since so few samples do not exclude that: give more samples"
+        )
+    cheaper = [index for index in _candidates(plans) if plans[index].flops < plan.flops]
+    following = max(cheaper, key=lambda index: (plans[index].flops, plans[index].match.mean), default=None)
+    if following is not None and not told_apart(matches[chosen], matches[following]):
+        found.append(
+            f"{count} samples are too few to tell {plan.point} from the next cheaper plan, {plans[following].point}: "
+            f"{plan.match.mean:.1%} and {plans[following].match.mean:.1%} match: give more samples"
+        )
+    return found
 
 
 def _candidates(plans: Sequence[PlanFigures]) -> list[int]:
