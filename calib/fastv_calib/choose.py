@@ -61,7 +61,8 @@ def doubts(
     if plan.match.mean < objectives.min_agreement:
         found.append(
             f"{plan.point} matches on {plan.match.mean:.1%} of {count} samples, below the "
-            f"{objectives.min_agreement:.1%} asked for, and is chosen since so few samples do not exclude that: give more samples"
+            f"{objectives.min_agreement:.1%} asked for, and is chosen since so few samples do not exclude that: "
+            "give more samples"
         )
     cheaper = [index for index in _candidates(plans) if plans[index].flops < plan.flops]
     following = max(cheaper, key=lambda index: (plans[index].flops, plans[index].match.mean), default=None)
