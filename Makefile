@@ -4,7 +4,7 @@ VENV ?= .venv
 CONSTRAINTS ?= constraints-cpu.txt
 RUN = $(VENV)/bin/python
 
-.PHONY: demo test lint bench evaluate train clean
+.PHONY: demo test lint bench evaluate calibrate train clean
 
 demo: $(VENV)/.installed
 	$(RUN) demo/demo.py
@@ -24,6 +24,10 @@ bench: $(VENV)/.installed
 # The demo checkpoint's accuracy for every K, keep and ranker, written into its model card.
 evaluate: $(VENV)/.installed
 	$(RUN) demo/evaluate.py
+
+# Which plan the demo checkpoint bears, chosen on one split of questions and tried on another.
+calibrate: $(VENV)/.installed
+	$(RUN) benchmarks/calibration.py
 
 train: $(VENV)/.installed
 	$(RUN) demo/train.py

@@ -18,6 +18,8 @@ RANKERS = ("fastv", "random", "uniform", "fastv+uniform", "norope", "dart")
 """As `rankers.RANKERS` has them, which needs packages that --help does not."""
 WEIGHTS: dict[str, Literal[4, 8]] = {"int8": 8, "int4": 4}
 PRECISIONS: dict[str, Precision] = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+PLANNED = ("layer", "keep", "ranker", "length", "max_text", "image_tokens")
+"""Flags whose values a calibration can give, and otherwise `Options`."""
 DESCRIPTION = (
     "Split a vision-language model at decoder layer K and write it as a bundle that prunes visual tokens there."
 )
@@ -55,25 +57,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PART",
         help="parts that keep 8 bits in int4: vision prefix first last head (default: vision prefix head)",
     )
-    parser.add_argument("--layer", type=int, default=2, metavar="K", help="prune after this many layers (default: 2)")
     parser.add_argument(
-        "--keep", type=float, default=0.5, metavar="R", help="fraction of visual tokens kept (default: 0.5)"
+        "--calibration",
+        metavar="FILE",
+        help="what fastv-calibrate chose for this checkpoint: --layer, --keep, --ranker, --length and --max-text, "
+        "where they are not given",
     )
+    parser.add_argument("--layer", type=int, metavar="K", help="prune after this many layers (default: 2)")
+    parser.add_argument("--keep", type=float, metavar="R", help="fraction of visual tokens kept (default: 0.5)")
     parser.add_argument(
         "--ranker",
         choices=RANKERS,
-        default="fastv",
         help="what chooses the tokens that stay; random and uniform are controls (default: fastv)",
     )
     parser.add_argument(
         "--length",
         choices=["exact", "fixed"],
-        default="exact",
         help="pruned length by default: exact per prompt, or one fixed by --max-text (default: exact)",
     )
-    parser.add_argument(
-        "--max-text", type=int, default=128, metavar="N", help="text tokens a prompt may have (default: 128)"
-    )
+    parser.add_argument("--max-text", type=int, metavar="N", help="text tokens a prompt may have (default: 128)")
     parser.add_argument(
         "--max-images", type=int, default=1, metavar="N", help="pictures a prompt may have (default: 1)"
     )
@@ -105,6 +107,7 @@ def run(args: argparse.Namespace) -> None:
     try:
         import torch  # noqa: F401  first, so that a device's user reads of torch and not of some helper
 
+        from fastv_export.calibration import chosen_for, read_calibration
         from fastv_export.engines import build_after_export
         from fastv_export.export import check_output, export_bundle
         from fastv_export.hub import resolve
@@ -115,24 +118,25 @@ def run(args: argparse.Namespace) -> None:
 
     # A terminated export cleans up as an interrupted one does.
     signal.signal(signal.SIGTERM, _raise_exit)
-    options = Options(
-        layer=None if args.no_prune else args.layer,
-        keep=args.keep,
-        ranker=args.ranker,
-        length=args.length,
-        max_text=args.max_text,
-        max_images=args.max_images,
-        max_visual=args.max_visual,
-        image_tokens=args.image_tokens,
-        max_new_tokens=args.max_new_tokens,
-        precision=PRECISIONS.get(args.precision),
-        weights=_weights(args),
-        target=args.target,
-        verify=not args.no_verify,
-    )
+    calibration = None if args.calibration is None else read_calibration(args.calibration)
     check_output(args.output)
     with Progress(stderr) as progress:
         source = resolve(args.source, args.revision, progress)
+        chosen: dict[str, Any] = {}
+        if calibration is not None:
+            with progress.step("compare with the calibration"):
+                chosen = chosen_for(calibration, source).model_dump(include=set(PLANNED))
+        given = {name: value for name in PLANNED if (value := getattr(args, name)) is not None}
+        options = Options(
+            **chosen | given | ({"layer": None} if args.no_prune else {}),
+            max_images=args.max_images,
+            max_visual=args.max_visual,
+            max_new_tokens=args.max_new_tokens,
+            precision=PRECISIONS.get(args.precision),
+            weights=_weights(args),
+            target=args.target,
+            verify=not args.no_verify,
+        )
         manifest = export_bundle(source, args.output, options, progress)
         build_after_export(Path(args.output), manifest, args.target, progress)
     if args.json:

@@ -1,0 +1,141 @@
+"""The whole calibration: checkpoint and samples in, measurements and the chosen plan out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+
+import numpy as np
+
+from fastv_calib.choose import check_objectives, choose, doubts, refusal
+from fastv_calib.data import Sample
+from fastv_calib.inputs import InputMaker
+from fastv_calib.measure import Measure, points
+from fastv_calib.rankers import CONTROLS, RANKERS
+from fastv_calib.results import Results
+from fastv_calib.summary import Costing, figures, lengths, pareto, unpruned
+from fastv_export.calibration import (
+    SCHEMA_VERSION,
+    Calibration,
+    Choice,
+    Objectives,
+    Point,
+    Settings,
+    source_digests,
+)
+from fastv_export.checkpoint import Checkpoint
+from fastv_export.families import family_of
+from fastv_export.plan import decoder_dimensions
+from fastv_export.reference import load_model
+from fastv_runtime.bundle import Decoder
+from fastv_runtime.cost import BYTES
+from fastv_runtime.errors import UserError
+from fastv_runtime.lengths import kept_count
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A calibration, and why it chose nothing, if it did not."""
+
+    calibration: Calibration
+    refusal: str | None
+
+
+class Calibrator:
+    """A checkpoint and what is to be measured on it; refuses what makes no sense for it.
+
+    Raises UserError, before anything is loaded or hashed.
+    """
+
+    def __init__(self, source: str | Path, settings: Settings, objectives: Objectives):
+        self.checkpoint = Checkpoint(source)
+        self.family = family_of(self.checkpoint.model_type(), str(self.checkpoint.path / "config.json"))
+        self.config = self.family.config(self.checkpoint)
+        self.decoder = decoder_dimensions(self.config, self.family)
+        self.parameters = sum(prod(tensor.shape) for tensor in self.checkpoint.tensors.values())
+        self.settings, self.objectives = settings, objectives
+        _check_settings(settings, self.decoder)
+        check_objectives(objectives, self.parameters * BYTES[objectives.precision])
+
+    def measure(self, samples: Sequence[Sample], results: Results, advance: Callable[[], None]) -> None:
+        """Measure the samples that `results` does not have; `advance` is called after each sample, those included."""
+        measure = None
+        for sample in samples:
+            if sample.key not in results.measured:
+                measure = measure or self._load()
+                results.add(measure(sample))
+            advance()
+
+    def results(self, path: Path) -> Results:
+        """Measurements at `path`, of this checkpoint by these settings: those that are there, and those to come."""
+        return Results(path, source_digests(self.checkpoint), self.settings)
+
+    def summarise(self, samples: Sequence[Sample], results: Results) -> Outcome:
+        """Figures of all plans from samples that were measured, and the choice."""
+        measured = [results.measured[sample.key] for sample in samples]
+        costing = Costing(self.decoder, self.parameters, lengths(measured), self.objectives)
+        # By plan, then by sample; the unpruned model last.
+        by_plan = list(zip(*(sample.outcomes for sample in measured), strict=True))
+        plans = [
+            figures(point, outcomes, measured, costing)
+            for point, outcomes in zip(points(self.settings), by_plan, strict=True)
+        ]
+        chosen = choose(plans, self.objectives)
+        matches = [[outcome.match for outcome in outcomes] for outcomes in by_plan]
+        plans.append(unpruned(measured, costing))
+        calibration = Calibration(
+            schema_version=SCHEMA_VERSION,
+            family=self.family.model_type,
+            source=results.source,
+            settings=self.settings,
+            objectives=self.objectives,
+            samples=len(measured),
+            answers=sum(sample.correct is not None for sample in measured),
+            lengths=costing.lengths,
+            attention=tuple(np.mean([sample.attention for sample in measured], axis=0).tolist()),
+            plans=tuple(plans),
+            pareto=pareto(plans),
+            chosen=None if chosen is None else self._choice(plans[chosen].point, costing),
+            warnings=() if chosen is None else tuple(doubts(plans, matches, chosen, self.objectives)),
+        )
+        return Outcome(calibration, refusal(plans, self.objectives) if chosen is None else None)
+
+    def _load(self) -> Measure:
+        model = load_model(self.checkpoint.path, self.family)
+        maker = InputMaker(self.checkpoint, self.family, model, self.settings.image_tokens)
+        return Measure(model, self.family, maker, self.settings, self.family.max_positions(self.config))
+
+    def _choice(self, point: Point, costing: Costing) -> Choice:
+        assert point.layer is not None
+        return Choice(
+            layer=point.layer,
+            keep=point.keep,
+            ranker=point.ranker,
+            length="exact",
+            max_text=costing.max_text,
+            image_tokens=self.settings.image_tokens,
+            fixed_length=costing.max_text + kept_count(costing.lengths.visual_max, point.keep),
+        )
+
+
+def _check_settings(settings: Settings, decoder: Decoder) -> None:
+    last = decoder.num_hidden_layers - 1
+    for layer in settings.layers:
+        if not 1 <= layer <= last:
+            raise UserError(f"--layers {layer}: must be 1 to {last}; this decoder has {last + 1} layers")
+    for keep in settings.keeps:
+        if not 0 < keep < 1:
+            raise UserError(f"--keeps {keep:g}: must be above 0 and below 1; the unpruned model is always measured")
+    for ranker in settings.rankers:
+        if ranker not in RANKERS:
+            raise UserError(f"--rankers {ranker}: not known; there are {', '.join(RANKERS)}")
+    if not set(settings.rankers) - CONTROLS:
+        raise UserError(f"--rankers {' '.join(settings.rankers)}: a control is not chosen: add fastv")
+    for flag, values in (("--layers", settings.layers), ("--keeps", settings.keeps), ("--rankers", settings.rankers)):
+        if len(set(values)) != len(values):
+            raise UserError(f"{flag} {' '.join(map(str, values))}: each one only once")
+    for flag, value in (("--answer-tokens", settings.answer_tokens), ("--image-tokens", settings.image_tokens)):
+        if value is not None and value < 1:
+            raise UserError(f"{flag} {value}: must be at least 1")

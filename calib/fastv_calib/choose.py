@@ -1,0 +1,93 @@
+"""The cheapest plan that meets the objectives, and whether the samples suffice to say so."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fastv_calib.intervals import told_apart
+from fastv_calib.rankers import CONTROLS
+from fastv_export.calibration import Objectives, PlanFigures
+from fastv_runtime.errors import UserError
+
+GIB = 2**30
+
+
+def check_objectives(objectives: Objectives, weight_bytes: int) -> None:
+    """UserError for objectives that no plan of this model can meet, whatever is measured."""
+    if not 0 < objectives.min_agreement <= 1:
+        raise UserError(f"--min-agreement {objectives.min_agreement:g}: must be above 0 and at most 1")
+    if objectives.max_memory is not None and objectives.max_memory * GIB <= weight_bytes:
+        raise UserError(
+            f"--max-memory {objectives.max_memory:g}: the weights alone take {weight_bytes / GIB:.3g} GiB in "
+            f"{objectives.precision}, whatever is pruned: give more, or --precision fp16"
+        )
+
+
+def choose(plans: Sequence[PlanFigures], objectives: Objectives) -> int | None:
+    """Index of the plan with the fewest FLOPs of those that meet the objectives; None if none does.
+
+    A plan agrees often enough unless its interval says otherwise: the target is not above the interval's upper end.
+    Neither the unpruned model nor a control is chosen.
+    """
+    meeting = [index for index in _candidates(plans) if _agrees(plans[index], objectives)]
+    meeting = [index for index in meeting if _fits(plans[index], objectives)]
+    return min(meeting, key=lambda index: _cost(plans[index]), default=None)
+
+
+def refusal(plans: Sequence[PlanFigures], objectives: Objectives) -> str:
+    """Why nothing was chosen, and what would be."""
+    candidates = [plans[index] for index in _candidates(plans)]
+    agreeing = [plan for plan in candidates if _agrees(plan, objectives)]
+    if agreeing:
+        least = min(agreeing, key=lambda plan: plan.memory_bytes)
+        return (
+            f"--min-agreement {objectives.min_agreement:g} and --max-memory {objectives.max_memory:g} contradict each "
+            f"other: the smallest plan that agrees, {least.point}, takes {least.memory_bytes / GIB:.3g} GiB"
+        )
+    best = max(candidates, key=lambda plan: (plan.match.high, -plan.flops))
+    return (
+        f"--min-agreement {objectives.min_agreement:g}: no plan meets it; the best, {best.point}, matches on "
+        f"{best.match.mean:.1%} of the samples (95% interval {best.match.low:.1%} to {best.match.high:.1%}): "
+        "lower it, or try more --layers and --keeps"
+    )
+
+
+def doubts(
+    plans: Sequence[PlanFigures], matches: Sequence[Sequence[bool]], chosen: int, objectives: Objectives
+) -> list[str]:
+    """Warnings where the samples are too few to bear the choice. `matches`: by plan, whether each sample matched."""
+    plan, count = plans[chosen], len(matches[chosen])
+    found = []
+    if plan.match.mean < objectives.min_agreement:
+        found.append(
+            f"{plan.point} matches on {plan.match.mean:.1%} of {count} samples, below the "
+            f"{objectives.min_agreement:.1%} asked for, and is chosen since so few samples do not exclude that: "
+            "give more samples"
+        )
+    cheaper = [index for index in _candidates(plans) if plans[index].flops < plan.flops]
+    following = max(cheaper, key=lambda index: (plans[index].flops, plans[index].match.mean), default=None)
+    if following is not None and not told_apart(matches[chosen], matches[following]):
+        found.append(
+            f"{count} samples are too few to tell {plan.point} from the next cheaper plan, {plans[following].point}: "
+            f"{plan.match.mean:.1%} and {plans[following].match.mean:.1%} match: give more samples"
+        )
+    return found
+
+
+def _candidates(plans: Sequence[PlanFigures]) -> list[int]:
+    return [
+        index for index, plan in enumerate(plans) if plan.point.layer is not None and plan.point.ranker not in CONTROLS
+    ]
+
+
+def _agrees(plan: PlanFigures, objectives: Objectives) -> bool:
+    return plan.match.high >= objectives.min_agreement
+
+
+def _fits(plan: PlanFigures, objectives: Objectives) -> bool:
+    return objectives.max_memory is None or plan.memory_bytes <= objectives.max_memory * GIB
+
+
+def _cost(plan: PlanFigures) -> tuple[float, float, float]:
+    """FLOPs; of plans with as many, the fewer keys and values, then the better match."""
+    return plan.flops, plan.cache_bytes, -plan.match.mean

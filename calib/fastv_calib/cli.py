@@ -1,0 +1,191 @@
+"""fastv-calibrate: checkpoint and samples -> which K, keep and ranker they bear."""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from fastv_runtime.cli.console import command, stderr
+from fastv_runtime.errors import UserError, missing_extra
+
+if TYPE_CHECKING:
+    from fastv_export.calibration import Calibration
+    from fastv_runtime.bundle import Precision
+
+PRECISIONS: dict[str, Precision] = {"fp32": "float32", "fp16": "float16"}
+DESCRIPTION = (
+    "Measure, on your own pictures and questions, what pruning visual tokens costs a model for every K, keep and "
+    "ranker, and choose the cheapest plan that agrees with the unpruned model often enough."
+)
+EPILOG = (
+    "Measurements are kept beside the output (OUT without .json, then .samples.jsonl), a line a sample: interrupt it "
+    "and run it again to go on, or run it again with other objectives, which measures nothing anew."
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Everything that `run` reads."""
+    parser.add_argument(
+        "source", metavar="SOURCE", help="checkpoint directory, as save_pretrained writes it, or hub id (org/name)"
+    )
+    parser.add_argument("--revision", metavar="REV", help="branch, tag or commit of a hub id (default: main)")
+    parser.add_argument(
+        "--data",
+        required=True,
+        metavar="DATA",
+        help='folder of pictures (with --prompt), or a file with an object a line: {"image" or "images", "prompt", '
+        '"answer" if known}, paths relative to the file',
+    )
+    parser.add_argument("--prompt", metavar="TEXT", help="what every picture of a folder is asked")
+    parser.add_argument("-o", "--output", required=True, metavar="OUT", help="calibration.json to write")
+    parser.add_argument("--report", metavar="HTML", help="also write the figures as one HTML page")
+    parser.add_argument("--layers", type=int, nargs="+", default=[1, 2, 3], metavar="K", help="default: 1 2 3")
+    parser.add_argument(
+        "--keeps",
+        type=float,
+        nargs="+",
+        default=[0.75, 0.5, 0.25, 0.1],
+        metavar="R",
+        help="fractions of visual tokens kept; 1, the unpruned model, is always there (default: 0.75 0.5 0.25 0.1)",
+    )
+    parser.add_argument(
+        "--rankers",
+        nargs="+",
+        default=["fastv", "random"],
+        metavar="NAME",
+        help="random is a control, which is never chosen (default: fastv random)",
+    )
+    parser.add_argument(
+        "--answer-tokens",
+        type=int,
+        default=16,
+        metavar="N",
+        help="tokens of the unpruned answer on which plans are compared (default: 16)",
+    )
+    parser.add_argument(
+        "--image-tokens",
+        type=int,
+        metavar="N",
+        help="most visual tokens of one picture, for models that take any size (default: the family's)",
+    )
+    parser.add_argument(
+        "--min-agreement",
+        type=float,
+        default=0.99,
+        metavar="SHARE",
+        help="share of answers that must equal the unpruned model's, token by token. A plan meets it unless its 95%% "
+        "interval lies below: few samples exclude little. Of those that do the one with the fewest FLOPs is chosen "
+        "(default: 0.99)",
+    )
+    parser.add_argument(
+        "--max-memory",
+        type=float,
+        metavar="GIB",
+        help="of weights and key-value caches, for the data's longest prompt and --max-new-tokens (default: any)",
+    )
+    parser.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        default="fp32",
+        help="of weights and caches where bytes are counted; measured is fp32 (default: fp32)",
+    )
+    parser.add_argument(
+        "--max-new-tokens", type=int, default=256, metavar="N", help="tokens an answer may have (default: 256)"
+    )
+    parser.add_argument("--json", action="store_true", help="print the calibration on stdout")
+
+
+def run(args: argparse.Namespace) -> None:
+    try:
+        import torch  # noqa: F401  first, so that a device's user reads of torch and not of some helper
+
+        from fastv_calib.calibrate import Calibrator
+        from fastv_calib.report import report
+        from fastv_export.calibration import Objectives, Settings
+        from fastv_export.hub import resolve
+        from fastv_export.progress import Progress as ExportProgress
+    except ImportError as error:
+        raise missing_extra(error.name or "torch", "export") from None
+    from fastv_calib.data import read_data
+
+    output = _writable(args.output)
+    page = None if args.report is None else _writable(args.report)
+    samples = read_data(Path(args.data), args.prompt)
+    settings = Settings(
+        layers=tuple(args.layers),
+        keeps=tuple(args.keeps),
+        rankers=tuple(args.rankers),
+        answer_tokens=args.answer_tokens,
+        image_tokens=args.image_tokens,
+    )
+    if args.max_new_tokens < 1:
+        raise UserError(f"--max-new-tokens {args.max_new_tokens}: must be at least 1")
+    objectives = Objectives(
+        min_agreement=args.min_agreement,
+        max_memory=args.max_memory,
+        precision=PRECISIONS[args.precision],
+        max_new_tokens=args.max_new_tokens,
+    )
+    with ExportProgress(stderr) as progress:
+        source = resolve(args.source, args.revision, progress)
+        calibrator = Calibrator(source, settings, objectives)
+        with progress.step("hash the checkpoint"):
+            results = calibrator.results(output.with_suffix(".samples.jsonl"))
+    columns = (TextColumn("samples"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=stderr) as bars:
+        task = bars.add_task("", total=len(samples))
+        calibrator.measure(samples, results, lambda: bars.advance(task))
+    outcome = calibrator.summarise(samples, results)
+    calibration = outcome.calibration
+    _write(output, calibration.model_dump_json(indent=2) + "\n")
+    if page is not None:
+        _write(page, report(calibration, args.source, args.output))
+    if args.json:
+        print(calibration.model_dump_json())
+    if outcome.refusal is not None:
+        raise UserError(f"{outcome.refusal}; the measurements are in {output}")
+    _say(calibration, args.source, args.output)
+
+
+def _say(calibration: Calibration, source: str, output: str) -> None:
+    from fastv_calib.report import chosen_plan
+
+    plan = chosen_plan(calibration)
+    assert plan is not None
+    match = plan.match
+    for line in (
+        f"{output}: {plan.point}: {match.mean:.1%} of {calibration.samples} answers are the unpruned model's "
+        f"(95% interval {match.low:.1%} to {match.high:.1%}), {plan.flops_share:.0%} of its FLOPs, "
+        f"{plan.cache_share:.0%} of its cache",
+        *(f"warning: {warning}" for warning in calibration.warnings),
+        f"next: fastv-export {source} -o NAME.fastv --calibration {output}",
+    ):
+        stderr.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _writable(name: str) -> Path:
+    path = Path(name)
+    if path.is_dir():
+        raise UserError(f"{path}: is a directory: give a file to write")
+    if not path.absolute().parent.is_dir():
+        raise UserError(f"{path.absolute().parent}: no such directory: make it first")
+    return path
+
+
+def _write(path: Path, text: str) -> None:
+    """The file appears whole or not at all."""
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.partial-", dir=path.absolute().parent) as folder:
+        staged = Path(folder) / path.name
+        staged.write_text(text, encoding="utf-8")
+        staged.replace(path)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="fastv-calibrate", description=DESCRIPTION, epilog=EPILOG)
+    add_arguments(parser)
+    command(parser, run, argv)

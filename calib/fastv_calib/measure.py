@@ -1,0 +1,107 @@
+"""What one sample tells of every plan."""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import Any
+
+import torch
+from jaxtyping import Float
+
+from fastv_calib.data import Sample
+from fastv_calib.inputs import InputMaker
+from fastv_calib.rankers import RANKERS
+from fastv_calib.sweep import Dense, Sweep
+from fastv_export.calibration import Point, Settings
+from fastv_export.families import Family
+from fastv_export.reference import select
+from fastv_runtime.errors import UserError
+from fastv_runtime.images import open_image
+from fastv_runtime.lengths import kept_count
+from fastv_runtime.schema import Model
+
+
+class Outcome(Model):
+    """One plan on one sample, against the unpruned model."""
+
+    first: bool
+    """The likeliest first token is the same."""
+    match: bool
+    """So is every token of the answer."""
+    kl: float
+    """KL divergence of the first token's distribution from the unpruned one, in nats."""
+
+
+class Measured(Model):
+    """One sample: a line of the file of measurements."""
+
+    key: str
+    text: int
+    visual: int
+    """Tokens of the prompt."""
+    answer: str
+    """What the unpruned model says."""
+    correct: bool | None
+    """Whether that is the known answer, blanks around it aside; None if none is known."""
+    attention: tuple[float, ...]
+    outcomes: tuple[Outcome, ...]
+    """In the order of `points`."""
+
+
+def points(settings: Settings) -> list[Point]:
+    """The plans that are measured, in this order."""
+    return [
+        Point(layer=layer, keep=keep, ranker=ranker)
+        for layer, keep, ranker in product(settings.layers, settings.keeps, settings.rankers)
+    ]
+
+
+class Measure:
+    """Measures samples on one model."""
+
+    def __init__(self, model: Any, family: Family, maker: InputMaker, settings: Settings, limit: int | None):
+        """limit: positions that the model bears, None if no limit is known."""
+        self._sweep = Sweep(family.decoder(model), family.head(model), settings.layers)
+        self._maker, self._settings, self._limit = maker, settings, limit
+
+    def __call__(self, sample: Sample) -> Measured:
+        """Raises UserError, which names the sample, for pictures and prompts that cannot be used."""
+        try:
+            inputs = self._maker([open_image(image) for image in sample.images], sample.prompt)
+        except UserError as error:
+            raise UserError(f"{sample.where}: {error}") from None
+        length, visual = inputs.visual.numel(), int(inputs.visual.sum())
+        if self._limit is not None and length + self._settings.answer_tokens > self._limit:
+            raise UserError(
+                f"{sample.where}: the prompt has {length} tokens and this model bears {self._limit}, answer included"
+            )
+        dense = self._sweep.dense(inputs, self._maker.stop, self._settings.answer_tokens)
+        answer = self._maker.text(dense.tokens)
+        return Measured(
+            key=sample.key,
+            text=length - visual,
+            visual=visual,
+            answer=answer,
+            correct=None if sample.answer is None else answer == sample.answer.strip(),
+            attention=tuple(dense.attention()),
+            outcomes=tuple(self._outcome(dense, point) for point in points(self._settings)),
+        )
+
+    def _outcome(self, dense: Dense, point: Point) -> Outcome:
+        assert point.layer is not None
+        visual = dense.inputs.visual
+        count = int(visual.sum())
+        ranks = RANKERS[point.ranker](dense.seen(point.layer))
+        keep = select(ranks, visual, visual.numel() - count + kept_count(count, point.keep))
+        logits = self._sweep.pruned(dense, point.layer, keep)
+        said = logits.argmax(-1).tolist()
+        return Outcome(
+            first=said[0] == dense.tokens[0], match=said == dense.tokens, kl=divergence(dense.logits[0], logits[0])
+        )
+
+
+def divergence(expected: Float[torch.Tensor, " V"], actual: Float[torch.Tensor, " V"]) -> float:
+    """KL divergence of `actual` from `expected`, both logits, in nats."""
+    p, q = (logits.double().log_softmax(-1) for logits in (expected, actual))
+    # Of equal distributions rounding makes something barely negative.
+    return max(0.0, float((p.exp() * (p - q)).sum()))

@@ -1,0 +1,74 @@
+"""Measurements on disk, a line a sample, so that an interrupted sweep goes on where it was."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from fastv_calib.measure import Measured
+from fastv_export.calibration import Settings
+from fastv_runtime.errors import UserError
+from fastv_runtime.schema import Model
+
+VERSION = 1
+
+
+class Header(Model):
+    """The first line: measurements of another header are not mixed with these."""
+
+    version: int
+    key: str
+    """sha256 of the checkpoint's digests and the settings."""
+
+
+class Results:
+    """The file of measurements beside a calibration; opened for going on if it is there."""
+
+    def __init__(self, path: Path, source: dict[str, str], settings: Settings):
+        """Raises UserError if the file holds measurements of another checkpoint, or by other settings."""
+        decisive = json.dumps([source, settings.model_dump(mode="json")], sort_keys=True)
+        self.source = source
+        self._path = path
+        self._header = Header(version=VERSION, key=hashlib.sha256(decisive.encode()).hexdigest())
+        self.measured: dict[str, Measured] = {}
+        if path.exists() and path.stat().st_size:
+            self._read()
+        else:
+            self._append(self._header)
+
+    def add(self, measured: Measured) -> None:
+        """Keep a sample's measurements; on disk when this returns."""
+        self._append(measured)
+        self.measured[measured.key] = measured
+
+    def _append(self, line: Model) -> None:
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(line.model_dump_json() + "\n")
+
+    def _read(self) -> None:
+        data = self._path.read_bytes()
+        whole = data[: data.rfind(b"\n") + 1]
+        lines = whole.splitlines()
+        if not lines or not self._is_ours(lines[0]):
+            raise UserError(
+                f"{self._path}: has measurements of another checkpoint or by other settings: "
+                "remove it, or give another -o"
+            )
+        for number, line in enumerate(lines[1:], 2):
+            try:
+                measured = Measured.model_validate_json(line)
+            except ValidationError:
+                raise UserError(f"{self._path}:{number}: not a line of measurements: remove that line") from None
+            self.measured[measured.key] = measured
+        if len(whole) < len(data):  # the last write was cut short
+            with self._path.open("r+b") as file:
+                file.truncate(len(whole))
+
+    def _is_ours(self, line: bytes) -> bool:
+        try:
+            return Header.model_validate_json(line) == self._header
+        except ValidationError:
+            return False

@@ -1,0 +1,146 @@
+"""One sample through the model once, and through the layers from K on for every plan.
+
+Layers before K see all tokens whatever is pruned later, so their output is kept and only the rest runs again, on the
+rows that stay. The answer is forced: every plan is shown the unpruned model's own greedy answer, token by token, and
+what it would have said at each place is compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import nn
+
+from fastv_calib.inputs import Inputs
+from fastv_calib.rankers import Seen
+
+
+@dataclass
+class Dense:
+    """The unpruned model on one prompt of S tokens, and on its own greedy answer of n tokens."""
+
+    inputs: Inputs
+    tokens: list[int]
+    logits: Float[torch.Tensor, "n V"]
+    """From which each token of the answer was chosen."""
+    hidden: dict[int, Float[torch.Tensor, "1 rows D"]]
+    """Input of layer K, by K: the prompt's rows and those of all answer tokens but the last."""
+    scores: list[Float[torch.Tensor, " S"]]
+    """By layer: softmax attention of the prompt's last row, mean over heads."""
+    rotary: tuple[torch.Tensor, torch.Tensor]
+    """Cosines and sines of all rows."""
+
+    def seen(self, layer: int) -> Seen:
+        """What a ranker may look at when K is `layer`."""
+        visual = self.inputs.visual
+        return Seen(self.scores[layer - 1], self.hidden[layer][0, : visual.numel()], visual)
+
+    def attention(self) -> list[float]:
+        """By layer: the share of the last row's attention that visual tokens get."""
+        return [float(scores[self.inputs.visual].sum()) for scores in self.scores]
+
+
+class Sweep:
+    """A stock model (eager attention) that answers prompts, unpruned once and then pruned in many ways."""
+
+    def __init__(self, decoder: Any, head: nn.Module, layers: Sequence[int]):
+        self._decoder, self._head, self._layers = decoder, head, tuple(layers)
+
+    @torch.no_grad()
+    def dense(self, inputs: Inputs, stop: frozenset[int], limit: int) -> Dense:
+        """Answer greedily, up to a token of `stop` (which counts as one) or `limit` tokens."""
+        tokens: list[int] = []
+        logits: list[torch.Tensor] = []
+        with self._observed(inputs.visual.numel()) as seen:
+            output = self._decoder(**_prompt_arguments(inputs))
+            while True:
+                logits.append(self._head(output.last_hidden_state[:, -1])[0].float())
+                tokens.append(int(logits[-1].argmax()))
+                if tokens[-1] in stop or len(tokens) == limit:
+                    break
+                step = self._decoder.embed_tokens(torch.tensor([[tokens[-1]]]))
+                cache = output.past_key_values
+                output = self._decoder(
+                    inputs_embeds=step,
+                    past_key_values=cache,
+                    use_cache=True,
+                    **_positions(
+                        inputs.position_ids.max() + torch.full_like(inputs.position_ids[..., :1], len(tokens))
+                    ),
+                )
+        hidden = {layer: torch.cat(rows, 1) for layer, rows in seen.hidden.items()}
+        positions = _answered(inputs.position_ids, len(tokens) - 1)
+        rotary = self._decoder.rotary_emb(
+            hidden[self._layers[0]], positions[0] if positions.shape[0] == 1 else positions
+        )
+        return Dense(inputs, tokens, torch.stack(logits), hidden, seen.scores, rotary)
+
+    @torch.no_grad()
+    def pruned(self, dense: Dense, layer: int, keep: Int[torch.Tensor, " M"]) -> Float[torch.Tensor, "n V"]:
+        """Logits at each place of the unpruned answer, with only the tokens `keep` of the prompt from layer K on."""
+        prompt, answer = dense.inputs.visual.numel(), len(dense.tokens)
+        rows = torch.cat([keep, torch.arange(prompt, prompt + answer - 1)])
+        hidden = dense.hidden[layer][:, rows]
+        cosines, sines = (table[..., rows, :] for table in dense.rotary)
+        mask = torch.full((rows.numel(), rows.numel()), torch.finfo(hidden.dtype).min).triu(1)[None, None]
+        for index, each in enumerate(self._decoder.layers[layer:], layer):
+            hidden = each(hidden, attention_mask=mask, position_embeddings=(cosines, sines))
+            if index < len(dense.inputs.deepstack):
+                kept = dense.inputs.deepstack[index][:, keep]
+                hidden = torch.cat([hidden[:, : keep.numel()] + kept, hidden[:, keep.numel() :]], 1)
+        return self._head(self._decoder.norm(hidden[:, -answer:]))[0].float()
+
+    @contextmanager
+    def _observed(self, prompt: int) -> Iterator[_Seen]:
+        """Within this context the decoder's forwards leave their states behind."""
+        seen = _Seen({layer: [] for layer in self._layers})
+
+        def scores(_: Any, __: Any, output: tuple[torch.Tensor, torch.Tensor]) -> None:
+            if output[1].shape[2] == output[1].shape[3] == prompt:
+                seen.scores.append(output[1][0, :, -1].float().mean(0))
+
+        def hidden(layer: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            seen.hidden[layer].append(args[0] if args else kwargs["hidden_states"])
+
+        layers = self._decoder.layers
+        handles = [each.self_attn.register_forward_hook(scores) for each in layers]
+        handles += [
+            layers[layer].register_forward_pre_hook(
+                lambda _, args, kwargs, layer=layer: hidden(layer, args, kwargs), with_kwargs=True
+            )
+            for layer in self._layers
+        ]
+        try:
+            yield seen
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
+@dataclass
+class _Seen:
+    hidden: dict[int, list[torch.Tensor]]
+    scores: list[torch.Tensor] = field(default_factory=list)
+
+
+def _prompt_arguments(inputs: Inputs) -> dict[str, Any]:
+    arguments: dict[str, Any] = {"inputs_embeds": inputs.embedded, "use_cache": True}
+    if inputs.deepstack:
+        arguments["visual_pos_masks"] = inputs.visual[None]
+        arguments["deepstack_visual_embeds"] = [each[0, inputs.visual] for each in inputs.deepstack]
+    return arguments | _positions(inputs.position_ids)
+
+
+def _positions(position_ids: Int[torch.Tensor, "axes 1 rows"]) -> dict[str, torch.Tensor]:
+    return {"position_ids": position_ids[0] if position_ids.shape[0] == 1 else position_ids}
+
+
+def _answered(position_ids: Int[torch.Tensor, "axes 1 S"], count: int) -> Int[torch.Tensor, "axes 1 rows"]:
+    """Positions of a prompt and of `count` tokens after it."""
+    after = position_ids.max() + torch.arange(1, count + 1)
+    return torch.cat([position_ids, after.expand(position_ids.shape[0], 1, count)], -1)

@@ -1,0 +1,167 @@
+"""`calibration.json`: what fastv-calibrate measured and chose, and what an export takes from it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import BaseModel, ValidationError
+
+from fastv_export.checkpoint import Checkpoint
+from fastv_runtime.bundle import Length, Precision, sha256
+from fastv_runtime.errors import UserError
+from fastv_runtime.schema import Model
+
+SCHEMA_VERSION = 1
+
+
+class Estimate(Model):
+    """A mean over samples and its 95% interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+class Settings(Model):
+    """What decides a sample's measurements, beside the checkpoint."""
+
+    layers: tuple[int, ...]
+    keeps: tuple[float, ...]
+    rankers: tuple[str, ...]
+    answer_tokens: int
+    """Most tokens of the unpruned answer that plans are compared on."""
+    image_tokens: int | None
+
+
+class Objectives(Model):
+    """What the chosen plan must meet."""
+
+    min_agreement: float
+    """Of the greedy match."""
+    max_memory: float | None
+    """GiB of weights and caches."""
+    precision: Precision
+    max_new_tokens: int
+
+
+class Point(Model):
+    """One plan. `layer` None is the unpruned model."""
+
+    layer: int | None
+    keep: float
+    ranker: str
+
+    def __str__(self) -> str:
+        return "unpruned" if self.layer is None else f"K={self.layer} keep {self.keep:g} {self.ranker}"
+
+
+class PlanFigures(Model):
+    """One plan against the unpruned model, on all samples. Shares lie in 0 to 1, their intervals are Wilson's."""
+
+    point: Point
+    first_token: Estimate
+    """Samples whose likeliest first token is the unpruned model's."""
+    match: Estimate
+    """Samples whose whole greedy answer is."""
+    kl: Estimate
+    """KL divergence of the first token's distribution from the unpruned one, in nats; a bootstrap's interval."""
+    accuracy: Estimate | None
+    """Samples with a known answer that is the unpruned model's whole answer and this plan's as well. None without any.
+
+    A lower bound: where the unpruned model is wrong, a plan counts as wrong too.
+    """
+    flops: float
+    """Of a prefill, mean: multiply-adds of the decoder's layers."""
+    flops_share: float
+    cache_bytes: float
+    """Keys and values after a prefill, mean, in the precision of the objectives."""
+    cache_share: float
+    memory_bytes: int
+    """Weights, and caches as allocated for the longest prompt of the data."""
+
+
+class Lengths(Model):
+    """Tokens of the prompts."""
+
+    text_p50: int
+    text_p95: int
+    text_max: int
+    visual_max: int
+
+
+class Choice(Model):
+    """The chosen plan, as options of an export."""
+
+    layer: int
+    keep: float
+    ranker: str
+    length: Length
+    max_text: int
+    """The longest text of the data, rounded up to a multiple of 16."""
+    image_tokens: int | None
+    fixed_length: int
+    """Pruned length of the longest prompt under the policy `fixed`."""
+
+
+class Calibration(Model):
+    """`calibration.json`."""
+
+    schema_version: int
+    family: str
+    source: dict[str, str]
+    """sha256 of the checkpoint's files."""
+    settings: Settings
+    objectives: Objectives
+    samples: int
+    answers: int
+    """Samples with a known answer."""
+    lengths: Lengths
+    attention: tuple[float, ...]
+    """By layer: the share of the last prompt row's attention that visual tokens get, mean over heads and samples."""
+    plans: tuple[PlanFigures, ...]
+    pareto: tuple[int, ...]
+    """Indices of plans than which none is both cheaper and more often equal to the unpruned model."""
+    chosen: Choice | None
+    warnings: tuple[str, ...]
+
+
+class _SchemaVersion(BaseModel):
+    schema_version: int
+
+
+def read_calibration(path: str | Path) -> Calibration:
+    """A calibration that was written; UserError for what is none."""
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such calibration: give the file that fastv-calibrate wrote")
+    try:
+        text = path.read_text(encoding="utf-8")
+        version = _SchemaVersion.model_validate_json(text).schema_version
+        if version != SCHEMA_VERSION:
+            raise UserError(
+                f"{path}: schema version {version}, this program reads {SCHEMA_VERSION}: run fastv-calibrate again"
+            )
+        return Calibration.model_validate_json(text)
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: not a text file: give the file that fastv-calibrate wrote") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the whole file"
+        raise UserError(f"{path}: {where}: {first['msg']}: run fastv-calibrate again") from None
+
+
+def chosen_for(calibration: Calibration, source: str | Path) -> Choice:
+    """The chosen plan of a calibration of the checkpoint at `source`.
+
+    Raises UserError for a calibration of another checkpoint, by its files' hashes, and for one that chose nothing.
+    """
+    if calibration.chosen is None:
+        raise UserError("--calibration: it chose no plan: run fastv-calibrate with objectives that a plan meets")
+    if calibration.source != source_digests(Checkpoint(source)):
+        raise UserError(f"--calibration: is of another checkpoint than {source}: run fastv-calibrate on this one")
+    return calibration.chosen
+
+
+def source_digests(checkpoint: Checkpoint) -> dict[str, str]:
+    """sha256 of a checkpoint's config and weights, by file name."""
+    return {file.name: sha256(file) for file in (checkpoint.path / "config.json", *checkpoint.files)}

@@ -1,0 +1,239 @@
+"""fastv-calibrate as people type it, and the export that takes what it chose."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fastv_calib.cli import main as fastv_calibrate
+from fastv_export.calibration import Calibration, read_calibration
+from fastv_export.cli import main as fastv_export
+from fastv_runtime.bundle import read_manifest
+from tests.conftest import noise_picture
+from tests.families.rows import ROWS
+from tests.tiny import write_tiny_llava
+
+SAMPLES = 4
+QUICK = ["--layers", "1", "2", "--keeps", "0.5", "0.1", "--answer-tokens", "3", "--min-agreement", "0.1"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    lines = []
+    for index in range(SAMPLES):
+        noise_picture(index).save(folder / f"{index}.png")
+        lines.append({"image": f"{index}.png", "prompt": "Where is it?" + " The fox?" * index, "answer": "dog"})
+    file = folder / "data.jsonl"
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return file
+
+
+def calibrate(source: Path, data: Path, output: Path, *flags: str) -> Calibration:
+    fastv_calibrate([str(source), "--data", str(data), "-o", str(output), *QUICK, *flags])
+    return read_calibration(output)
+
+
+def fails(capsys: pytest.CaptureFixture[str], *arguments: Any) -> str:
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        calibrate(*arguments)
+    assert ended.value.code == 2
+    return capsys.readouterr().err
+
+
+def test_figures_of_every_plan(
+    tiny_llava: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output, page = tmp_path / "calibration.json", tmp_path / "report.html"
+    calibration = calibrate(tiny_llava, data, output, "--json", "--report", str(page))
+    assert Calibration.model_validate_json(capsys.readouterr().out) == calibration
+    assert calibration.samples == calibration.answers == SAMPLES
+    assert [str(plan.point) for plan in calibration.plans] == [
+        *(f"K={layer} keep {keep} {name}" for layer in (1, 2) for keep in (0.5, 0.1) for name in ("fastv", "random")),
+        "unpruned",
+    ]
+    *plans, unpruned = calibration.plans
+    assert unpruned.match.mean == unpruned.flops_share == unpruned.cache_share == 1
+    assert unpruned.kl.high == 0
+    for plan in plans:
+        assert plan.flops_share < 1 and plan.cache_share < 1 and plan.memory_bytes < unpruned.memory_bytes
+        assert plan.match.low <= plan.match.mean <= plan.first_token.mean <= 1
+        assert plan.kl.low <= plan.kl.mean <= plan.kl.high and plan.kl.mean > 0
+        assert plan.accuracy is not None and plan.accuracy.mean <= plan.match.mean
+    assert len(calibration.attention) == 5 and all(0 < share < 1 for share in calibration.attention)
+    lengths = calibration.lengths
+    assert lengths.text_p50 < lengths.text_p95 == lengths.text_max and lengths.visual_max == 144
+    chosen = calibration.chosen
+    assert chosen is not None and chosen.ranker == "fastv"
+    assert lengths.text_max <= chosen.max_text < lengths.text_max + 16
+    assert chosen.fixed_length == chosen.max_text + round(144 * chosen.keep)
+    html = page.read_text()
+    assert "<svg" in html and "K=2 keep 0.5 fastv" in html and str(output) in html
+    assert not any(loads in html for loads in ("<script", "src=", "http", "url(", "@import"))
+
+
+def test_an_interrupted_sweep_goes_on(
+    tiny_llava: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fastv_calib import measure
+
+    whole, halted = tmp_path / "whole.json", tmp_path / "halted.json"
+    calibrate(tiny_llava, data, whole)
+    opened = 0
+
+    def interrupted(path: Path, real: Any = measure.open_image) -> Any:
+        nonlocal opened
+        opened += 1
+        if opened == 3:
+            raise KeyboardInterrupt
+        return real(path)
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as ended:
+        patch.setattr(measure, "open_image", interrupted)
+        calibrate(tiny_llava, data, halted)
+    assert ended.value.code == 130
+    assert not halted.exists()
+    lines = halted.with_suffix(".samples.jsonl")
+    assert len(lines.read_text().splitlines()) == 1 + 2
+    with lines.open("a") as file:
+        file.write('{"key": "cut sho')
+    with monkeypatch.context() as patch:
+        opened = 3
+        patch.setattr(measure, "open_image", interrupted)
+        calibrate(tiny_llava, data, halted)
+    assert opened == 3 + SAMPLES - 2
+    assert halted.read_bytes() == whole.read_bytes()
+    assert lines.read_bytes() == whole.with_suffix(".samples.jsonl").read_bytes()
+
+
+def test_objectives(tiny_llava: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "calibration.json"
+    easy = calibrate(tiny_llava, data, output)
+    candidates = [plan for plan in easy.plans if plan.point.ranker == "fastv" and plan.point.layer is not None]
+    cheapest = min(candidates, key=lambda plan: plan.flops)
+    assert easy.chosen is not None and (easy.chosen.layer, easy.chosen.keep) == (1, 0.1)
+    assert cheapest.match.high >= 0.1
+    (warning,) = easy.warnings
+    assert "K=1 keep 0.1 fastv matches on 0.0% of 4 samples" in warning
+
+    # A plan is dear enough only if the interval's upper end reaches the target.
+    best = max(plan.match.high for plan in candidates)
+    assert best < 1, "the tiny model must fail sometimes, or this tests nothing"
+    error = fails(capsys, tiny_llava, data, output, "--min-agreement", "1")
+    assert "--min-agreement 1: no plan meets it; the best, K=" in error and str(output) in error
+    kept = read_calibration(output)
+    assert kept.chosen is None and kept.plans == easy.plans
+
+    gib = min(plan.memory_bytes for plan in candidates) / 2**30
+    error = fails(capsys, tiny_llava, data, output, "--max-memory", str(gib * 0.999))
+    assert "contradict each other" in error
+    error = fails(capsys, tiny_llava, data, output, "--max-memory", "0.0001")
+    assert "the weights alone take" in error
+    assert calibrate(tiny_llava, data, output, "--max-memory", str(gib)).chosen == easy.chosen
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (["--layers", "5"], "--layers 5: must be 1 to 4"),
+        (["--keeps", "1"], "--keeps 1: must be above 0 and below 1"),
+        (["--rankers", "best"], "--rankers best: not known; there are fastv, random"),
+        (["--rankers", "random"], "a control is not chosen"),
+        (["--keeps", "0.5", "0.5"], "each one only once"),
+        (["--min-agreement", "99"], "--min-agreement 99: must be above 0 and at most 1"),
+        (["--answer-tokens", "0"], "--answer-tokens 0: must be at least 1"),
+        (["--max-new-tokens", "0"], "--max-new-tokens 0: must be at least 1"),
+    ],
+)
+def test_bad_flags(
+    flags: list[str],
+    expected: str,
+    tiny_llava: Path,
+    data: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert expected in fails(capsys, tiny_llava, data, tmp_path / "calibration.json", *flags)
+
+
+def test_measurements_of_other_settings_are_not_mixed(
+    tiny_llava: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "calibration.json"
+    calibrate(tiny_llava, data, output)
+    assert "by other settings" in fails(capsys, tiny_llava, data, output, "--keeps", "0.3")
+    lines = output.with_suffix(".samples.jsonl")
+    lines.write_text(lines.read_text() + "{}\n")
+    assert f"{lines.name}:{SAMPLES + 2}: not a line" in fails(capsys, tiny_llava, data, output)
+
+
+def test_a_damaged_picture_is_named_and_nothing_is_lost(
+    tiny_llava: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    noise_picture(0).save(tmp_path / "good.png")
+    (tmp_path / "bad.png").write_bytes((tmp_path / "good.png").read_bytes()[:200])
+    lines = [{"image": f"{name}.png", "prompt": "What?"} for name in ("good", "bad")]
+    (tmp_path / "data.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    output = tmp_path / "calibration.json"
+    assert "data.jsonl:2: " in fails(capsys, tiny_llava, tmp_path / "data.jsonl", output)
+    assert len(output.with_suffix(".samples.jsonl").read_text().splitlines()) == 2
+
+
+def test_an_export_takes_what_was_chosen(
+    tiny_llava: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "calibration.json"
+    chosen = calibrate(tiny_llava, data, output).chosen
+    assert chosen is not None
+    flags = ["--calibration", str(output), "--no-verify"]
+    # One export says both: what is given wins, the rest is what was chosen.
+    fastv_export([str(tiny_llava), "-o", str(tmp_path / "given.fastv"), *flags, "--length", "fixed"])
+    plan = read_manifest(tmp_path / "given.fastv").plan
+    assert (plan.layer, plan.keep, plan.ranker, plan.max_text) == (
+        chosen.layer,
+        chosen.keep,
+        chosen.ranker,
+        chosen.max_text,
+    )
+    assert (chosen.length, plan.length) == ("exact", "fixed")
+
+    other = write_tiny_llava(tmp_path / "other", seed=1)
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        fastv_export([str(other), "-o", str(tmp_path / "other.fastv"), *flags])
+    assert ended.value.code == 2
+    assert "is of another checkpoint" in capsys.readouterr().err
+    assert not (tmp_path / "other.fastv").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("{", "run fastv-calibrate again"), ('{"schema_version": 9}', "schema version 9"), (None, "no such calibration")],
+)
+def test_an_export_refuses_what_is_no_calibration(
+    text: str | None, expected: str, tiny_llava: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "calibration.json"
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(SystemExit):
+        fastv_export([str(tiny_llava), "-o", str(tmp_path / "x.fastv"), "--calibration", str(file)])
+    assert expected in capsys.readouterr().err
+
+
+def test_a_folder_with_positions_of_three_axes(tmp_path: Path) -> None:
+    next(row for row in ROWS if row.model_type == "qwen2_vl").write(tmp_path / "checkpoint")
+    (tmp_path / "pictures").mkdir()
+    for index, size in enumerate([(56, 40), (104, 24)]):
+        noise_picture(index, size).save(tmp_path / "pictures" / f"{index}.png")
+    output = tmp_path / "calibration.json"
+    calibration = calibrate(
+        tmp_path / "checkpoint", tmp_path / "pictures", output, "--prompt", "What is it?", "--image-tokens", "64"
+    )
+    assert calibration.lengths.visual_max == 39
+    assert all(plan.accuracy is None for plan in calibration.plans)
+    assert calibration.chosen is not None and calibration.chosen.image_tokens == 64
