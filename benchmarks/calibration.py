@@ -7,6 +7,7 @@ questions the choice has not seen. Writes docs/benchmarks/calibration.md; data a
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -18,7 +19,8 @@ from fastv_calib.cli import main as calibrate
 from fastv_calib.report import chosen_plan
 from fastv_export.calibration import Calibration, Estimate, PlanFigures, read_calibration
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(os.path.relpath(Path(__file__).resolve().parent.parent))
+"""As it is typed, since the report repeats it."""
 CHECKPOINT = ROOT / "demo" / "checkpoint"
 OUT = ROOT / "demo" / "out" / "calibration"
 
