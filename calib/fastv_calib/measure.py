@@ -84,20 +84,27 @@ class Measure:
             answer=answer,
             correct=None if sample.answer is None else answer == sample.answer.strip(),
             attention=tuple(dense.attention()),
-            outcomes=tuple(self._outcome(dense, point) for point in points(self._settings)),
+            outcomes=tuple(
+                outcome
+                for layer, keep in product(self._settings.layers, self._settings.keeps)
+                for outcome in self._outcomes(dense, layer, keep)
+            ),
         )
 
-    def _outcome(self, dense: Dense, point: Point) -> Outcome:
-        assert point.layer is not None
-        visual = dense.inputs.visual
+    def _outcomes(self, dense: Dense, layer: int, keep: float) -> list[Outcome]:
+        """Of each ranker, in order."""
+        visual, seen = dense.inputs.visual, dense.seen(layer)
         count = int(visual.sum())
-        ranks = RANKERS[point.ranker](dense.seen(point.layer))
-        keep = select(ranks, visual, visual.numel() - count + kept_count(count, point.keep))
-        logits = self._sweep.pruned(dense, point.layer, keep)
-        said = logits.argmax(-1).tolist()
-        return Outcome(
-            first=said[0] == dense.tokens[0], match=said == dense.tokens, kl=divergence(dense.logits[0], logits[0])
-        )
+        length = visual.numel() - count + kept_count(count, keep)
+        kept = [select(RANKERS[name](seen), visual, length) for name in self._settings.rankers]
+        return [_outcome(dense, logits) for logits in self._sweep.pruned(dense, layer, torch.stack(kept))]
+
+
+def _outcome(dense: Dense, logits: Float[torch.Tensor, "n V"]) -> Outcome:
+    said = logits.argmax(-1).tolist()
+    return Outcome(
+        first=said[0] == dense.tokens[0], match=said == dense.tokens, kl=divergence(dense.logits[0], logits[0])
+    )
 
 
 def divergence(expected: Float[torch.Tensor, " V"], actual: Float[torch.Tensor, " V"]) -> float:

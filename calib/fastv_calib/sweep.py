@@ -81,19 +81,23 @@ class Sweep:
         return Dense(inputs, tokens, torch.stack(logits), hidden, seen.scores, rotary)
 
     @torch.no_grad()
-    def pruned(self, dense: Dense, layer: int, keep: Int[torch.Tensor, " M"]) -> Float[torch.Tensor, "n V"]:
-        """Logits at each place of the unpruned answer, with only the tokens `keep` of the prompt from layer K on."""
+    def pruned(self, dense: Dense, layer: int, keeps: Int[torch.Tensor, "plans M"]) -> Float[torch.Tensor, "plans n V"]:
+        """Logits at each place of the unpruned answer, with only the tokens `keeps` of the prompt from layer K on.
+
+        Plans that keep as many tokens run together.
+        """
         prompt, answer = dense.inputs.visual.numel(), len(dense.tokens)
-        rows = torch.cat([keep, torch.arange(prompt, prompt + answer - 1)])
-        hidden = dense.hidden[layer][:, rows]
-        cosines, sines = (table[..., rows, :] for table in dense.rotary)
-        mask = torch.full((rows.numel(), rows.numel()), torch.finfo(hidden.dtype).min).triu(1)[None, None]
+        plans, kept = keeps.shape
+        rows = torch.cat([keeps, torch.arange(prompt, prompt + answer - 1).expand(plans, -1)], 1)
+        hidden = dense.hidden[layer][0, rows]
+        # [.., 1, S, Dh] -> [.., plans, rows, Dh]
+        rotary = tuple(table.squeeze(-3)[..., rows, :] for table in dense.rotary)
+        mask = torch.full((rows.shape[1],) * 2, torch.finfo(hidden.dtype).min).triu(1)[None, None]
         for index, each in enumerate(self._decoder.layers[layer:], layer):
-            hidden = each(hidden, attention_mask=mask, position_embeddings=(cosines, sines))
+            hidden = each(hidden, attention_mask=mask, position_embeddings=rotary)
             if index < len(dense.inputs.deepstack):
-                kept = dense.inputs.deepstack[index][:, keep]
-                hidden = torch.cat([hidden[:, : keep.numel()] + kept, hidden[:, keep.numel() :]], 1)
-        return self._head(self._decoder.norm(hidden[:, -answer:]))[0].float()
+                hidden[:, :kept] += dense.inputs.deepstack[index][0, keeps]
+        return self._head(self._decoder.norm(hidden[:, -answer:])).float()
 
     @contextmanager
     def _observed(self, prompt: int) -> Iterator[_Seen]:

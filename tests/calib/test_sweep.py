@@ -64,7 +64,9 @@ def test_reruns_are_the_masked_forward(row: Row, tmp_path: Path) -> None:
                 expected = stock(**forced).logits[0, -ANSWER:]
             seen = dense.seen(layer)
             _close(seen.scores, pruning.scores)
-            _close(sweep.pruned(dense, layer, pruning.keep), expected)
+            # Beside another plan, which must not change it.
+            other = select(RANKERS["random"](seen), visual, length)
+            _close(sweep.pruned(dense, layer, torch.stack([other, pruning.keep]))[1], expected)
             assert torch.equal(select(RANKERS["fastv"](seen), visual, length), pruning.keep)
 
 
