@@ -9,9 +9,9 @@ RUN = $(VENV)/bin/python
 demo: $(VENV)/.installed
 	$(RUN) demo/demo.py
 
-# One process per core. Tests that are counted together are marked as a group; others may go anywhere.
+# One process per core. Each begins with a stretch of files, whose tests share what is dear, and helps the other at the end.
 test: $(VENV)/.installed
-	$(RUN) -m pytest -n auto --dist loadgroup
+	$(RUN) -m pytest -n auto --dist worksteal
 
 lint: $(VENV)/.installed
 	$(RUN) -m ruff check .

@@ -14,8 +14,6 @@ from demo.questions import KINDS
 from fastv_runtime import Pipeline
 from tests.conftest import DEMO, MakeBundle
 
-pytestmark = pytest.mark.xdist_group("demo")  # what its tests share is dear
-
 LIMIT = 16_000_000
 
 

@@ -14,6 +14,8 @@ from fastv_runtime.cli.console import command, stderr
 from fastv_runtime.errors import missing_extra
 
 TARGETS = ("ort", "trt", "trt-rtx", "trt-legacy")
+RANKERS = ("fastv", "random", "uniform", "fastv+uniform", "norope", "dart")
+"""As `rankers.RANKERS` has them, which needs packages that --help does not."""
 WEIGHTS: dict[str, Literal[4, 8]] = {"int8": 8, "int4": 4}
 PRECISIONS: dict[str, Precision] = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 PLANNED = ("layer", "keep", "ranker", "length", "max_text", "image_tokens")
@@ -63,7 +65,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--layer", type=int, metavar="K", help="prune after this many layers (default: 2)")
     parser.add_argument("--keep", type=float, metavar="R", help="fraction of visual tokens kept (default: 0.5)")
-    parser.add_argument("--ranker", choices=["fastv", "random"], help="random is a control (default: fastv)")
+    parser.add_argument(
+        "--ranker",
+        choices=RANKERS,
+        help="what chooses the tokens that stay; random and uniform are controls (default: fastv)",
+    )
     parser.add_argument(
         "--length",
         choices=["exact", "fixed"],

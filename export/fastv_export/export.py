@@ -18,11 +18,13 @@ from fastv_export.graphs import build_graph, save_graph
 from fastv_export.passes import quantise_weights
 from fastv_export.plan import Options, check_positions, decoder_dimensions, make_plan
 from fastv_export.progress import Progress
+from fastv_export.rankers import RANKERS
 from fastv_export.rounding import Rounding
 from fastv_export.rounding_plan import rounding_of
 from fastv_export.skeleton import Skeleton, listed
 from fastv_export.staging import require_space, staging
 from fastv_export.streamed import stream_model
+from fastv_export.unrotated import check_projections
 from fastv_export.verify import verify_graph
 from fastv_runtime.bundle import (
     EMBEDDING,
@@ -85,6 +87,9 @@ def _write(
     plan = make_plan(options, dimensions, vision, video)
     check_positions(plan, family.max_positions(config))
     skeleton = Skeleton(checkpoint, family, attention=attention.IMPLEMENTATION, precision=plan.precision)
+    if plan.layer is not None and not RANKERS[plan.ranker].rotary:
+        scored = family.decoder(skeleton.model).layers[plan.layer - 1].self_attn
+        check_projections(scored, plan.ranker, family.model_type)
     # Beside weights of four or eight bits, a table of fp32 would weigh as much as the layers.
     embedding_dtype: Precision = plan.precision if plan.weights is None else "float16"
     embedding = skeleton.weight("weight", family.decoder(skeleton.model).embed_tokens.weight, embedding_dtype)

@@ -11,7 +11,9 @@ from typing import Any
 
 import torch
 
+from fastv_export.choices import choose
 from fastv_export.families import Family
+from fastv_export.rankers import RANKERS
 from fastv_export.reference import Pruning, pruned
 from fastv_runtime.bundle import Decoder, Plan
 from fastv_runtime.lengths import kept_count
@@ -29,7 +31,11 @@ VISUAL = 16
 def golden_vectors(
     model: Any, family: Family, dimensions: Decoder, vision: Vision, video: Video | None, plan: Plan
 ) -> Tensors:
-    """Golden vectors of a model (fp32, eager attention) for every graph of a plan, but `select`'s random ranker."""
+    """Golden vectors of a model (fp32, eager attention) for every graph of a plan.
+
+    Ranker `random` has no choice of its own here, since engines round its sine each in its way: it is by score, and
+    self-tests leave `select` out.
+    """
     generator = torch.Generator().manual_seed(SEED)
     with torch.no_grad():
         tensors = _vision_case(model, family, dimensions, vision)
@@ -42,7 +48,7 @@ def golden_vectors(
         if plan.layer is None:
             tensors |= _dense_case(decoder, head, prompt)
         else:
-            tensors |= _split_case(decoder, head, prompt, plan.layer, plan.keep)
+            tensors |= _split_case(decoder, head, prompt, plan, plan.layer)
     # Slices share memory with what they were cut from; the file wants tensors that stand alone.
     return {name: tensor.detach().clone().contiguous() for name, tensor in tensors.items()}
 
@@ -133,11 +139,17 @@ def _dense_case(decoder: Any, head: Any, prompt: _Prompt) -> Tensors:
     return tensors
 
 
-def _split_case(decoder: Any, head: Any, prompt: _Prompt, layer: int, keep: float) -> Tensors:
+def _split_case(decoder: Any, head: Any, prompt: _Prompt, plan: Plan, layer: int) -> Tensors:
     length = prompt.prunable.numel()
-    count = TEXT + kept_count(VISUAL, keep)
+    count = TEXT + kept_count(VISUAL, plan.keep)
     positions, last = prompt.positions[..., :length], prompt.positions[..., length:]
-    with pruned(decoder, layer, prompt.prunable, count) as prefill:
+
+    def chosen(scores: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
+        seen = hidden.to(getattr(torch, plan.precision)).float()  # as `select` gets it
+        return choose(plan.ranker, scores, seen, prompt.prunable, count)
+
+    rotary = RANKERS[plan.ranker].rotary
+    with pruned(decoder, layer, prompt.prunable, count, rotary=rotary, choose=chosen) as prefill:
         output = decoder(**prompt.arguments())
     kept, cache = prefill.keep, output.past_key_values
     logits = head(output.last_hidden_state[:, length - 1 :])

@@ -10,6 +10,7 @@ import onnx_ir as ir
 from fastv_export.families import Family
 from fastv_export.modules import DecoderPart, VisionPart
 from fastv_export.pack_graph import build_pack
+from fastv_export.rankers import RANKERS
 from fastv_export.select_graph import build_select
 from fastv_export.skeleton import Skeleton
 from fastv_export.trace import OPSET, graph_inputs, name_outputs, trace_decoder, trace_vision
@@ -43,7 +44,8 @@ def build_graph(
     decoder, head = family.decoder(skeleton.model), family.head(skeleton.model)
     if name == "prefix":
         assert plan.layer is not None
-        layers = DecoderPart(decoder, 0, plan.layer, scored=True, head=None)
+        rotary = RANKERS[plan.ranker].rotary
+        layers = DecoderPart(decoder, 0, plan.layer, scored=True, head=None, rotary=rotary)
     else:
         layers = DecoderPart(decoder, plan.layer or 0, len(decoder.layers), scored=False, head=head)
     return trace_decoder(skeleton, layers, contract)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import nn
 
 from fastv_export.attention import Cache, ScoreRecorder, StaticCache, visibility
+from fastv_export.unrotated import before_rotary
 
 
 class VisionPart(nn.Module):
@@ -36,11 +38,14 @@ class DecoderPart(nn.Module):
     """Layers `first` to `stop` - 1 of a decoder over static caches.
 
     `deepstack` is added after the first of these layers, one after each. With `scored`, also the scores of its last
-    layer (the prefix). With `head`, only the last row goes on, through the final norm and the head, to `logits`
-    f32 [1, 1, V] and the likeliest `token` i64 [1, 1] (the suffix, or the whole decoder).
+    layer (the prefix); without `rotary`, of queries and keys as they are before rotary embedding. With `head`, only
+    the last row goes on, through the final norm and the head, to `logits` f32 [1, 1, V] and the likeliest `token` i64
+    [1, 1] (the suffix, or the whole decoder).
     """
 
-    def __init__(self, decoder: Any, first: int, stop: int, *, scored: bool, head: nn.Module | None):
+    def __init__(
+        self, decoder: Any, first: int, stop: int, *, scored: bool, head: nn.Module | None, rotary: bool = True
+    ):
         super().__init__()
         self.layers = nn.ModuleList(decoder.layers[first:stop])
         self.rotary_emb = decoder.rotary_emb
@@ -48,6 +53,7 @@ class DecoderPart(nn.Module):
         self.head = head
         self._first = first
         self._scored_layer = stop - 1 if scored else None
+        self._rotary = rotary
 
     def forward(
         self,
@@ -58,25 +64,28 @@ class DecoderPart(nn.Module):
         past: list[Cache],
     ) -> tuple[torch.Tensor, ...]:
         cache = StaticCache(past, write_index, self._first)
-        recorder = None if self._scored_layer is None else ScoreRecorder(self._scored_layer, cache)
+        recorder = None if self._scored_layer is None or not self._rotary else ScoreRecorder(self._scored_layer, cache)
         mask = visibility(hidden.shape[1], past[0][0].shape[2], write_index)
         position_embeddings = self.rotary_emb(hidden, position_ids)
-        for index, layer in enumerate(self.layers):
-            hidden = layer(
-                hidden,
-                attention_mask=mask,
-                position_embeddings=position_embeddings,
-                past_key_values=cache,
-                recorder=recorder,
-            )
-            if index < len(deepstack):
-                hidden = hidden + deepstack[index]
+        with nullcontext() if self._rotary else before_rotary(self.layers[-1].self_attn) as unrotated:
+            for index, layer in enumerate(self.layers):
+                hidden = layer(
+                    hidden,
+                    attention_mask=mask,
+                    position_embeddings=position_embeddings,
+                    past_key_values=cache,
+                    recorder=recorder,
+                )
+                if index < len(deepstack):
+                    hidden = hidden + deepstack[index]
         present = [tensor for pair in cache.present for tensor in pair]
         if self.head is not None and self.norm is not None:
             # The head over all rows of a prompt would cost as much as a layer; only the last row's logits are read.
             logits = self.head(self.norm(hidden[:, -1:, :])).float()
             # Chosen in the graph, so that a device that decodes greedily sends the host one number per token.
             return (logits, logits.argmax(-1), *present)
+        if unrotated is not None:
+            return (hidden, unrotated.scores(), *present)
         if recorder is not None and recorder.scores is not None:
             return (hidden, recorder.scores, *present)
         return (hidden, *present)

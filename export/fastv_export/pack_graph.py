@@ -9,7 +9,7 @@ from __future__ import annotations
 import onnx_ir as ir
 from onnx_ir.tape import Tape
 
-from fastv_export.select_graph import constant
+from fastv_export.constants import constant
 from fastv_export.weights import CheckpointTensor
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from fastv_export.dialects import TARGETS, TRT_LEGACY, choose_precision
 from fastv_export.families import Family
+from fastv_export.rankers import RANKERS
 from fastv_runtime.bundle import Decoder, Length, Plan, Precision, Ranker, Weights
 from fastv_runtime.errors import UserError
 from fastv_runtime.lengths import capacity, kept_count
@@ -67,6 +68,8 @@ def make_plan(options: Options, decoder: Decoder, vision: Vision, video: Video |
         raise UserError(f"--keep {options.keep:g}: must be above 0 and at most 1, the fraction of visual tokens kept")
     if options.layer is not None and kept_count(vision.tokens, options.keep) == 0:
         raise UserError(f"--keep {options.keep:g}: keeps none of {vision.tokens} visual tokens: give a larger one")
+    if options.ranker not in RANKERS:
+        raise UserError(f"--ranker {options.ranker}: no such ranker; known rankers: {', '.join(RANKERS)}")
     for flag, value in (
         ("--max-text", options.max_text),
         ("--max-images", options.max_images),

@@ -23,7 +23,7 @@ GOLDEN = "golden.safetensors"
 PROCESSOR = "processor"
 
 DialectName = Literal["onnx", "ort", "trt", "trt-legacy"]
-Ranker = Literal["fastv", "random"]
+Ranker = Literal["fastv", "random", "uniform", "fastv+uniform", "norope", "dart"]
 Length = Literal["fixed", "exact"]
 Part = Literal["vision", "prefix", "first", "last", "head"]
 """Towers; layers before K (which decide what is pruned); the decoder's first and last layer; its head."""

@@ -21,6 +21,7 @@ from fastv_export.engines import build_after_export
 from fastv_export.families import FAMILIES
 from fastv_export.graphs import save_graph
 from fastv_export.progress import Progress
+from fastv_export.rankers import RANKERS
 from fastv_export.select_graph import build_select
 from fastv_export.trace import OPSET, graph_inputs, name_outputs
 from fastv_runtime.build.builder import build_engines
@@ -110,15 +111,17 @@ def test_every_graph_of_a_family_is_built(
         assert not set(types) & set(PLAIN)
 
 
-def test_the_random_ranker_is_built(tmp_path: Path, device: Device) -> None:
-    made = manifest(FIXED, ranker="random")
+@pytest.mark.parametrize("ranker", RANKERS)
+def test_every_ranker_is_built(ranker: str, tmp_path: Path, rtx: TensorRt, device: Device) -> None:
+    made = manifest(FIXED, ranker=ranker)
     spec = made.graphs["select"]
-    select = build_select(graph_inputs(spec.inputs), OPSET, "random")
+    select = build_select(graph_inputs(spec.inputs), OPSET, ranker)
     name_outputs(select, spec.outputs)
     save_graph(select, tmp_path / "select.onnx")
     profiles = graph_profiles("select", made, shared_weights=False)
     engine = compile_graph(tmp_path / "select.onnx", spec, profiles, device, Settings(), lambda phase: None)
     assert memoryview(engine).nbytes > 10_000
+    assert not set(parse(rtx, tmp_path / "select.onnx", spec).layer_types()) & set(PLAIN)
 
 
 @WITH_LLAVA

@@ -26,7 +26,8 @@ _BY_TYPES: list[tuple[set[str], list[str]]] = [
     (
         FLOATS,
         [
-            "BatchNormalization", "Clip", "Conv", "Cos", "Erf", "Exp", "Floor", "Gelu", "Gemm", "LayerNormalization",
+            "ArgMax", "BatchNormalization", "Clip", "Conv", "Cos", "Erf", "Exp", "Floor", "Gelu", "Gemm",
+            "LayerNormalization",
             "MatMul", "Pow", "Reciprocal", "Sigmoid", "Sin", "Softmax", "Sqrt", "Tanh",
         ],
     ),

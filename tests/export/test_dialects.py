@@ -22,8 +22,6 @@ from fastv_runtime.bundle import Plan
 from fastv_runtime.contract import Contract, contracts
 from fastv_runtime.vision import FixedVision
 
-pytestmark = pytest.mark.xdist_group("dialects")  # what its tests share is dear
-
 LAYER = 2
 
 

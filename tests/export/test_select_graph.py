@@ -13,8 +13,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fastv_export.rankers import RANKERS
 from fastv_export.reference import select
-from fastv_export.select_graph import RANKERS, build_select
+from fastv_export.select_graph import build_select
 from fastv_export.trace import graph_inputs, name_outputs
 from fastv_runtime.bundle import Decoder
 from fastv_runtime.contract import decoder_contracts

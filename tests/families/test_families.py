@@ -1,6 +1,7 @@
 """Every family against transformers' own forward: embedded prompt, logits, caches and 32 greedy tokens.
 
 Unpruned, and pruned against the masked oracle. The prompts differ in length from the traced one and from each other.
+One export serves both, since no graph depends on keep; the unsplit graph is compared where its inputs differ in kind.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from fastv_export.checkpoint import Checkpoint
 from fastv_export.families import FAMILIES
 from fastv_export.reference import load_model, pruned
 from fastv_runtime import Pipeline
+from fastv_runtime.bundle import Bundle, read_manifest
 from tests.conftest import MakeBundle, noise_picture
 from tests.families.row import Row, Size
 from tests.families.rows import ROWS
@@ -29,6 +31,9 @@ LAYER = 2
 TOLERANCE = 1e-3
 QUESTIONS = ["What is it?", "Where is the red circle, and how many are there of them?", "Describe it, please."]
 
+
+UNSPLIT = {"llava", "qwen2_5_vl", "qwen3_vl"}
+"""Plain positions, M-RoPE, deepstack: every form that the inputs of the unsplit graph have."""
 
 WITHOUT_STOCK_CLASS = {"qwen"}
 """Compared with a reading of its own: Qwen-VL-Chat in `test_qwen_vl_chat`."""
@@ -58,19 +63,22 @@ def stock(row: Row, source: Path) -> Any:
     return model
 
 
-@pytest.mark.parametrize("layer", [None, LAYER], ids=["unpruned", "pruned"])
+@pytest.mark.parametrize("keep", [1.0, 0.5], ids=["unpruned", "pruned"])
 def test_a_family_is_what_transformers_computes(
-    row: Row, source: Path, stock: Any, make_bundle: MakeBundle, layer: int | None
+    row: Row, source: Path, stock: Any, make_bundle: MakeBundle, keep: float
 ) -> None:
-    compare(row, source, stock, make_bundle, layer)
+    unsplit = keep == 1.0 and row.model_type in UNSPLIT and not row.name
+    compare(row, source, stock, make_bundle, None if unsplit else LAYER, keep)
 
 
-def compare(row: Row, source: Path, stock: Any, make_bundle: MakeBundle, layer: int | None) -> None:
-    """All cases of a row, pruned at `layer` or not at all."""
-    options = {"max_text": 128, "max_new_tokens": NEW_TOKENS} | row.options
+def compare(row: Row, source: Path, stock: Any, make_bundle: MakeBundle, layer: int | None, keep: float = 0.5) -> None:
+    """All cases of a row, split at `layer` or not at all, pruned unless `keep` is 1."""
+    options = {"keep": 1.0, "max_text": 128, "max_new_tokens": NEW_TOKENS} | row.options
     # The export verifies one of the two: its golden vectors must hold for every family as well.
     bundle = make_bundle(source, layer=layer, verify=layer is not None, **options)
-    pipeline = Pipeline.load(bundle, threads=1)
+    manifest = read_manifest(bundle)
+    plan = manifest.plan.model_copy(update={"keep": keep})
+    pipeline = Pipeline(Bundle(bundle, manifest.model_copy(update={"plan": plan})), threads=1)
     family = FAMILIES[row.model_type]
     decoder = family.decoder(stock)
     config = family.config(Checkpoint(source))
@@ -89,10 +97,11 @@ def compare(row: Row, source: Path, stock: Any, make_bundle: MakeBundle, layer: 
         length, count = visual.numel(), int(visual.sum())
         expected = pruning = None
         with torch.no_grad(), _Embedded(decoder) as embedded:
-            if layer is None:
+            if keep == 1.0:
                 expected = _generate(stock, inputs)
             else:
-                kept_length = length - count + round(0.5 * count)
+                assert layer is not None
+                kept_length = length - count + round(keep * count)
                 with pruned(decoder, layer, visual, kept_length) as pruning:
                     expected = _generate(stock, inputs)
 

@@ -24,8 +24,6 @@ from tests.conftest import MakeBundle, noise_picture
 from tests.plain_qwen_vl import PlainQwenVL
 from tests.tiny_qwen_vl import IMAGE_SIZE, TOKENS, original_tokenizer, write_tiny_qwen_vl
 
-pytestmark = pytest.mark.xdist_group("qwen_vl_chat")  # what its tests share is dear
-
 FAMILY = FAMILIES["qwen"]
 VISUAL = 16
 NEW_TOKENS = 32

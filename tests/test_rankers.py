@@ -1,0 +1,64 @@
+"""Each ranker from export to answer, against transformers masked by the same choice."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoProcessor
+
+from fastv_export.families import FAMILIES
+from fastv_export.reference import load_model, pruned
+from fastv_runtime import Pipeline
+from tests.conftest import MakeBundle, noise_picture
+from tests.export.test_rankers import DEFINITIONS
+from tests.export.test_rankers import expected as choice
+
+QUESTION = "What color is the circle?"
+NEW_TOKENS = 16
+RANKERS = sorted({*DEFINITIONS} - {"fastv"})
+"""The parity tests have `fastv`, the demo's `random`."""
+
+pytestmark = pytest.mark.xdist_group("rankers")  # the last test looks at bundles of the others
+
+
+@pytest.mark.parametrize("ranker", RANKERS)
+def test_an_answer_is_that_of_transformers(tiny_llava: Path, make_bundle: MakeBundle, ranker: str) -> None:
+    bundle = make_bundle(tiny_llava, ranker=ranker, keep=0.25, max_text=64, max_new_tokens=NEW_TOKENS)
+    pipeline = Pipeline.load(bundle, threads=1)
+    assert set(pipeline.bundle.manifest.verified or {}) == {"vision", "prefix", "select", "suffix"}
+    answer = pipeline.stream([noise_picture(3)], QUESTION, max_new_tokens=NEW_TOKENS, ignore_stop=True)
+    for _ in answer:
+        pass
+
+    model = load_model(tiny_llava, FAMILIES["llava"])
+    model.generation_config.eos_token_id = None
+    processor = AutoProcessor.from_pretrained(tiny_llava, local_files_only=True)
+    content = [{"type": "image"}, {"type": "text", "text": QUESTION}]
+    text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+    inputs = processor(images=[noise_picture(3)], text=text, return_tensors="pt", add_special_tokens=False)
+    visual = inputs["input_ids"][0] == model.config.image_token_id
+    length = int((~visual).sum()) + round(int(visual.sum()) * 0.25)
+
+    def choose(scores: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
+        return torch.tensor(choice(ranker, hidden.numpy(), scores.numpy(), visual.numpy(), length))
+
+    decoder = model.get_decoder()
+    with torch.no_grad(), pruned(decoder, 2, visual, length, rotary=ranker != "norope", choose=choose) as pruning:
+        output = model.generate(**inputs, max_new_tokens=NEW_TOKENS, do_sample=False)
+    order = torch.cumsum(visual, 0) - 1
+    assert answer.answer.kept_visual_tokens == order[pruning.keep[visual[pruning.keep]]].tolist()
+    assert answer.answer.token_ids == output[0, visual.numel() :].tolist()
+
+
+def test_rankers_choose_differently(tiny_llava: Path, make_bundle: MakeBundle) -> None:
+    """Otherwise answers above would agree whatever the ranker."""
+    kept = []
+    for ranker in RANKERS:
+        bundle = make_bundle(tiny_llava, ranker=ranker, keep=0.25, max_text=64, max_new_tokens=NEW_TOKENS)
+        generation = Pipeline.load(bundle, threads=1).stream([noise_picture(3)], QUESTION, max_new_tokens=1)
+        kept.append(tuple(generation.answer.kept_visual_tokens))
+    assert len(set(kept)) == len(kept)
+    assert all(len(set(each)) == np.size(each) == 36 for each in kept)
