@@ -10,11 +10,11 @@ from jaxtyping import Float
 
 from fastv_calib.data import Sample
 from fastv_calib.inputs import InputMaker
-from fastv_calib.rankers import RANKERS
+from fastv_calib.rankers import kept
 from fastv_calib.sweep import Dense, Sweep
 from fastv_export.calibration import Point, Settings
 from fastv_export.families import Family
-from fastv_export.reference import select
+from fastv_export.rankers import RANKERS
 from fastv_runtime.errors import UserError
 from fastv_runtime.images import open_image
 from fastv_runtime.lengths import kept_count
@@ -61,7 +61,8 @@ class Measure:
 
     def __init__(self, model: Any, family: Family, maker: InputMaker, settings: Settings, limit: int | None):
         """limit: positions that the model bears, None if no limit is known."""
-        self._sweep = Sweep(family.decoder(model), family.head(model), settings.layers)
+        unrotated = any(not RANKERS[name].rotary for name in settings.rankers)
+        self._sweep = Sweep(family.decoder(model), family.head(model), settings.layers, unrotated=unrotated)
         self._maker, self._settings, self._limit = maker, settings, limit
 
     def __call__(self, sample: Sample) -> Measured:
@@ -96,8 +97,8 @@ class Measure:
         visual, seen = dense.inputs.visual, dense.seen(layer)
         count = int(visual.sum())
         length = visual.numel() - count + kept_count(count, keep)
-        kept = [select(RANKERS[name](seen), visual, length) for name in self._settings.rankers]
-        return [_outcome(dense, logits) for logits in self._sweep.pruned(dense, layer, torch.stack(kept))]
+        keeps = torch.stack([kept(name, seen, length) for name in self._settings.rankers])
+        return [_outcome(dense, logits) for logits in self._sweep.pruned(dense, layer, keeps)]
 
 
 def _outcome(dense: Dense, logits: Float[torch.Tensor, "n V"]) -> Outcome:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from html import escape
 from math import floor, sqrt
 
+from fastv_calib.rankers import CONTROLS
 from fastv_export.calibration import Calibration, PlanFigures
 
 WIDTH, HEIGHT = 760, 400
@@ -14,6 +15,8 @@ LEFT, RIGHT, TOP, BOTTOM = 62, 24, 20, 52
 """Margins around the axes, in units of the drawing."""
 SIZE = 6.0
 """Half of a mark's width."""
+COLOURS = 6
+"""Of rankers, in the page's style."""
 
 
 def plan_plot(calibration: Calibration, chosen: PlanFigures | None) -> str:
@@ -51,6 +54,11 @@ def attention_plot(attention: Sequence[float]) -> str:
             f"<title>Layer {layer}: visual tokens get {share:.1%}</title></circle>"
         )
     return _svg(parts, "Share of attention that visual tokens get, by layer", axes.height)
+
+
+def ranker_class(calibration: Calibration, ranker: str) -> str:
+    """The class that gives a ranker's marks their colour: controls are grey."""
+    return "control" if ranker in CONTROLS else f"ranker-{calibration.settings.rankers.index(ranker) % COLOURS}"
 
 
 def mark(shape: int, x: float, y: float) -> str:
@@ -104,7 +112,7 @@ def _plan_mark(axes: _Axes, plan: PlanFigures, calibration: Calibration, chosen:
     if point.layer is None:
         name, shape = "unpruned", mark(0, x, y)
     else:
-        name = f"ranker-{calibration.settings.rankers.index(point.ranker)}"
+        name = ranker_class(calibration, point.ranker)
         shape = mark(calibration.settings.layers.index(point.layer), x, y)
     ring = ""
     if chosen:
