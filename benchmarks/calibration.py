@@ -7,8 +7,11 @@ questions the choice has not seen. Writes docs/benchmarks/calibration.md; data a
 from __future__ import annotations
 
 import argparse
+import os
 import sys
+from collections.abc import Callable
 from importlib.metadata import version
+from itertools import product
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -17,10 +20,13 @@ from demo import calibration_split, heldout
 from fastv_calib.cli import main as calibrate
 from fastv_calib.report import chosen_plan
 from fastv_export.calibration import Calibration, Estimate, PlanFigures, read_calibration
+from fastv_export.cli import RANKERS
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(os.path.relpath(Path(__file__).resolve().parent.parent))
+"""As it is typed, since the report repeats it."""
 CHECKPOINT = ROOT / "demo" / "checkpoint"
 OUT = ROOT / "demo" / "out" / "calibration"
+KEEPS = (0.5, 0.25, 0.1)
 
 
 def main() -> None:
@@ -29,7 +35,8 @@ def main() -> None:
     parser.add_argument("--held-out", type=int, default=1000)
     parser.add_argument("--markdown", type=Path, default=ROOT / "docs" / "benchmarks" / "calibration.md")
     args = parser.parse_args()
-    calibration = measure("calibration", args.samples, calibration_split.SEED)
+    flags = ["--keeps", *map(str, KEEPS), "--rankers", *RANKERS]
+    calibration = measure("calibration", args.samples, calibration_split.SEED, *flags)
     chosen = calibration.chosen
     assert chosen is not None
     # The target was the calibration's: the held-out split only measures, so it may not refuse.
@@ -64,7 +71,7 @@ def page(calibration: Calibration, tried: Calibration) -> str:
     lines = [
         "# Which plan the demo model bears",
         "",
-        f"Made by `make calibrate`: {calibration.samples} questions of a calibration split, the default plans, asked "
+        f"Made by `make calibrate`: {calibration.samples} questions of a calibration split, every ranker, asked "
         f"for {target:.0%} of answers as the unpruned model's, token by token. In brackets 95% intervals (Wilson; "
         "bootstrap for KL). FLOPs of a prefill and keys and values after it are shares of the unpruned model's. "
         "Accuracy counts answers that are right unpruned and stay as they are. `random` is a control.",
@@ -76,9 +83,15 @@ def page(calibration: Calibration, tried: Calibration) -> str:
         f"choice, {share(again.match)} match: it {kept} the target within its interval.",
         *(f"\nWarning: {warning}." for warning in calibration.warnings),
         "",
+        "Plans than which none is both cheaper and more often equal:",
+        "",
         "| plan | FLOPs | cache | answers match | first token | accuracy | KL, nats |",
         "| --- | --- | --- | --- | --- | --- | --- |",
-        *(row(each, each is plan) for each in sorted(calibration.plans, key=lambda each: -each.flops)),
+        *(row(calibration.plans[index], calibration.plans[index] is plan) for index in calibration.pareto),
+        "",
+        *by_ranker("Answers that match, %", calibration, match),
+        "",
+        *by_ranker("KL of the first token's distribution, nats", calibration, divergence),
         "",
         "Attention that visual tokens get from the prompt's last token, by layer: "
         + ", ".join(f"{layer}: {value:.0%}" for layer, value in enumerate(calibration.attention))
@@ -88,12 +101,35 @@ def page(calibration: Calibration, tried: Calibration) -> str:
     return "\n".join(lines) + "\n"
 
 
+def by_ranker(title: str, calibration: Calibration, cell: Callable[[PlanFigures], str]) -> list[str]:
+    """A table with a line per K and ranker and a column per keep."""
+    cells = {(plan.point.layer, plan.point.ranker, plan.point.keep): cell(plan) for plan in calibration.plans}
+    settings = calibration.settings
+    return [
+        f"{title}:",
+        "",
+        "| K | ranker | " + " | ".join(f"keep {keep:g}" for keep in settings.keeps) + " |",
+        "| --- | --- |" + " --- |" * len(settings.keeps),
+        *(
+            f"| {layer} | {ranker} | " + " | ".join(cells[layer, ranker, keep] for keep in settings.keeps) + " |"
+            for layer, ranker in product(settings.layers, settings.rankers)
+        ),
+    ]
+
+
+def match(plan: PlanFigures) -> str:
+    return f"{plan.match.mean * 100:.1f} ({plan.match.low * 100:.1f}–{plan.match.high * 100:.1f})"
+
+
+def divergence(plan: PlanFigures) -> str:
+    return f"{plan.kl.mean:.2g} ({plan.kl.low:.1g}–{plan.kl.high:.1g})"
+
+
 def row(plan: PlanFigures, chosen: bool) -> str:
     name = f"**{plan.point}**" if chosen else str(plan.point)
     assert plan.accuracy is not None
     shares = " | ".join(map(share, (plan.match, plan.first_token, plan.accuracy)))
-    kl = f"{plan.kl.mean:.2g} ({plan.kl.low:.1g}–{plan.kl.high:.1g})"
-    return f"| {name} | {plan.flops_share:.0%} | {plan.cache_share:.0%} | {shares} | {kl} |"
+    return f"| {name} | {plan.flops_share:.0%} | {plan.cache_share:.0%} | {shares} | {divergence(plan)} |"
 
 
 def share(estimate: Estimate) -> str:

@@ -13,7 +13,7 @@ from fastv_calib.choose import check_objectives, choose, doubts, refusal
 from fastv_calib.data import Sample
 from fastv_calib.inputs import InputMaker
 from fastv_calib.measure import Measure, points
-from fastv_calib.rankers import CONTROLS, RANKERS
+from fastv_calib.rankers import CONTROLS
 from fastv_calib.results import Results
 from fastv_calib.summary import Costing, figures, lengths, pareto, unpruned
 from fastv_export.calibration import (
@@ -28,6 +28,7 @@ from fastv_export.calibration import (
 from fastv_export.checkpoint import Checkpoint
 from fastv_export.families import family_of
 from fastv_export.plan import decoder_dimensions
+from fastv_export.rankers import RANKERS
 from fastv_export.reference import load_model
 from fastv_runtime.bundle import Decoder
 from fastv_runtime.cost import BYTES

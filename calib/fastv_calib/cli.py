@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from fastv_export.cli import RANKERS
 from fastv_runtime.cli.console import command, stderr
 from fastv_runtime.errors import UserError, missing_extra
 
@@ -58,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=["fastv", "random"],
         metavar="NAME",
-        help="random is a control, which is never chosen (default: fastv random)",
+        help=f"of {', '.join(RANKERS)}; random is a control, which is never chosen (default: fastv random)",
     )
     parser.add_argument(
         "--answer-tokens",

@@ -10,11 +10,11 @@ from jaxtyping import Float
 
 from fastv_calib.data import Sample
 from fastv_calib.inputs import InputMaker
-from fastv_calib.rankers import RANKERS
+from fastv_calib.rankers import kept
 from fastv_calib.sweep import Dense, Sweep
 from fastv_export.calibration import Point, Settings
 from fastv_export.families import Family
-from fastv_export.reference import select
+from fastv_export.rankers import RANKERS
 from fastv_runtime.errors import UserError
 from fastv_runtime.images import open_image
 from fastv_runtime.lengths import kept_count
@@ -61,7 +61,8 @@ class Measure:
 
     def __init__(self, model: Any, family: Family, maker: InputMaker, settings: Settings, limit: int | None):
         """limit: positions that the model bears, None if no limit is known."""
-        self._sweep = Sweep(family.decoder(model), family.head(model), settings.layers)
+        unrotated = any(not RANKERS[name].rotary for name in settings.rankers)
+        self._sweep = Sweep(family.decoder(model), family.head(model), settings.layers, unrotated=unrotated)
         self._maker, self._settings, self._limit = maker, settings, limit
 
     def __call__(self, sample: Sample) -> Measured:
@@ -84,20 +85,27 @@ class Measure:
             answer=answer,
             correct=None if sample.answer is None else answer == sample.answer.strip(),
             attention=tuple(dense.attention()),
-            outcomes=tuple(self._outcome(dense, point) for point in points(self._settings)),
+            outcomes=tuple(
+                outcome
+                for layer, keep in product(self._settings.layers, self._settings.keeps)
+                for outcome in self._outcomes(dense, layer, keep)
+            ),
         )
 
-    def _outcome(self, dense: Dense, point: Point) -> Outcome:
-        assert point.layer is not None
-        visual = dense.inputs.visual
+    def _outcomes(self, dense: Dense, layer: int, keep: float) -> list[Outcome]:
+        """Of each ranker, in order."""
+        visual, seen = dense.inputs.visual, dense.seen(layer)
         count = int(visual.sum())
-        ranks = RANKERS[point.ranker](dense.seen(point.layer))
-        keep = select(ranks, visual, visual.numel() - count + kept_count(count, point.keep))
-        logits = self._sweep.pruned(dense, point.layer, keep)
-        said = logits.argmax(-1).tolist()
-        return Outcome(
-            first=said[0] == dense.tokens[0], match=said == dense.tokens, kl=divergence(dense.logits[0], logits[0])
-        )
+        length = visual.numel() - count + kept_count(count, keep)
+        keeps = torch.stack([kept(name, seen, length) for name in self._settings.rankers])
+        return [_outcome(dense, logits) for logits in self._sweep.pruned(dense, layer, keeps)]
+
+
+def _outcome(dense: Dense, logits: Float[torch.Tensor, "n V"]) -> Outcome:
+    said = logits.argmax(-1).tolist()
+    return Outcome(
+        first=said[0] == dense.tokens[0], match=said == dense.tokens, kl=divergence(dense.logits[0], logits[0])
+    )
 
 
 def divergence(expected: Float[torch.Tensor, " V"], actual: Float[torch.Tensor, " V"]) -> float:

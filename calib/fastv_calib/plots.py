@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from html import escape
 from math import floor, sqrt
 
+from fastv_calib.rankers import CONTROLS
 from fastv_export.calibration import Calibration, PlanFigures
 
 WIDTH, HEIGHT = 760, 400
@@ -14,14 +15,16 @@ LEFT, RIGHT, TOP, BOTTOM = 62, 24, 20, 52
 """Margins around the axes, in units of the drawing."""
 SIZE = 6.0
 """Half of a mark's width."""
+COLOURS = 6
+"""Of rankers, in the page's style."""
 
 
 def plan_plot(calibration: Calibration, chosen: PlanFigures | None) -> str:
     """Greedy match over FLOPs: a mark per plan, its shape by K and its colour by ranker, its interval as a line."""
     plans = calibration.plans
-    lowest = min(plan.match.low for plan in plans)
-    axes = _Axes((0.0, 1.0), (floor(lowest * 10) / 10, 1.0))
-    parts = [axes.grid([0, 0.2, 0.4, 0.6, 0.8, 1.0], _ticks(axes.y), "FLOPs of a prefill, of the unpruned model's")]
+    ticks = _ticks(min(plan.match.low for plan in plans))
+    axes = _Axes((0.0, 1.0), (ticks[0], 1.0))
+    parts = [axes.grid([0, 0.2, 0.4, 0.6, 0.8, 1.0], ticks, "FLOPs of a prefill, of the unpruned model's")]
     target = axes.at(0, calibration.objectives.min_agreement)[1]
     parts.append(
         f'<line class="target" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{target:.1f}" y2="{target:.1f}">'
@@ -29,10 +32,6 @@ def plan_plot(calibration: Calibration, chosen: PlanFigures | None) -> str:
     )
     front = sorted((plans[index].flops_share, plans[index].match.mean) for index in calibration.pareto)
     parts.append(f'<polyline class="front" points="{_points(axes, front)}"/>')
-    for plan in (plans[index] for index in calibration.pareto):
-        x, y = axes.at(plan.flops_share, plan.match.mean)
-        label = "unpruned" if plan.point.layer is None else f"K={plan.point.layer} keep {plan.point.keep:g}"
-        parts.append(f'<text class="label" x="{x - 12:.1f}" y="{y + 20:.1f}" text-anchor="end">{label}</text>')
     # What is chosen is drawn last, above what lies close to it.
     for plan in sorted(plans, key=lambda plan: plan is chosen):
         parts.append(_plan_mark(axes, plan, calibration, plan is chosen))
@@ -55,6 +54,11 @@ def attention_plot(attention: Sequence[float]) -> str:
             f"<title>Layer {layer}: visual tokens get {share:.1%}</title></circle>"
         )
     return _svg(parts, "Share of attention that visual tokens get, by layer", axes.height)
+
+
+def ranker_class(calibration: Calibration, ranker: str) -> str:
+    """The class that gives a ranker's marks their colour: controls are grey."""
+    return "control" if ranker in CONTROLS else f"ranker-{calibration.settings.rankers.index(ranker) % COLOURS}"
 
 
 def mark(shape: int, x: float, y: float) -> str:
@@ -108,17 +112,21 @@ def _plan_mark(axes: _Axes, plan: PlanFigures, calibration: Calibration, chosen:
     if point.layer is None:
         name, shape = "unpruned", mark(0, x, y)
     else:
-        name = f"ranker-{calibration.settings.rankers.index(point.ranker)}"
+        name = ranker_class(calibration, point.ranker)
         shape = mark(calibration.settings.layers.index(point.layer), x, y)
-    ring = f'<circle class="ring" cx="{x:.1f}" cy="{y:.1f}" r="13"/>' if chosen else ""
+    ring = ""
+    if chosen:
+        ring = f'<circle class="ring" cx="{x:.1f}" cy="{y:.1f}" r="13"/>'
+        ring += f'<text class="label" x="{x - 16:.1f}" y="{y - 9:.1f}" text-anchor="end">{escape(str(point))}</text>'
     line = f'<line class="interval" x1="{x:.1f}" x2="{x:.1f}" y1="{low:.1f}" y2="{high:.1f}"/>'
     return f'<g class="{name}"><title>{escape(title)}</title>{line}{shape}{ring}</g>'
 
 
-def _ticks(bounds: tuple[float, float]) -> list[float]:
-    low, high = (round(bound * 10) for bound in bounds)
-    step = 2 if high - low > 5 else 1
-    return [tick / 10 for tick in range(high, low - 1, -step)]
+def _ticks(lowest: float) -> list[float]:
+    """From a round value that is not above `lowest` to 1."""
+    parts = 5 if lowest < 0.5 else 10
+    first = min(floor(lowest * parts), parts - 1)
+    return [tick / parts for tick in range(first, parts + 1)]
 
 
 def _points(axes: _Axes, values: Sequence[tuple[float, float]]) -> str:

@@ -1,47 +1,43 @@
-"""Rankers as the sweep calls them: which visual tokens stay, from what is known at layer K.
-
-Each computes what the `select` graph of the same name computes (`fastv_export.select_graph`).
-"""
+"""Which visual tokens a ranker keeps, from what is known at layer K: what its `select` graph keeps."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
+
+from fastv_export.choices import choose
+from fastv_export.rankers import RANKERS
+from fastv_export.reference import select
+
+CONTROLS = frozenset({"random"})
+"""Measured to compare with; never chosen."""
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What a ranker may look at, of a prompt of S tokens."""
+    """What rankers look at, of a prompt of S tokens."""
 
     scores: Float[torch.Tensor, " S"]
     """Softmax attention of the last row at layer K-1, mean over heads."""
+    unrotated: Float[torch.Tensor, " S"] | None
+    """The same without rotary embedding, where a ranker asks for it."""
     hidden: Float[torch.Tensor, "S D"]
     """Input of layer K."""
     visual: Bool[torch.Tensor, " S"]
 
 
-class Ranker(Protocol):
-    """Ranks of all tokens, of which those of visual tokens are read: the highest stay, ties go to the lower index."""
-
-    def __call__(self, seen: Seen, /) -> Float[torch.Tensor, " S"]: ...
-
-
-def fastv(seen: Seen) -> Float[torch.Tensor, " S"]:
-    """The paper's: the score is the rank."""
-    return seen.scores
+def kept(ranker: str, seen: Seen, length: int) -> Int[torch.Tensor, " M"]:
+    """Indices of the `length` tokens that stay, ascending. ranker: of `fastv_export.rankers.RANKERS`."""
+    if ranker == "random":
+        return select(_noise(seen.scores), seen.visual, length)
+    scores = seen.scores if RANKERS[ranker].rotary else seen.unrotated
+    assert scores is not None
+    return choose(ranker, scores, seen.hidden, seen.visual, length)
 
 
-def random(seen: Seen) -> Float[torch.Tensor, " S"]:
-    """A control that knows nothing: noise by index, seeded by the prompt's first score."""
-    index = torch.arange(seen.scores.numel(), dtype=torch.float32)
-    noise = torch.sin(index * 12.9898 + seen.scores[0] * 78.233e4) * 43758.5453
+def _noise(scores: Float[torch.Tensor, " S"]) -> Float[torch.Tensor, " S"]:
+    """As ranker `random` writes it: a hash of index and prompt. Its sine's last bits are each library's own."""
+    noise = torch.sin(torch.arange(len(scores)).float() * 12.9898 + scores[0] * 78.233e4) * 43758.5453
     return noise - noise.floor()
-
-
-RANKERS: Mapping[str, Ranker] = {"fastv": fastv, "random": random}
-CONTROLS = frozenset({"random"})
-"""Measured to compare with; never chosen."""

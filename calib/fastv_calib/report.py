@@ -7,7 +7,7 @@ from pathlib import Path
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from fastv_calib.plots import SIZE, attention_plot, mark, plan_plot
+from fastv_calib.plots import SIZE, attention_plot, mark, plan_plot, ranker_class
 from fastv_calib.rankers import CONTROLS
 from fastv_export.calibration import Calibration, Estimate, PlanFigures
 
@@ -25,6 +25,7 @@ def report(calibration: Calibration, source: str, output: str) -> str:
         calibration=calibration,
         chosen=chosen,
         unpruned=next(plan for plan in plans if plan.point.layer is None),
+        colours={name: ranker_class(calibration, name) for name in calibration.settings.rankers},
         controls=[name for name in calibration.settings.rankers if name in CONTROLS],
         plans=plans,
         pareto=[calibration.plans[index].point for index in calibration.pareto],

@@ -32,13 +32,16 @@ class Dense:
     """Input of layer K, by K: the prompt's rows and those of all answer tokens but the last."""
     scores: list[Float[torch.Tensor, " S"]]
     """By layer: softmax attention of the prompt's last row, mean over heads."""
+    unrotated: dict[int, Float[torch.Tensor, " S"]]
+    """The same of layer K-1 without rotary embedding, by K; empty unless asked for."""
     rotary: tuple[torch.Tensor, torch.Tensor]
     """Cosines and sines of all rows."""
 
     def seen(self, layer: int) -> Seen:
-        """What a ranker may look at when K is `layer`."""
+        """What rankers look at when K is `layer`."""
         visual = self.inputs.visual
-        return Seen(self.scores[layer - 1], self.hidden[layer][0, : visual.numel()], visual)
+        hidden = self.hidden[layer][0, : visual.numel()]
+        return Seen(self.scores[layer - 1], self.unrotated.get(layer), hidden, visual)
 
     def attention(self) -> list[float]:
         """By layer: the share of the last row's attention that visual tokens get."""
@@ -46,10 +49,14 @@ class Dense:
 
 
 class Sweep:
-    """A stock model (eager attention) that answers prompts, unpruned once and then pruned in many ways."""
+    """A stock model (eager attention) that answers prompts, unpruned once and then pruned in many ways.
 
-    def __init__(self, decoder: Any, head: nn.Module, layers: Sequence[int]):
+    layers: every K. unrotated: whether scores without rotary embedding are wanted too.
+    """
+
+    def __init__(self, decoder: Any, head: nn.Module, layers: Sequence[int], *, unrotated: bool = False):
         self._decoder, self._head, self._layers = decoder, head, tuple(layers)
+        self._unrotated = unrotated
 
     @torch.no_grad()
     def dense(self, inputs: Inputs, stop: frozenset[int], limit: int) -> Dense:
@@ -78,37 +85,51 @@ class Sweep:
         rotary = self._decoder.rotary_emb(
             hidden[self._layers[0]], positions[0] if positions.shape[0] == 1 else positions
         )
-        return Dense(inputs, tokens, torch.stack(logits), hidden, seen.scores, rotary)
+        return Dense(inputs, tokens, torch.stack(logits), hidden, seen.scores, seen.unrotated, rotary)
 
     @torch.no_grad()
-    def pruned(self, dense: Dense, layer: int, keep: Int[torch.Tensor, " M"]) -> Float[torch.Tensor, "n V"]:
-        """Logits at each place of the unpruned answer, with only the tokens `keep` of the prompt from layer K on."""
+    def pruned(self, dense: Dense, layer: int, keeps: Int[torch.Tensor, "plans M"]) -> Float[torch.Tensor, "plans n V"]:
+        """Logits at each place of the unpruned answer, with only the tokens `keeps` of the prompt from layer K on.
+
+        Plans that keep as many tokens run together.
+        """
         prompt, answer = dense.inputs.visual.numel(), len(dense.tokens)
-        rows = torch.cat([keep, torch.arange(prompt, prompt + answer - 1)])
-        hidden = dense.hidden[layer][:, rows]
-        cosines, sines = (table[..., rows, :] for table in dense.rotary)
-        mask = torch.full((rows.numel(), rows.numel()), torch.finfo(hidden.dtype).min).triu(1)[None, None]
+        plans, kept = keeps.shape
+        rows = torch.cat([keeps, torch.arange(prompt, prompt + answer - 1).expand(plans, -1)], 1)
+        hidden = dense.hidden[layer][0, rows]
+        # [.., 1, S, Dh] -> [.., plans, rows, Dh]
+        rotary = tuple(table.squeeze(-3)[..., rows, :] for table in dense.rotary)
+        mask = torch.full((rows.shape[1],) * 2, torch.finfo(hidden.dtype).min).triu(1)[None, None]
         for index, each in enumerate(self._decoder.layers[layer:], layer):
-            hidden = each(hidden, attention_mask=mask, position_embeddings=(cosines, sines))
+            hidden = each(hidden, attention_mask=mask, position_embeddings=rotary)
             if index < len(dense.inputs.deepstack):
-                kept = dense.inputs.deepstack[index][:, keep]
-                hidden = torch.cat([hidden[:, : keep.numel()] + kept, hidden[:, keep.numel() :]], 1)
-        return self._head(self._decoder.norm(hidden[:, -answer:]))[0].float()
+                hidden[:, :kept] += dense.inputs.deepstack[index][0, keeps]
+        return self._head(self._decoder.norm(hidden[:, -answer:])).float()
 
     @contextmanager
     def _observed(self, prompt: int) -> Iterator[_Seen]:
         """Within this context the decoder's forwards leave their states behind."""
         seen = _Seen({layer: [] for layer in self._layers})
 
-        def scores(_: Any, __: Any, output: tuple[torch.Tensor, torch.Tensor]) -> None:
-            if output[1].shape[2] == output[1].shape[3] == prompt:
-                seen.scores.append(output[1][0, :, -1].float().mean(0))
+        def scores(
+            module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: tuple[torch.Tensor, torch.Tensor]
+        ) -> None:
+            if not output[1].shape[2] == output[1].shape[3] == prompt:
+                return
+            seen.scores.append(_last_row(output[1]))
+            following = len(seen.scores)
+            if self._unrotated and following in self._layers:
+                # Cosine 1 and sine 0 turn nothing. `forward` has no hooks.
+                cosine, sine = kwargs["position_embeddings"]
+                still = (torch.ones_like(cosine), torch.zeros_like(sine))
+                again = {**kwargs, "position_embeddings": still, "past_key_values": None}
+                seen.unrotated[following] = _last_row(module.forward(*args, **again)[1])
 
         def hidden(layer: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             seen.hidden[layer].append(args[0] if args else kwargs["hidden_states"])
 
         layers = self._decoder.layers
-        handles = [each.self_attn.register_forward_hook(scores) for each in layers]
+        handles = [each.self_attn.register_forward_hook(scores, with_kwargs=True) for each in layers]
         handles += [
             layers[layer].register_forward_pre_hook(
                 lambda _, args, kwargs, layer=layer: hidden(layer, args, kwargs), with_kwargs=True
@@ -126,6 +147,11 @@ class Sweep:
 class _Seen:
     hidden: dict[int, list[torch.Tensor]]
     scores: list[torch.Tensor] = field(default_factory=list)
+    unrotated: dict[int, torch.Tensor] = field(default_factory=dict)
+
+
+def _last_row(weights: Float[torch.Tensor, "1 H S S"]) -> Float[torch.Tensor, " S"]:
+    return weights[0, :, -1].float().mean(0)
 
 
 def _prompt_arguments(inputs: Inputs) -> dict[str, Any]:

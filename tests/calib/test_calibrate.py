@@ -141,7 +141,7 @@ def test_objectives(tiny_llava: Path, data: Path, tmp_path: Path, capsys: pytest
     [
         (["--layers", "5"], "--layers 5: must be 1 to 4"),
         (["--keeps", "1"], "--keeps 1: must be above 0 and below 1"),
-        (["--rankers", "best"], "--rankers best: not known; there are fastv, random"),
+        (["--rankers", "best"], "--rankers best: not known; there are fastv, random, uniform"),
         (["--rankers", "random"], "a control is not chosen"),
         (["--keeps", "0.5", "0.5"], "each one only once"),
         (["--min-agreement", "99"], "--min-agreement 99: must be above 0 and at most 1"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +12,16 @@ import pytest
 import torch
 
 from fastv_calib.inputs import InputMaker
-from fastv_calib.rankers import RANKERS
+from fastv_calib.rankers import Seen, kept
 from fastv_calib.sweep import Sweep
 from fastv_export.checkpoint import Checkpoint
+from fastv_export.choices import choose
 from fastv_export.families import FAMILIES
-from fastv_export.reference import load_model, pruned, select
-from fastv_export.select_graph import build_select
+from fastv_export.rankers import RANKERS
+from fastv_export.reference import load_model, pruned
 from fastv_runtime.lengths import kept_count
 from tests.conftest import noise_picture
+from tests.export.test_rankers import kept as kept_by_graph
 from tests.families.row import Row, stock_inputs
 from tests.families.rows import ROWS
 from tests.tiny import write_tiny_llava
@@ -38,7 +42,7 @@ def test_reruns_are_the_masked_forward(row: Row, tmp_path: Path) -> None:
     stock, model = (load_model(checkpoint.path, family) for _ in range(2))
     stock.generation_config.eos_token_id = None
     maker = InputMaker(checkpoint, family, model, row.options.get("image_tokens"))
-    sweep = Sweep(family.decoder(model), family.head(model), LAYERS)
+    sweep = Sweep(family.decoder(model), family.head(model), LAYERS, unrotated=True)
     sizes = next(
         sizes for sizes, frames in reversed([*zip(row.cases, row.videos or [0] * 9, strict=False)]) if not frames
     )
@@ -57,15 +61,18 @@ def test_reruns_are_the_masked_forward(row: Row, tmp_path: Path) -> None:
     with torch.no_grad():
         _close(dense.logits, stock(**forced).logits[0, -ANSWER:])
     count = int(visual.sum())
-    for layer in LAYERS:
-        for keep in (0.5, 0.1):
-            length = visual.numel() - count + kept_count(count, keep)
-            with torch.no_grad(), pruned(family.decoder(stock), layer, visual, length) as pruning:
-                expected = stock(**forced).logits[0, -ANSWER:]
-            seen = dense.seen(layer)
-            _close(seen.scores, pruning.scores)
-            _close(sweep.pruned(dense, layer, pruning.keep), expected)
-            assert torch.equal(select(RANKERS["fastv"](seen), visual, length), pruning.keep)
+    decoder, length = family.decoder(stock), inputs.visual.numel() - count + kept_count(count, 0.5)
+    for name, layer in [*product(["fastv"], LAYERS), *product(sorted(set(RANKERS) - {"fastv", "random"}), [2])]:
+        rotary, chosen = RANKERS[name].rotary, partial(choose, name, prunable=visual, length=length)
+        with torch.no_grad(), pruned(decoder, layer, visual, length, rotary=rotary, choose=chosen) as pruning:
+            expected = stock(**forced).logits[0, -ANSWER:]
+        seen = dense.seen(layer)
+        assert seen.unrotated is not None
+        _close(seen.scores if rotary else seen.unrotated, pruning.scores)
+        assert torch.equal(kept(name, seen, length), pruning.keep)
+        # Beside another plan, which must not change it.
+        keeps = torch.stack([kept("random", seen, length), pruning.keep])
+        _close(sweep.pruned(dense, layer, keeps)[1], expected)
 
 
 def test_attention_by_layer_is_that_of_the_stock_model(tiny_llava: Path) -> None:
@@ -79,45 +86,14 @@ def test_attention_by_layer_is_that_of_the_stock_model(tiny_llava: Path) -> None
     np.testing.assert_allclose(shares, expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["fastv", "random"])
-def test_a_ranker_is_its_select_graph(name: str, tiny_llava: Path) -> None:
-    import onnx_ir as ir
-    import onnxruntime
-
-    from fastv_calib.rankers import Seen
-
+def test_random_is_its_select_graph() -> None:
     count, length = 200, 90
     scores = torch.rand(count, generator=torch.Generator().manual_seed(3))
-    visual = torch.arange(count) % 5 > 0
-
-    def value(label: str, dtype: Any, shape: list[int]) -> ir.Value:
-        return ir.Value(name=label, type=ir.TensorType(dtype), shape=ir.Shape(shape))
-
-    graph = build_select(
-        {
-            "hidden": value("hidden", ir.DataType.FLOAT, [1, count, 2]),
-            "scores": value("scores", ir.DataType.FLOAT, [1, count]),
-            "position_ids": value("position_ids", ir.DataType.INT64, [1, count]),
-            "prunable": value("prunable", ir.DataType.BOOL, [1, count]),
-            "length": value("length", ir.DataType.INT64, [1]),
-        },
-        20,
-        name,
-    )
-    graph.ir_version = 10
-    session = onnxruntime.InferenceSession(ir.serde.serialize_model(graph).SerializeToString())
-    fed = {
-        "hidden": np.zeros((1, count, 2), np.float32),
-        "scores": scores.numpy()[None],
-        "position_ids": np.arange(count)[None],
-        "prunable": visual.numpy()[None],
-        "length": np.asarray([length]),
-    }
-    picked = session.run([graph.graph.outputs[2].name], fed)[0][0]
-    seen = Seen(scores, torch.zeros(count, 2), visual)
-    ours = select(RANKERS[name](seen), visual, length).tolist()
+    visual, hidden = torch.arange(count) % 5 > 0, torch.zeros(count, 6)
+    graph = kept_by_graph("random", hidden.numpy(), scores.numpy(), visual.numpy(), length)
+    ours = kept("random", Seen(scores, None, hidden, visual), length).tolist()
     # The sine of a large angle differs in its last bits from one library to another, and that may swap a token.
-    assert len(set(ours) ^ set(picked.tolist())) <= (0 if name == "fastv" else 4)
+    assert len(ours) == length and len(set(ours) ^ set(graph)) <= 4
 
 
 def _with_answer(given: dict[str, Any], answer: torch.Tensor) -> dict[str, Any]:
