@@ -17,7 +17,13 @@ TEMPLATE = "report.html.jinja"
 def report(calibration: Calibration, source: str, output: str) -> str:
     """The page. `source`, `output`: as they were typed, for what to type next."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"share": _share, "interval": _interval, "nats": _nats, "mib": _mib, "count": _count}
+    environment.filters |= {
+        "share": _share,
+        "interval": _interval,
+        "millinats": _millinats,
+        "mib": _mib,
+        "count": _count,
+    }
     template = environment.from_string((Path(__file__).parent / TEMPLATE).read_text(encoding="utf-8"))
     chosen = chosen_plan(calibration)
     plans = sorted(calibration.plans, key=lambda plan: (-plan.flops, plan.point.ranker))
@@ -59,8 +65,11 @@ def _interval(estimate: Estimate | None) -> str:
     return "" if estimate is None else f"{estimate.mean:.1%} ({estimate.low * 100:.1f}–{estimate.high * 100:.1f})"
 
 
-def _nats(estimate: Estimate) -> str:
-    return f"{estimate.mean:.2g} ({estimate.low:.1g}–{estimate.high:.1g})"
+def _millinats(estimate: Estimate) -> str:
+    def rounded(value: float, digits: int) -> str:
+        return f"{float(f'{value * 1000:.{digits}g}'):g}"  # never with an exponent, where "g" alone has one
+
+    return f"{rounded(estimate.mean, 2)} ({rounded(estimate.low, 1)}–{rounded(estimate.high, 1)})"
 
 
 def _mib(count: float) -> str:
