@@ -17,7 +17,7 @@ from fastv_runtime.build.device import Device, choose_device
 from fastv_runtime.build.gpu import Gpu, find_gpu
 from fastv_runtime.build.module import BACKENDS, TensorRt, choose_backend, load_tensorrt
 from fastv_runtime.build.preflight import GIB, available_memory, estimate, warnings
-from fastv_runtime.bundle import Bundle
+from fastv_runtime.bundle import Bundle, read_manifest
 from fastv_runtime.cli.console import command, open_bundle, stderr
 from fastv_runtime.errors import UserError
 
@@ -56,6 +56,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> None:
+    read_manifest(args.bundle)  # what is no bundle is said before anything is asked of the machine
     tensorrt = load_tensorrt(choose_backend(args.target, rtx_wanted=bool(args.compute_capability)))
     gpu = find_gpu()
     workspace = _workspace(args.workspace, gpu)
