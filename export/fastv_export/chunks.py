@@ -21,6 +21,8 @@ WEIGHT = 1 << 20
 """Bytes from which on an initializer counts as large."""
 
 FEW_BITS = (TensorProto.INT4, TensorProto.INT8)
+COPIES = 4
+"""Times that ONNX Runtime holds a constant of few bits while it loads a chunk: as read, serialised, parsed, packed."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,11 @@ def cut(model: onnx.ModelProto, folder: Path, limit: int) -> Iterator[Chunk]:
     """
     graph = model.graph
     initializers = {tensor.name: tensor for tensor in graph.initializer}
-    sizes = {name: size for name, tensor in initializers.items() if (size := _size(tensor)) >= WEIGHT}
+    sizes = {
+        name: size * (COPIES if tensor.data_type in FEW_BITS else 1)
+        for name, tensor in initializers.items()
+        if (size := _size(tensor)) >= WEIGHT
+    }
     weights = {name: _weight(initializers[name]) for name in sizes if initializers[name].data_type not in FEW_BITS}
     runs = _runs(list(graph.node), sizes, limit)
     last_use = {name: number for number, nodes in enumerate(runs) for node in nodes for name in node.input}
