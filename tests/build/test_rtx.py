@@ -27,9 +27,9 @@ from fastv_export.trace import OPSET, graph_inputs, name_outputs
 from fastv_runtime.build.builder import build_engines
 from fastv_runtime.build.device import Device, choose_device
 from fastv_runtime.build.module import TensorRt, load_tensorrt
-from fastv_runtime.build.network import BuildError, Settings, compile_graph, parse
+from fastv_runtime.build.network import BuildError, Settings, build, compile_graph, parse
 from fastv_runtime.build.profiles import graph_profiles
-from fastv_runtime.bundle import Bundle, read_manifest
+from fastv_runtime.bundle import Bundle, Weights, read_manifest
 from fastv_runtime.cli.build import main
 from tests.conftest import MakeBundle
 from tests.families.row import Row
@@ -134,6 +134,22 @@ def test_the_form_for_older_versions_is_built_too(
     spec = bundle.manifest.graphs["suffix"]
     types = set(parse(rtx, bundle.file(spec.file), spec).layer_types())
     assert not types & {"ATTENTION_INPUT", "KV_CACHE_UPDATE", *PLAIN}
+
+
+@WITH_LLAVA
+def test_weights_of_few_bits_are_built(source: Source, make_bundle: MakeBundle, rtx: TensorRt) -> None:
+    """int4 where the plan has it, in the suffix's layers; int8 in tower, prefix and head: one export has both."""
+    weights = Weights(bits=4, block=32, wide=("vision", "prefix", "head"))
+    path = make_bundle(source("llava"), target="trt", verify=False, weights=weights)
+    made = read_manifest(path)
+    for graph, types in (("prefix", {"INT8"}), ("suffix", {"INT4", "INT8"})):
+        spec = made.graphs[graph]
+        parsed = parse(rtx, path / spec.file, spec)
+        read = {layer.get_input(0).dtype.name for layer in parsed.network if layer.type.name == "DEQUANTIZE"}
+        assert read == types
+        profiles = graph_profiles(graph, made, shared_weights=False)
+        engine = build(parsed, profiles, choose_device(rtx, None, ("SM86",)), Settings())
+        assert memoryview(engine).nbytes > 10_000
 
 
 @WITH_LLAVA
