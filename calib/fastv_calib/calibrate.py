@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+from fastv_calib import activations
+from fastv_calib.activations import Statistics
 from fastv_calib.choose import check_objectives, choose, doubts, refusal
 from fastv_calib.data import Sample
 from fastv_calib.inputs import InputMaker
@@ -63,18 +65,25 @@ class Calibrator:
     def measure(self, samples: Sequence[Sample], results: Results, advance: Callable[[], None]) -> None:
         """Measure the samples that `results` does not have; `advance` is called after each sample, those included."""
         measure = None
-        for sample in samples:
-            if sample.key not in results.measured:
+        for index, sample in enumerate(samples):
+            statistics: Statistics | None = None
+            if index < activations.SAMPLES and sample.key not in results.statistics:
+                statistics = {}
+            if sample.key not in results.measured or statistics is not None:
                 measure = measure or self._load()
-                results.add(measure(sample))
+                measured = measure(sample, statistics)
+                if statistics is not None:
+                    results.statistics.add(sample.key, statistics)
+                if sample.key not in results.measured:
+                    results.add(measured)
             advance()
 
     def results(self, path: Path) -> Results:
         """Measurements at `path`, of this checkpoint by these settings: those that are there, and those to come."""
         return Results(path, source_digests(self.checkpoint), self.settings)
 
-    def summarise(self, samples: Sequence[Sample], results: Results) -> Outcome:
-        """Figures of all plans from samples that were measured, and the choice."""
+    def summarise(self, samples: Sequence[Sample], results: Results, sidecar: Path) -> Outcome:
+        """Figures of all plans from samples that were measured, and the choice. sidecar: gets the activations."""
         measured = [results.measured[sample.key] for sample in samples]
         costing = Costing(self.decoder, self.parameters, lengths(measured), self.objectives)
         # By plan, then by sample; the unpruned model last.
@@ -98,6 +107,7 @@ class Calibrator:
             attention=tuple(np.mean([sample.attention for sample in measured], axis=0).tolist()),
             plans=tuple(plans),
             pareto=pareto(plans),
+            activations=results.statistics.merge([sample.key for sample in samples[: activations.SAMPLES]], sidecar),
             chosen=None if chosen is None else self._choice(plans[chosen].point, costing),
             warnings=() if chosen is None else tuple(doubts(plans, matches, chosen, self.objectives)),
         )

@@ -24,8 +24,10 @@ DESCRIPTION = (
     "ranker, and choose the cheapest plan that agrees with the unpruned model often enough."
 )
 EPILOG = (
-    "Measurements are kept beside the output (OUT without .json, then .samples.jsonl), a line a sample: interrupt it "
-    "and run it again to go on, or run it again with other objectives, which measures nothing anew."
+    "Measurements are kept beside the output (OUT without .json, then .samples.jsonl and .activations), sample by "
+    "sample: interrupt it and run it again to go on, or run it again with other objectives, which measures nothing "
+    "anew. OUT without .json, then .activations.safetensors, belongs to OUT: scales and ranges for fewer bits are made "
+    "of it."
 )
 
 
@@ -107,6 +109,7 @@ def run(args: argparse.Namespace) -> None:
 
         from fastv_calib.calibrate import Calibrator
         from fastv_calib.report import report
+        from fastv_export.activations import sidecar_of
         from fastv_export.calibration import Objectives, Settings
         from fastv_export.hub import resolve
         from fastv_export.progress import Progress as ExportProgress
@@ -141,7 +144,7 @@ def run(args: argparse.Namespace) -> None:
     with Progress(*columns, console=stderr) as bars:
         task = bars.add_task("", total=len(samples))
         calibrator.measure(samples, results, lambda: bars.advance(task))
-    outcome = calibrator.summarise(samples, results)
+    outcome = calibrator.summarise(samples, results, sidecar_of(output))
     calibration = outcome.calibration
     _write(output, calibration.model_dump_json(indent=2) + "\n")
     if page is not None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from itertools import product
 from typing import Any
 
 import torch
 from jaxtyping import Float
 
+from fastv_calib.activations import Observer, Statistics
 from fastv_calib.data import Sample
 from fastv_calib.inputs import InputMaker
 from fastv_calib.rankers import kept
@@ -62,11 +64,16 @@ class Measure:
     def __init__(self, model: Any, family: Family, maker: InputMaker, settings: Settings, limit: int | None):
         """limit: positions that the model bears, None if no limit is known."""
         unrotated = any(not RANKERS[name].rotary for name in settings.rankers)
-        self._sweep = Sweep(family.decoder(model), family.head(model), settings.layers, unrotated=unrotated)
+        decoder, head = family.decoder(model), family.head(model)
+        self._sweep = Sweep(decoder, head, settings.layers, unrotated=unrotated)
+        self._observer = Observer(decoder, head)
         self._maker, self._settings, self._limit = maker, settings, limit
 
-    def __call__(self, sample: Sample) -> Measured:
-        """Raises UserError, which names the sample, for pictures and prompts that cannot be used."""
+    def __call__(self, sample: Sample, statistics: Statistics | None = None) -> Measured:
+        """statistics: gets what the unpruned model's products are given, if given itself.
+
+        Raises UserError, which names the sample, for pictures and prompts that cannot be used.
+        """
         try:
             inputs = self._maker([open_image(image) for image in sample.images], sample.prompt)
         except UserError as error:
@@ -76,7 +83,8 @@ class Measure:
             raise UserError(
                 f"{sample.where}: the prompt has {length} tokens and this model bears {self._limit}, answer included"
             )
-        dense = self._sweep.dense(inputs, self._maker.stop, self._settings.answer_tokens)
+        with nullcontext() if statistics is None else self._observer.observed(statistics):
+            dense = self._sweep.dense(inputs, self._maker.stop, self._settings.answer_tokens)
         answer = self._maker.text(dense.tokens)
         return Measured(
             key=sample.key,

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from fastv_calib.activations import StatisticsFiles
 from fastv_calib.measure import Measured
 from fastv_export.calibration import Settings
 from fastv_runtime.errors import UserError
@@ -34,6 +35,7 @@ class Results:
         self._path = path
         self._header = Header(version=VERSION, key=hashlib.sha256(decisive.encode()).hexdigest())
         self.measured: dict[str, Measured] = {}
+        self.statistics = StatisticsFiles(path.with_suffix("").with_suffix(".activations"), self._header.key)
         if path.exists() and path.stat().st_size:
             self._read()
         else:

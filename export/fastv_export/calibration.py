@@ -11,7 +11,7 @@ from fastv_runtime.bundle import Length, Precision, sha256
 from fastv_runtime.errors import UserError
 from fastv_runtime.schema import Model
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 class Estimate(Model):
@@ -121,6 +121,8 @@ class Calibration(Model):
     plans: tuple[PlanFigures, ...]
     pareto: tuple[int, ...]
     """Indices of plans than which none is both cheaper and more often equal to the unpruned model."""
+    activations: str
+    """sha256 of the file of activations, which lies beside this one (`activations.sidecar_of`)."""
     chosen: Choice | None
     warnings: tuple[str, ...]
 

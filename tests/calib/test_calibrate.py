@@ -6,9 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.numpy import save
 
 from fastv_calib.cli import main as fastv_calibrate
+from fastv_export.activations import sidecar_of
 from fastv_export.calibration import Calibration, read_calibration
 from fastv_export.cli import main as fastv_export
 from fastv_runtime.bundle import read_manifest
@@ -107,6 +110,19 @@ def test_an_interrupted_sweep_goes_on(
         calibrate(tiny_llava, data, halted)
     assert opened == 3 + SAMPLES - 2
     assert halted.read_bytes() == whole.read_bytes()
+    assert lines.read_bytes() == whole.with_suffix(".samples.jsonl").read_bytes()
+    assert sidecar_of(halted).read_bytes() == sidecar_of(whole).read_bytes()
+    # What was lost, or is of other measurements, is measured again, and that alone.
+    first, second = sorted(halted.with_suffix(".activations").iterdir())[:2]
+    first.write_bytes(b"torn")
+    second.write_bytes(save({"x": np.zeros(1)}, {"measurements": "others"}))
+    with monkeypatch.context() as patch:
+        opened = 3
+        patch.setattr(measure, "open_image", interrupted)
+        calibrate(tiny_llava, data, halted)
+    assert opened == 3 + 2
+    assert halted.read_bytes() == whole.read_bytes()
+    assert sidecar_of(halted).read_bytes() == sidecar_of(whole).read_bytes()
     assert lines.read_bytes() == whole.with_suffix(".samples.jsonl").read_bytes()
 
 

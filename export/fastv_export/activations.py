@@ -1,0 +1,51 @@
+"""What the products of a decoder are given, as fastv-calibrate saw it: a file beside its calibration.json.
+
+Tensors of `NAME.activations.safetensors`: PRODUCT.mean_abs, .mean_square, .max_abs, fp32 [inputs], and .range, fp32 [2].
+PRODUCT is a linear layer by its name in the decoder (layers.3.mlp.down_proj) or `head`; of layers that share their
+input the one that runs first (q_proj for queries, keys and values; gate_proj for gate and up).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from safetensors.torch import load_file
+
+from fastv_runtime.bundle import sha256
+from fastv_runtime.errors import UserError
+
+
+@dataclass(frozen=True)
+class Activation:
+    """One product's input over all rows."""
+
+    mean_abs: Float[torch.Tensor, " I"]
+    mean_square: Float[torch.Tensor, " I"]
+    max_abs: Float[torch.Tensor, " I"]
+    low: float
+    high: float
+
+
+def sidecar_of(calibration: Path) -> Path:
+    """Where the activations of a calibration lie."""
+    return calibration.with_suffix(".activations.safetensors")
+
+
+def read_activations(path: Path, digest: str) -> dict[str, Activation]:
+    """Activations by product. UserError if the file is missing, or not the one whose sha256 is `digest`."""
+    if not path.is_file():
+        raise UserError(f"{path}: missing: fastv-calibrate wrote it beside its output: keep the two together")
+    if sha256(path) != digest:
+        raise UserError(f"{path}: is not of this calibration, its sha256 differs: run fastv-calibrate again")
+    tensors = load_file(path)
+    names = [name.removesuffix(".range") for name in tensors if name.endswith(".range")]
+    return {
+        name: Activation(
+            *(tensors[f"{name}.{kind}"] for kind in ("mean_abs", "mean_square", "max_abs")),
+            *tensors[f"{name}.range"].tolist(),
+        )
+        for name in names
+    }
