@@ -1,6 +1,9 @@
 """What the products of a decoder are given, as fastv-calibrate saw it: a file beside its calibration.json.
 
-Tensors of `NAME.activations.safetensors`: PRODUCT.mean_abs, .mean_square, .max_abs, fp32 [inputs], and .range, fp32 [2].
+Tensors of `NAME.activations.safetensors`: PRODUCT.mean, .mean_abs, .mean_square, .max_abs, fp32 [inputs], and .range,
+fp32 [2]. Means are of rows that were divided by their own root mean square: an error counts relative to its token, as
+in a self-test, else a first token that is a thousand times larger than the others would alone decide. Maxima and ranges
+are of rows as they are.
 PRODUCT is a linear layer by its name in the decoder (layers.3.mlp.down_proj) or `head`; of layers that share their
 input the one that runs first (q_proj for queries, keys and values; gate_proj for gate and up).
 """
@@ -20,8 +23,9 @@ from fastv_runtime.errors import UserError
 
 @dataclass(frozen=True)
 class Activation:
-    """One product's input over all rows."""
+    """One product's input over all rows; see above."""
 
+    mean: Float[torch.Tensor, " I"]
     mean_abs: Float[torch.Tensor, " I"]
     mean_square: Float[torch.Tensor, " I"]
     max_abs: Float[torch.Tensor, " I"]
@@ -44,8 +48,12 @@ def read_activations(path: Path, digest: str) -> dict[str, Activation]:
     names = [name.removesuffix(".range") for name in tensors if name.endswith(".range")]
     return {
         name: Activation(
-            *(tensors[f"{name}.{kind}"] for kind in ("mean_abs", "mean_square", "max_abs")),
-            *tensors[f"{name}.range"].tolist(),
+            mean=tensors[f"{name}.mean"],
+            mean_abs=tensors[f"{name}.mean_abs"],
+            mean_square=tensors[f"{name}.mean_square"],
+            max_abs=tensors[f"{name}.max_abs"],
+            low=float(tensors[f"{name}.range"][0]),
+            high=float(tensors[f"{name}.range"][1]),
         )
         for name in names
     }

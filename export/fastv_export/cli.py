@@ -61,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--calibration",
         metavar="FILE",
         help="what fastv-calibrate chose for this checkpoint: --layer, --keep, --ranker, --length and --max-text, "
-        "where they are not given",
+        "where they are not given; and by what it saw int4 and int8 weights are scaled (AWQ, SmoothQuant)",
     )
     parser.add_argument("--layer", type=int, metavar="K", help="prune after this many layers (default: 2)")
     parser.add_argument("--keep", type=float, metavar="R", help="fraction of visual tokens kept (default: 0.5)")
@@ -107,6 +107,7 @@ def run(args: argparse.Namespace) -> None:
     try:
         import torch  # noqa: F401  first, so that a device's user reads of torch and not of some helper
 
+        from fastv_export.activations import read_activations, sidecar_of
         from fastv_export.calibration import chosen_for, read_calibration
         from fastv_export.engines import build_after_export
         from fastv_export.export import check_output, export_bundle
@@ -119,6 +120,9 @@ def run(args: argparse.Namespace) -> None:
     # A terminated export cleans up as an interrupted one does.
     signal.signal(signal.SIGTERM, _raise_exit)
     calibration = None if args.calibration is None else read_calibration(args.calibration)
+    activations = None
+    if calibration is not None and args.precision in WEIGHTS:
+        activations = read_activations(sidecar_of(Path(args.calibration)), calibration.activations)
     check_output(args.output)
     with Progress(stderr) as progress:
         source = resolve(args.source, args.revision, progress)
@@ -137,7 +141,7 @@ def run(args: argparse.Namespace) -> None:
             target=args.target,
             verify=not args.no_verify,
         )
-        manifest = export_bundle(source, args.output, options, progress)
+        manifest = export_bundle(source, args.output, options, progress, activations)
         build_after_export(Path(args.output), manifest, args.target, progress)
     if args.json:
         print(manifest.model_dump_json())

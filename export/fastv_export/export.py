@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import importlib.metadata
+from collections.abc import Mapping
 from pathlib import Path
 
 import onnx_ir as ir
 from safetensors.torch import save
 
 from fastv_export import attention, tower_attention
+from fastv_export.activations import Activation
 from fastv_export.checkpoint import Checkpoint
 from fastv_export.dialects import TARGETS, Dialect
 from fastv_export.digests import Digests
 from fastv_export.families import Family, family_of
 from fastv_export.golden import Tensors, golden_vectors
 from fastv_export.graphs import build_graph, save_graph
-from fastv_export.passes import quantise_weights
+from fastv_export.passes import Scaled, quantise_weights, scale_inputs
 from fastv_export.plan import Options, check_positions, decoder_dimensions, make_plan
 from fastv_export.progress import Progress
 from fastv_export.rankers import RANKERS
 from fastv_export.rounding import Rounding
-from fastv_export.rounding_plan import rounding_of
+from fastv_export.rounding_plan import activation_of, method_of, rounding_of
 from fastv_export.skeleton import Skeleton, listed
 from fastv_export.staging import require_space, staging
 from fastv_export.streamed import stream_model
@@ -47,13 +49,24 @@ from fastv_runtime.vision import Vision
 RECORDED_VERSIONS = ("fastv-edge", "torch", "transformers", "onnx", "onnx-ir", "onnxscript", "onnxruntime")
 
 
+DECODERS = ("prefix", "suffix", "decoder")
+"""Graphs of decoder layers."""
+
+
 class VerificationError(Exception):
     """A graph does not compute what transformers computes."""
 
 
-def export_bundle(source: str | Path, output: str | Path, options: Options, progress: Progress) -> Manifest:
+def export_bundle(
+    source: str | Path,
+    output: str | Path,
+    options: Options,
+    progress: Progress,
+    activations: Mapping[str, Activation] | None = None,
+) -> Manifest:
     """Write the bundle of a checkpoint to `output`, which must not exist.
 
+    activations: what its products are given, by which weights of few bits are scaled; None rounds them as they are.
     It appears there whole or not at all. Raises UserError for what cannot be exported, VerificationError when a
     graph and transformers disagree.
     """
@@ -61,7 +74,7 @@ def export_bundle(source: str | Path, output: str | Path, options: Options, prog
     checkpoint = Checkpoint(source)
     family = family_of(checkpoint.model_type(), str(checkpoint.path / "config.json"))
     with staging(output) as folder:
-        manifest = _write(checkpoint, family, options, output, folder, progress)
+        manifest = _write(checkpoint, family, options, activations, output, folder, progress)
         folder.rename(output)
     return manifest
 
@@ -77,7 +90,13 @@ def check_output(output: str | Path) -> Path:
 
 
 def _write(
-    checkpoint: Checkpoint, family: Family, options: Options, output: Path, folder: Path, progress: Progress
+    checkpoint: Checkpoint,
+    family: Family,
+    options: Options,
+    activations: Mapping[str, Activation] | None,
+    output: Path,
+    folder: Path,
+    progress: Progress,
 ) -> Manifest:
     attention.register()
     tower_attention.register()
@@ -103,8 +122,8 @@ def _write(
         # The checkpoint is hashed while its graphs are traced, and the bundle while it is verified.
         digests.add(checkpoint.path / "config.json", *checkpoint.files)
         contract = contracts(dimensions, vision, video, plan, plan.precision)
-        graphs, rounded = _write_graphs(
-            contract, TARGETS[options.target], skeleton, family, vision, plan, dimensions, folder, progress
+        graphs, rounded, scaled = _write_graphs(
+            contract, TARGETS[options.target], skeleton, family, vision, plan, dimensions, activations, folder, progress
         )
         with progress.weights("write embedding table", embedding.nbytes) as written:
             with (folder / EMBEDDING).open("wb") as file:
@@ -113,7 +132,7 @@ def _write(
         digests.add(*_files(folder))
         with progress.weights("golden vectors from transformers", _stored_bytes(checkpoint)) as read:
             stock = stream_model(checkpoint, family, plan.precision, read, rounded, embedding_dtype)
-            golden = golden_vectors(stock, family, dimensions, vision, video, plan)
+            golden = _as_cached(golden_vectors(stock, family, dimensions, vision, video, plan), scaled)
         (folder / GOLDEN).write_bytes(save(golden))
         digests.add(folder / GOLDEN)
         verified = None
@@ -153,18 +172,26 @@ def _write_graphs(
     vision: Vision,
     plan: Plan,
     dimensions: Decoder,
+    activations: Mapping[str, Activation] | None,
     folder: Path,
     progress: Progress,
-) -> tuple[dict[str, GraphSpec], dict[str, Rounding]]:
-    """The graphs, and the rounding of every weight that was rounded, by its name in the checkpoint."""
+) -> tuple[dict[str, GraphSpec], dict[str, Rounding], list[Scaled]]:
+    """The graphs; the rounding of every weight that was rounded, by its name in the checkpoint; what was scaled."""
     (folder / "onnx").mkdir()
     graphs: dict[str, GraphSpec] = {}
     rounded: dict[str, Rounding] = {}
+    scaled: list[Scaled] = []
     for name, contract in declared.items():
         with progress.step(f"trace {name}"):
             model = build_graph(name, contract, skeleton, family, vision, plan)
-            rounded |= quantise_weights(model, rounding_of(name, plan, dimensions.num_hidden_layers, dialect.name))
-            dialect.lower(model)
+        rounding = rounding_of(name, plan, dimensions.num_hidden_layers, dialect.name)
+        if plan.weights is not None and activations is not None and name in DECODERS:
+            with progress.step(f"choose scales of {name}"):
+                known, method = activation_of(name, plan, activations), method_of(plan, plan.weights, dialect.name)
+                scaled.append(scale_inputs(model, rounding, known, method))
+                rounding = scaled[-1].rounding_of
+        rounded |= quantise_weights(model, rounding)
+        dialect.lower(model)
         with progress.weights(f"write {name}", _weight_bytes(model)) as written:
             save_graph(model, folder / "onnx" / f"{name}.onnx", written)
         graphs[name] = GraphSpec(
@@ -175,7 +202,24 @@ def _write_graphs(
             inputs=contract[0],
             outputs=contract[1],
         )
-    return graphs, rounded
+    if scaled:
+        stuck = sum(each.stuck for each in scaled)
+        progress.note(
+            f"scales by the calibration: {sum(each.scaled for each in scaled)} inputs of products; plain rounding "
+            f"serves {sum(each.plain for each in scaled)} as well"
+            + (f", and is all there is for {stuck}: nothing before them takes a scale" if stuck else "")
+        )
+    return graphs, rounded, scaled
+
+
+def _as_cached(golden: Tensors, scaled: list[Scaled]) -> Tensors:
+    """Golden vectors with the values of caches divided as a bundle's are."""
+    divisors = {name: divisor for each in scaled for name, divisor in each.caches.items()}
+    for name, tensor in golden.items():
+        divisor = divisors.get(name.rpartition("/")[2].replace("past_", "present_"))
+        if divisor is not None:
+            golden[name] = tensor / divisor
+    return golden
 
 
 def _weight_bytes(model: ir.Model) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -23,6 +23,10 @@ class Rounding:
 
     bits: Literal[4, 8]
     block: int | None
+    inputs: Float[torch.Tensor, " I"] | None = field(default=None, compare=False)
+    """What each input's weights are multiplied by before they are rounded; a graph has its inputs divided by it."""
+    outputs: Float[torch.Tensor, " O"] | None = field(default=None, compare=False)
+    """What a graph wants its outputs divided by: its scales are, and values stay as they are."""
 
     def fits(self, weight: CheckpointTensor) -> bool:
         """Whether a weight can be rounded: a matrix [inputs, outputs] of whole blocks, and bytes of whole pairs."""
@@ -35,7 +39,8 @@ class Rounding:
         self, rows: Float[torch.Tensor, "O I"], dtype: torch.dtype
     ) -> tuple[Int8[torch.Tensor, "O I"], Float[torch.Tensor, "O B"]]:
         """Values, and each block's scale as `dtype`; values are rounded after a division by the scale as stored."""
-        blocks = rows.float().reshape(rows.shape[0], -1, self.block or rows.shape[1])
+        scaled = rows.float() if self.inputs is None else rows * self.inputs
+        blocks = scaled.reshape(rows.shape[0], -1, self.block or rows.shape[1])
         largest = 2 ** (self.bits - 1) - 1
         # The least scale keeps blocks of zeros, and those that are too small for fp16, from being divided by zero.
         scales = (blocks.abs().amax(-1) / largest).clamp_min(torch.finfo(dtype).tiny).to(dtype)
@@ -43,10 +48,15 @@ class Rounding:
         return values.to(torch.int8).reshape(rows.shape), scales
 
     def rounded(self, rows: Float[torch.Tensor, "O I"], dtype: torch.dtype) -> Float[torch.Tensor, "O I"]:
-        """What a graph computes with, in fp32."""
+        """What a graph computes with, in fp32, if it neither divides its inputs nor its outputs."""
         values, scales = self.quantise(rows, dtype)
         blocks = values.float().reshape(*scales.shape, -1)
-        return (blocks * scales.float()[..., None]).reshape(rows.shape)
+        rounded = blocks.mul_(scales.float()[..., None]).reshape(rows.shape)
+        return rounded if self.inputs is None else rounded.div_(self.inputs)
+
+    def scaled(self, inputs: Float[torch.Tensor, " I"]) -> Rounding:
+        """The same with a scale of inputs."""
+        return replace(self, inputs=inputs)
 
 
 class RoundedWeight:
@@ -84,6 +94,8 @@ class RoundedWeight:
         def read() -> ir.TensorProtocol:
             whole = torch.empty(shape.numpy(), dtype=self._weight.torch_dtype)
             for start, _, scales in self._blocks():
+                if self._rounding.outputs is not None:
+                    scales = scales.float() / self._rounding.outputs[start : start + scales.shape[0], None]
                 whole[..., start : start + scales.shape[0]] = scales[:, 0] if block is None else scales.t()
             return ir.Tensor(whole.view(torch.uint8).numpy().view(self._weight.dtype.numpy()), name=name)
 

@@ -205,7 +205,8 @@ def test_an_export_takes_what_was_chosen(
     output = tmp_path / "calibration.json"
     chosen = calibrate(tiny_llava, data, output).chosen
     assert chosen is not None
-    flags = ["--calibration", str(output), "--no-verify"]
+    flags = ["--calibration", str(output), "--no-verify", "--precision", "int4", "--block", "32"]
+    capsys.readouterr()
     # One export says both: what is given wins, the rest is what was chosen.
     fastv_export([str(tiny_llava), "-o", str(tmp_path / "given.fastv"), *flags, "--length", "fixed"])
     plan = read_manifest(tmp_path / "given.fastv").plan
@@ -216,6 +217,13 @@ def test_an_export_takes_what_was_chosen(
         chosen.max_text,
     )
     assert (chosen.length, plan.length) == ("exact", "fixed")
+    assert "scales by the calibration: 21 inputs of products" in capsys.readouterr().err
+    sidecar = sidecar_of(output)
+    sidecar.rename(tmp_path / "elsewhere")
+    with pytest.raises(SystemExit):
+        fastv_export([str(tiny_llava), "-o", str(tmp_path / "other.fastv"), *flags])
+    assert f"{sidecar.name}: missing" in " ".join(capsys.readouterr().err.split())
+    (tmp_path / "elsewhere").rename(sidecar)
 
     other = write_tiny_llava(tmp_path / "other", seed=1)
     capsys.readouterr()

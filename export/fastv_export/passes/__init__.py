@@ -7,11 +7,13 @@ from fastv_export.passes.multi_head_attention import lower_to_multi_head_attenti
 from fastv_export.passes.opset import declare_opset
 from fastv_export.passes.plain_attention import lower_to_plain_attention
 from fastv_export.passes.plain_scatter import lower_to_where
+from fastv_export.passes.scale_inputs import Scaled, scale_inputs
 from fastv_export.passes.scatter_reduction import drop_scatter_reduction
 from fastv_export.passes.tidy import tidy
 from fastv_export.passes.weight_only import quantise_weights
 
 __all__ = [
+    "Scaled",
     "declare_opset",
     "drop_scatter_reduction",
     "lower_argsort",
@@ -21,5 +23,6 @@ __all__ = [
     "lower_to_plain_attention",
     "lower_to_where",
     "quantise_weights",
+    "scale_inputs",
     "tidy",
 ]

@@ -1,0 +1,117 @@
+"""Scales of inputs: what they save on rows, and that a graph with them computes what transformers does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from fastv_export import export as export_module
+from fastv_export.activations import Activation
+from fastv_export.checkpoint import Checkpoint
+from fastv_export.export import export_bundle
+from fastv_export.passes import Scaled, scale_inputs
+from fastv_export.plan import Options
+from fastv_export.progress import Progress
+from fastv_export.rounding import Rounding
+from fastv_export.scaling import Scale, activation_aware, smoothing
+from fastv_export.weights import CheckpointTensor, Scratch
+from fastv_runtime.bundle import Bundle, Weights
+from tests.tiny import write_tiny_llava
+
+INPUTS, OUTPUTS, ROWS = 128, 32, 200
+
+
+def untied(sizes: Scale) -> Scale:
+    return sizes
+
+
+def activation(rows: torch.Tensor) -> Activation:
+    low, high = torch.aminmax(rows)
+    size = rows.abs()
+    return Activation(rows.mean(0), size.mean(0), rows.square().mean(0), size.amax(0), float(low), float(high))
+
+
+def stored(folder: Path, values: torch.Tensor) -> CheckpointTensor:
+    (folder / "config.json").write_text("{}")
+    save_file({"stored": values}, folder / "model.safetensors")
+    return CheckpointTensor("weight", Checkpoint(folder).tensors["stored"], "float32", Scratch(), transposed=True)
+
+
+def test_the_chosen_scale_errs_less_on_the_rows_themselves(tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    weights = torch.randn(OUTPUTS, INPUTS, generator=generator)
+    size = torch.rand(INPUTS, generator=generator) ** 8 * 10 + 0.1
+    rows = (torch.randn(ROWS, INPUTS, generator=generator) + 0.5) * size
+    rounding, tensor = Rounding(4, 64), stored(tmp_path, weights)
+    scale = activation_aware([(tensor, rounding)], activation(rows), untied)
+    assert scale is not None
+    np.testing.assert_allclose(float(scale.log().mean()), 0, atol=1e-5)
+
+    def error(scaled: Rounding) -> float:
+        return float((rows @ (scaled.rounded(weights, torch.float32) - weights).t()).square().mean())
+
+    assert error(rounding.scaled(scale)) < 0.7 * error(rounding)
+    alike = activation(torch.full((4, INPUTS), 2.0))
+    assert activation_aware([(tensor, rounding)], alike, untied) is None
+
+
+def test_smoothing_is_smoothquants(tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    weights, rows = (torch.randn(count, INPUTS, generator=generator) for count in (OUTPUTS, ROWS))
+    weights[:, 5] = 0
+    scale = smoothing([(stored(tmp_path, weights), Rounding(8, None))], activation(rows), untied)
+    expected = (rows.abs().amax(0) / weights.abs().amax(0)).sqrt()
+    used = torch.arange(INPUTS) != 5
+    ratio = (scale / expected)[used]
+    np.testing.assert_allclose(ratio.numpy(), float(ratio[0]), rtol=1e-5)
+    assert torch.isfinite(scale).all() and scale.min() >= 1 / 256 and scale.max() <= 256
+
+
+@pytest.fixture(scope="module")
+def biased(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Activation]]:
+    """A LLaVA whose products have biases and whose heads are grouped, and some activations."""
+    source = write_tiny_llava(
+        tmp_path_factory.mktemp("scaling") / "source", layers=3, attention_bias=True, mlp_bias=True
+    )
+    generator = torch.Generator().manual_seed(0)
+    names = {"self_attn.q_proj": 64, "self_attn.o_proj": 64, "mlp.gate_proj": 64, "mlp.down_proj": 128}
+    widths = {f"layers.{layer}.{name}": width for layer in range(3) for name, width in names.items()} | {"head": 64}
+    return source, {
+        name: activation(torch.randn(50, width, generator=generator) * torch.rand(width, generator=generator) ** 4 * 9)
+        for name, width in widths.items()
+    }
+
+
+def test_a_scaled_graph_computes_what_transformers_does_from_scaled_rounding(
+    biased: tuple[Path, dict[str, Activation]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, activations = biased
+    found: list[Scaled] = []
+
+    def spy(*arguments: object) -> Scaled:
+        found.append(scale_inputs(*arguments))  # type: ignore[arg-type]
+        return found[-1]
+
+    monkeypatch.setattr(export_module, "scale_inputs", spy)
+    options = Options(layer=1, max_new_tokens=8, weights=Weights(bits=4, block=32, wide=("head",)))
+    export_bundle(source, tmp_path / "out.fastv", options, Progress(None), activations)
+    bundle = Bundle.open(tmp_path / "out.fastv")
+    # The reference divides what it rounds by the scale again, and knows nothing of norms, biases and caches.
+    assert bundle.manifest.verified is not None
+    assert max(bundle.manifest.verified.values()) < 1e-5
+    assert [(each.scaled, each.plain, each.stuck) for each in found] == [(4, 0, 0), (9, 0, 0)]
+    assert set(found[1].caches) == {"present_value_1", "present_value_2"}
+    assert max(float(each.max()) for each in found[1].caches.values()) > 1.2
+    folded = {"layers.0.input_layernorm.weight", "layers.0.mlp.up_proj.bias", "layers.0.self_attn.v_proj.bias"}
+    model = onnx.load(bundle.path / "onnx" / "suffix.onnx")
+    ours = {each.name: onnx.numpy_helper.to_array(each) for each in model.graph.initializer if each.name in folded}
+    theirs = Checkpoint(source).tensors
+    for name, values in ours.items():
+        original = next(tensor for key, tensor in theirs.items() if key.endswith(name.replace("layers.0", "layers.1")))
+        assert np.abs(values / original.read() - 1).max() > 0.2
+    assert set(ours) == folded
