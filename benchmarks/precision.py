@@ -3,7 +3,7 @@
     python benchmarks/precision.py --json docs/benchmarks/precision.json --markdown docs/benchmarks/precision.md
 
 Every precision answers the same held-out questions at K=2, keep 0.5. Overlap is the share of the tokens kept in fp32
-that are kept as well.
+that are kept as well. Scales (AWQ, SmoothQuant) are by a calibration on other questions, of the calibration split.
 """
 
 from __future__ import annotations
@@ -23,7 +23,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from machine import machine
 from rich.console import Console
 
-from demo import heldout
+from demo import calibration_split, heldout
+from fastv_calib.activations import SAMPLES
+from fastv_calib.cli import main as calibrate
+from fastv_export.activations import Activation, read_activations, sidecar_of
+from fastv_export.calibration import read_calibration
 from fastv_export.export import export_bundle
 from fastv_export.plan import Options
 from fastv_export.progress import Progress
@@ -31,6 +35,7 @@ from fastv_runtime import Pipeline
 from fastv_runtime.bundle import Part, Weights
 
 ROOT = Path(__file__).resolve().parent.parent
+CHECKPOINT = ROOT / "demo" / "checkpoint"
 console = Console(stderr=True)
 WIDE: tuple[Part, ...] = ("vision", "prefix", "head")
 SETTINGS: dict[str, Options] = {
@@ -44,6 +49,14 @@ SETTINGS: dict[str, Options] = {
     "int4, block 32": Options(weights=Weights(bits=4, block=32, wide=WIDE)),
     "int4, block 64, every part": Options(weights=Weights(bits=4, block=64)),
 }
+SCALED = {
+    "int8 (activations too)": "SmoothQuant",
+    "int4, block 128": "AWQ",
+    "int4, block 64": "AWQ",
+    "int4, block 32": "AWQ",
+    "int4, block 64, every part": "AWQ",
+}
+"""Settings that are tried with scales by a calibration as well."""
 
 
 def main() -> None:
@@ -54,15 +67,19 @@ def main() -> None:
     parser.add_argument("--markdown", type=Path)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        paths = []
-        for number, options in enumerate(SETTINGS.values()):
-            paths.append(Path(folder) / f"{number}.fastv")
-            export_bundle(ROOT / "demo" / "checkpoint", paths[-1], options, Progress(None))
+        seen = activations(Path(folder))
+        paths: list[Path] = []
+        names: list[str] = []
+        for setting, options in SETTINGS.items():
+            for scales in (None, SCALED[setting]) if setting in SCALED else (None,):
+                names.append(setting if scales is None else f"{setting}, {scales}")
+                paths.append(Path(folder) / f"{len(paths)}.fastv")
+                export_bundle(CHECKPOINT, paths[-1], options, Progress(None), seen if scales else None)
         sizes = [sum(path.stat().st_size for path in bundle.rglob("*") if path.is_file()) for bundle in paths]
         with ProcessPoolExecutor(args.processes, mp_context=get_context("spawn")) as processes:
             answers = list(processes.map(answer, paths, repeat(args.samples)))
     rows = []
-    for name, size, found in zip(SETTINGS, sizes, answers, strict=True):
+    for name, size, found in zip(names, sizes, answers, strict=True):
         pairs = list(zip(found, answers[0], strict=True))
         rows.append(
             {
@@ -83,6 +100,14 @@ def main() -> None:
     print(text, end="")
 
 
+def activations(folder: Path) -> dict[str, Activation]:
+    """What the demo's products are given by questions of the calibration split."""
+    data, output = calibration_split.write_split(folder / "data", SAMPLES), folder / "calibration.json"
+    flags = ["--layers", "2", "--keeps", "0.5", "--rankers", "fastv", "--min-agreement", "0.01"]
+    calibrate([str(CHECKPOINT), "--data", str(data), "-o", str(output), *flags])
+    return read_activations(sidecar_of(output), read_calibration(output).activations)
+
+
 def answer(path: Path, count: int) -> list[dict[str, Any]]:
     """What a bundle answers to held-out questions, whether that is right, and the tokens that it kept."""
     pipeline = Pipeline.load(path, threads=1)
@@ -101,8 +126,10 @@ def markdown(report: dict[str, Any]) -> str:
         "",
         f"Made by `python benchmarks/precision.py`: {report['samples']} held-out questions to the demo model, K=2, "
         "keep 0.5, ONNX Runtime on the CPU (int4 and int8 weights; activations in 8 bits within products, as ONNX "
-        "Runtime does by default). Rounding to nearest. In int4 the tower, the prefix and the head have 8 bits "
-        "except where it says every part. Agreement: the whole answer equals that of fp32.",
+        "Runtime does by default). Rounding to nearest; with AWQ or SmoothQuant after scaling by "
+        f"{SAMPLES} other questions. One question is {1 / report['samples']:.1%}: differences of a few are chance. "
+        "In int4 the tower, the prefix and the head have 8 bits except where it says every part. Agreement: the whole "
+        "answer equals that of fp32.",
         "",
         ", ".join(f"{name} {value}" for name, value in report["machine"].items()),
         "",

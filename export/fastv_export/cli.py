@@ -41,7 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--precision",
         choices=(*PRECISIONS, *WEIGHTS),
-        help="of weights and activations; int4 and int8 are of weights alone (default: fp16; fp32 for ort)",
+        help="of weights and activations; int4 and int8 are of weights alone, but with int8 products are int8 as well "
+        "on ort, and on trt targets with --calibration (default: fp16; fp32 for ort)",
     )
     parser.add_argument(
         "--block",
@@ -159,7 +160,8 @@ def _weights(args: argparse.Namespace) -> Weights | None:
     if bits is None:
         return None
     if bits == 8:
-        return Weights(bits=bits, block=args.block)
+        static = args.calibration is not None and args.target != "ort" and args.block is None
+        return Weights(bits=bits, block=args.block, static=static)
     return Weights(bits=bits, block=args.block or 64, wide=tuple(args.int8_parts))
 
 

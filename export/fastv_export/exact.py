@@ -6,7 +6,7 @@ from onnx import ModelProto, NodeProto, helper
 
 
 def with_exact_products(model: ModelProto) -> None:
-    """In place, back to what `lower_to_dynamic_int8` started from: MatMul with a dequantised weight.
+    """In place, back to what `lower_to_dynamic_int8` and `quantise_activations` started from.
 
     Nothing bounds what eight bits in one range do to a model's outputs; what the graph is and which weights it has
     can be compared exactly.
@@ -14,8 +14,18 @@ def with_exact_products(model: ModelProto) -> None:
     activations = {
         node.output[0]: node.input[0] for node in model.graph.node if node.op_type == "DynamicQuantizeLinear"
     }
+    # Weights are stored as integers: what a QuantizeLinear makes are activations.
+    integers = {node.output[0]: node.input[0] for node in model.graph.node if node.op_type == "QuantizeLinear"}
+    rounded = {
+        node.output[0]: integers[node.input[0]]
+        for node in model.graph.node
+        if node.op_type == "DequantizeLinear" and node.input[0] in integers
+    }
     nodes: list[NodeProto] = []
     for node in model.graph.node:
+        if node.output[0] in integers or node.output[0] in rounded:
+            continue
+        node.input[:] = [rounded.get(name, name) for name in node.input]
         if node.op_type == "MatMulIntegerToFloat":
             rows, weight, _, scales, _ = node.input
             name = f"{node.output[0]}.weight"

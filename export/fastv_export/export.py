@@ -17,7 +17,7 @@ from fastv_export.digests import Digests
 from fastv_export.families import Family, family_of
 from fastv_export.golden import Tensors, golden_vectors
 from fastv_export.graphs import build_graph, save_graph
-from fastv_export.passes import Scaled, quantise_weights, scale_inputs
+from fastv_export.passes import Scaled, quantise_activations, quantise_weights, scale_inputs
 from fastv_export.plan import Options, check_positions, decoder_dimensions, make_plan
 from fastv_export.progress import Progress
 from fastv_export.rankers import RANKERS
@@ -191,6 +191,8 @@ def _write_graphs(
                 scaled.append(scale_inputs(model, rounding, known, method))
                 rounding = scaled[-1].rounding_of
         rounded |= quantise_weights(model, rounding)
+        if plan.weights is not None and plan.weights.static and name in DECODERS:
+            quantise_activations(model, scaled[-1].ranges)
         dialect.lower(model)
         with progress.weights(f"write {name}", _weight_bytes(model)) as written:
             save_graph(model, folder / "onnx" / f"{name}.onnx", written)

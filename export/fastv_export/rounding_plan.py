@@ -52,7 +52,7 @@ def activation_of(graph: str, plan: Plan, activations: Mapping[str, Activation])
 def method_of(plan: Plan, weights: Weights, dialect: DialectName) -> Method:
     """SmoothQuant where activations are rounded to eight bits as well, AWQ where weights alone are."""
     dynamic = dialect == "ort" and plan.precision == "float32" and weights.bits == 8 and weights.block is None
-    return smoothing if dynamic else activation_aware
+    return smoothing if dynamic or weights.static else activation_aware
 
 
 def _first_layer(graph: str, plan: Plan) -> int:

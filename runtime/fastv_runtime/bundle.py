@@ -70,6 +70,8 @@ class Weights(Model):
     block: int | None
     wide: tuple[Part, ...] = ()
     """Parts that keep 8 bits where others have 4."""
+    static: bool = False
+    """What products of the decoder are given has 8 bits as well, by ranges that a calibration saw."""
 
 
 class Plan(Model):

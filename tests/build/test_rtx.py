@@ -18,8 +18,10 @@ pytest.importorskip("tensorrt_rtx", reason="make test installs it")
 pytest.importorskip("polygraphy")
 
 from fastv_export.engines import build_after_export
+from fastv_export.export import export_bundle
 from fastv_export.families import FAMILIES
 from fastv_export.graphs import save_graph
+from fastv_export.plan import Options
 from fastv_export.progress import Progress
 from fastv_export.rankers import RANKERS
 from fastv_export.select_graph import build_select
@@ -31,6 +33,7 @@ from fastv_runtime.build.network import BuildError, Settings, build, compile_gra
 from fastv_runtime.build.profiles import graph_profiles
 from fastv_runtime.bundle import Bundle, Weights, read_manifest
 from fastv_runtime.cli.build import main
+from tests.activations import tiny_activations
 from tests.conftest import MakeBundle
 from tests.families.row import Row
 from tests.families.rows import ROWS
@@ -137,16 +140,18 @@ def test_the_form_for_older_versions_is_built_too(
 
 
 @WITH_LLAVA
-def test_weights_of_few_bits_are_built(source: Source, make_bundle: MakeBundle, rtx: TensorRt) -> None:
-    """int4 where the plan has it, in the suffix's layers; int8 in tower, prefix and head: one export has both."""
-    weights = Weights(bits=4, block=32, wide=("vision", "prefix", "head"))
-    path = make_bundle(source("llava"), target="trt", verify=False, weights=weights)
-    made = read_manifest(path)
-    for graph, types in (("prefix", {"INT8"}), ("suffix", {"INT4", "INT8"})):
+def test_weights_of_few_bits_are_built(source: Source, tmp_path: Path, rtx: TensorRt) -> None:
+    """int8 products by calibrated ranges in the prefix and the head, int4 weights in the suffix: one export for both."""
+    weights = Weights(bits=4, block=32, wide=("vision", "prefix", "head"), static=True)
+    options = Options(layer=2, target="trt", verify=False, weights=weights)
+    path = tmp_path / "few.fastv"
+    made = export_bundle(source("llava"), path, options, Progress(None), tiny_activations(5))
+    for graph, types, rounded in (("prefix", {"INT8"}, 2 * 4), ("suffix", {"INT4", "INT8"}, 1)):
         spec = made.graphs[graph]
         parsed = parse(rtx, path / spec.file, spec)
         read = {layer.get_input(0).dtype.name for layer in parsed.network if layer.type.name == "DEQUANTIZE"}
         assert read == types
+        assert parsed.layer_types().count("QUANTIZE") == rounded
         profiles = graph_profiles(graph, made, shared_weights=False)
         engine = build(parsed, profiles, choose_device(rtx, None, ("SM86",)), Settings())
         assert memoryview(engine).nbytes > 10_000

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -13,14 +14,18 @@ from safetensors.torch import save_file
 from fastv_export import export as export_module
 from fastv_export.activations import Activation
 from fastv_export.checkpoint import Checkpoint
+from fastv_export.exact import with_exact_products
 from fastv_export.export import export_bundle
-from fastv_export.passes import Scaled, scale_inputs
+from fastv_export.graphs import save_graph
+from fastv_export.passes import Scaled, quantise_activations, quantise_weights, scale_inputs
 from fastv_export.plan import Options
 from fastv_export.progress import Progress
 from fastv_export.rounding import Rounding
 from fastv_export.scaling import Scale, activation_aware, smoothing
 from fastv_export.weights import CheckpointTensor, Scratch
 from fastv_runtime.bundle import Bundle, Weights
+from tests.activations import activation_of, tiny_activations
+from tests.export.test_rounding import graph_of
 from tests.tiny import write_tiny_llava
 
 INPUTS, OUTPUTS, ROWS = 128, 32, 200
@@ -28,12 +33,6 @@ INPUTS, OUTPUTS, ROWS = 128, 32, 200
 
 def untied(sizes: Scale) -> Scale:
     return sizes
-
-
-def activation(rows: torch.Tensor) -> Activation:
-    low, high = torch.aminmax(rows)
-    size = rows.abs()
-    return Activation(rows.mean(0), size.mean(0), rows.square().mean(0), size.amax(0), float(low), float(high))
 
 
 def stored(folder: Path, values: torch.Tensor) -> CheckpointTensor:
@@ -48,7 +47,7 @@ def test_the_chosen_scale_errs_less_on_the_rows_themselves(tmp_path: Path) -> No
     size = torch.rand(INPUTS, generator=generator) ** 8 * 10 + 0.1
     rows = (torch.randn(ROWS, INPUTS, generator=generator) + 0.5) * size
     rounding, tensor = Rounding(4, 64), stored(tmp_path, weights)
-    scale = activation_aware([(tensor, rounding)], activation(rows), untied)
+    scale = activation_aware([(tensor, rounding)], activation_of(rows), untied)
     assert scale is not None
     np.testing.assert_allclose(float(scale.log().mean()), 0, atol=1e-5)
 
@@ -56,7 +55,7 @@ def test_the_chosen_scale_errs_less_on_the_rows_themselves(tmp_path: Path) -> No
         return float((rows @ (scaled.rounded(weights, torch.float32) - weights).t()).square().mean())
 
     assert error(rounding.scaled(scale)) < 0.7 * error(rounding)
-    alike = activation(torch.full((4, INPUTS), 2.0))
+    alike = activation_of(torch.full((4, INPUTS), 2.0))
     assert activation_aware([(tensor, rounding)], alike, untied) is None
 
 
@@ -64,7 +63,7 @@ def test_smoothing_is_smoothquants(tmp_path: Path) -> None:
     generator = torch.Generator().manual_seed(0)
     weights, rows = (torch.randn(count, INPUTS, generator=generator) for count in (OUTPUTS, ROWS))
     weights[:, 5] = 0
-    scale = smoothing([(stored(tmp_path, weights), Rounding(8, None))], activation(rows), untied)
+    scale = smoothing([(stored(tmp_path, weights), Rounding(8, None))], activation_of(rows), untied)
     expected = (rows.abs().amax(0) / weights.abs().amax(0)).sqrt()
     used = torch.arange(INPUTS) != 5
     ratio = (scale / expected)[used]
@@ -78,13 +77,7 @@ def biased(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Ac
     source = write_tiny_llava(
         tmp_path_factory.mktemp("scaling") / "source", layers=3, attention_bias=True, mlp_bias=True
     )
-    generator = torch.Generator().manual_seed(0)
-    names = {"self_attn.q_proj": 64, "self_attn.o_proj": 64, "mlp.gate_proj": 64, "mlp.down_proj": 128}
-    widths = {f"layers.{layer}.{name}": width for layer in range(3) for name, width in names.items()} | {"head": 64}
-    return source, {
-        name: activation(torch.randn(50, width, generator=generator) * torch.rand(width, generator=generator) ** 4 * 9)
-        for name, width in widths.items()
-    }
+    return source, tiny_activations(3)
 
 
 def test_a_scaled_graph_computes_what_transformers_does_from_scaled_rounding(
@@ -115,3 +108,29 @@ def test_a_scaled_graph_computes_what_transformers_does_from_scaled_rounding(
         original = next(tensor for key, tensor in theirs.items() if key.endswith(name.replace("layers.0", "layers.1")))
         assert np.abs(values / original.read() - 1).max() > 0.2
     assert set(ours) == folded
+
+
+def test_static_products_round_what_they_are_given_and_no_more(tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    values, x = (torch.randn(count, INPUTS, generator=generator) for count in (OUTPUTS, 9))
+    model = graph_of(tmp_path, values)
+    assert quantise_activations(model, {"x": 2.0}) == 0  # weights are not int8 yet
+    quantise_weights(model, lambda _: Rounding(8, None))
+    assert quantise_activations(model, {"y": 2.0}) == 0
+    assert quantise_activations(model, {"x": 2.0}) == 1
+    save_graph(model, tmp_path / "graph.onnx")
+    onnx.checker.check_model(tmp_path / "graph.onnx", full_check=True)
+
+    def run(graph: onnx.ModelProto) -> np.ndarray:
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "0")  # else it rounds by itself
+        session = onnxruntime.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        return np.asarray(session.run(None, {"x": x.numpy()})[0])
+
+    weights, saved = Rounding(8, None).rounded(values, torch.float32).t(), onnx.load(tmp_path / "graph.onnx")
+    step = 2.0 / 127
+    rounded = (x / step).round().clamp(-128, 127) * step  # what lies beyond the range is cut off
+    np.testing.assert_allclose(run(saved), (rounded @ weights).numpy(), atol=1e-3)
+    with_exact_products(saved)
+    np.testing.assert_allclose(run(saved), (x @ weights).numpy(), atol=1e-4)

@@ -9,6 +9,7 @@ from fastv_export.passes.plain_attention import lower_to_plain_attention
 from fastv_export.passes.plain_scatter import lower_to_where
 from fastv_export.passes.scale_inputs import Scaled, scale_inputs
 from fastv_export.passes.scatter_reduction import drop_scatter_reduction
+from fastv_export.passes.static_int8 import quantise_activations
 from fastv_export.passes.tidy import tidy
 from fastv_export.passes.weight_only import quantise_weights
 
@@ -22,6 +23,7 @@ __all__ = [
     "lower_to_multi_head_attention",
     "lower_to_plain_attention",
     "lower_to_where",
+    "quantise_activations",
     "quantise_weights",
     "scale_inputs",
     "tidy",

@@ -30,6 +30,8 @@ class Scaled:
     """Of weights that have a scale, by their initializers' names."""
     caches: dict[str, Float[torch.Tensor, "Hkv 1 Dh"]] = field(default_factory=dict)
     """What values are divided by in a cache, by the name of its output (present_value_3)."""
+    ranges: dict[str, float] = field(default_factory=dict)
+    """The largest size of what products are given, divided, by that value's name."""
     scaled: int = 0
     """Products with one input count as one: those that have a scale."""
     plain: int = 0
@@ -64,6 +66,7 @@ def scale_inputs(
         }
         if activation is None or not group:
             continue
+        result.ranges[_name(rows)] = float(activation.max_abs.max())
         source = _source(rows, len(activation.mean), rounding_of) if len(rows.uses()) == len(group) else None
         if source is None:
             result.stuck += 1
@@ -73,6 +76,7 @@ def scale_inputs(
             result.plain += 1
             continue
         result.scaled += 1
+        result.ranges[_name(rows)] = float((activation.max_abs / scale).max())
         for name, (_, rounding) in group.items():
             result.roundings[name] = replace(result.roundings.get(name, rounding), inputs=scale)
         source.divide(scale, result)
