@@ -40,7 +40,7 @@ def activation_aware(group: Group, activation: Activation, tie: Tie) -> Scale | 
     """mean|x|^alpha, for the alpha whose rounding errs least in the outputs; None if that is 0, plain rounding.
 
     With d = Q(s W) / s - W the mean square error of an output is Var[x_i] d_i^2 summed over inputs plus (E[x] d)^2, if
-    inputs vary independently of each other. (Without the second term, on the demo, one choice in six was worse than
+    inputs vary independently of each other. (Without the second term, on the demo, one choice in five was worse than
     plain rounding on the rows themselves; with it none.) The weights are read once for all alphas. AWQ: arXiv
     2306.00978, section 3.2.
     """

@@ -141,7 +141,7 @@ def test_the_form_for_older_versions_is_built_too(
 
 @WITH_LLAVA
 def test_weights_of_few_bits_are_built(source: Source, tmp_path: Path, rtx: TensorRt) -> None:
-    """int8 products by calibrated ranges in the prefix and the head, int4 weights in the suffix: one export for both."""
+    """int8 products by calibrated ranges in the prefix and the head, int4 weights in the suffix: one export."""
     weights = Weights(bits=4, block=32, wide=("vision", "prefix", "head"), static=True)
     options = Options(layer=2, target="trt", verify=False, weights=weights)
     path = tmp_path / "few.fastv"
