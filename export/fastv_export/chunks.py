@@ -20,17 +20,22 @@ from onnx import NodeProto, TensorProto, helper
 WEIGHT = 1 << 20
 """Bytes from which on an initializer counts as large."""
 
+PACKED = "MatMulNBits"
+"""The product that takes a weight of few bits as it is stored."""
+
 
 @dataclass(frozen=True)
 class Weight:
-    """A large initializer, or some columns of one: `pieces` of equal length, `stride` bytes apart, in the data file."""
+    """A large initializer, or some outputs of one: `pieces` of equal length, `stride` bytes apart, in the data file."""
 
     element: int
     """Element type, as ONNX counts them."""
     shape: tuple[int, ...]
     width: int
-    """Bytes of one value when it is multiplied."""
+    """Bytes that one element becomes when it is multiplied."""
     offset: int
+    by_output: bool = False
+    """Whether the first axis is that of outputs, not the last."""
     stride: int = 0
     pieces: int = 1
 
@@ -43,15 +48,24 @@ class Weight:
         """Bytes when it is multiplied."""
         return prod(self.shape) * self.width
 
-    def columns(self, start: int, stop: int) -> Weight:
-        """Columns [start, stop) of a matrix, or those values of a vector; even numbers where two share a byte."""
-        *rows, columns = self.shape
+    @property
+    def outputs(self) -> int:
+        return self.shape[0 if self.by_output else -1]
+
+    def part(self, start: int, stop: int) -> Weight:
+        """Outputs [start, stop) of a whole weight; even numbers where two values share a byte."""
+        if self.by_output:
+            _, *rest = self.shape
+            return replace(
+                self, shape=(stop - start, *rest), offset=self.offset + _stored(self.element, start * prod(rest))
+            )
+        *rest, outputs = self.shape
         return replace(
             self,
-            shape=(*rows, stop - start),
+            shape=(*rest, stop - start),
             offset=self.offset + _stored(self.element, start),
-            stride=_stored(self.element, columns),
-            pieces=prod(rows),
+            stride=_stored(self.element, outputs),
+            pieces=prod(rest),
         )
 
     def read(self, file: int, buffer: np.ndarray) -> np.ndarray:
@@ -78,31 +92,34 @@ class Chunk:
     """Inputs that no later chunk needs."""
 
     def portions(self, limit: int) -> Iterator[dict[str, Weight]]:
-        """The weights; those of a single product above the limit come some columns at a time, as it can be computed."""
+        """The weights; those of a single product above the limit come some outputs at a time, as it can be computed."""
         held = max((weight.held for weight in self.weights.values()), default=0)
         if held <= limit or not _is_product(self.nodes) or not self._divisible():
             yield self.weights
             return
-        columns = next(iter(self.weights.values())).shape[-1]
+        outputs = next(iter(self.weights.values())).outputs
         # Parts of one size: a smaller last one would make ONNX Runtime's arena grow by blocks that nothing else fits.
-        step = -(-columns // -(-held // limit))
+        step = -(-outputs // -(-held // limit))
         step += step % 2
-        for start in range(0, columns, step):
-            stop = min(start + step, columns)
-            yield {name: weight.columns(start, stop) for name, weight in self.weights.items()}
+        for start in range(0, outputs, step):
+            stop = min(start + step, outputs)
+            yield {name: weight.part(start, stop) for name, weight in self.weights.items()}
 
     def _divisible(self) -> bool:
         """Whether all that belongs to the weight of a single product can be read by columns."""
         *dequantise, product = self.nodes
         return all(name in self.weights for name in (dequantise[0].input if dequantise else product.input[1:]))
 
-    def model(self, arrays: Mapping[str, np.ndarray], opsets: Any, ir_version: int) -> bytes:
-        """The chunk as a model; `arrays`: its inputs, whose element types it takes."""
+    def model(
+        self, arrays: Mapping[str, np.ndarray], weights: Mapping[str, Weight], opsets: Any, ir_version: int
+    ) -> bytes:
+        """The chunk as a model. `arrays`: its inputs, whose element types it takes; `weights`: a portion of them."""
         elements: dict[str, int] = {name: helper.np_dtype_to_tensor_dtype(arrays[name].dtype) for name in self.inputs}
-        elements |= {name: weight.element for name, weight in self.weights.items()}
+        elements |= {name: weight.element for name, weight in weights.items()}
         inputs = [helper.make_tensor_value_info(name, element, None) for name, element in elements.items()]
         outputs = [onnx.ValueInfoProto(name=name) for name in self.outputs]
-        graph = helper.make_graph(list(self.nodes), "chunk", inputs, outputs, list(self.constants))
+        nodes = [_of_portion(node, weights) for node in self.nodes]
+        graph = helper.make_graph(nodes, "chunk", inputs, outputs, list(self.constants))
         return helper.make_model(graph, opset_imports=opsets, ir_version=ir_version).SerializeToString()
 
 
@@ -136,13 +153,20 @@ def _weights(nodes: list[NodeProto], initializers: Mapping[str, TensorProto]) ->
     """Large initializers, and the scales of those that are dequantised, unless the graph itself holds them."""
     large = {name: tensor for name, tensor in initializers.items() if _size(tensor) >= WEIGHT}
     widths = {name: _itemsize(tensor) for name, tensor in large.items()}
+    by_output: set[str] = set()
     for node in nodes:
         if node.op_type == "DequantizeLinear" and node.input[0] in large:
-            values, scales = node.input[:2]
-            widths[values] = _itemsize(initializers[scales])
-            if initializers[scales].external_data:
-                widths[scales] = widths[values]
-    return {name: _weight(initializers[name], width) for name, width in widths.items()}
+            (values, scales), shrunk = node.input[:2], 1
+        elif node.op_type == PACKED and node.input[1] in large:
+            (values, scales), shrunk = node.input[1:], 8 // _attribute(node, "bits")
+            by_output |= {values, scales}
+        else:
+            continue
+        width = _itemsize(initializers[scales])
+        widths[values] = width * shrunk
+        if initializers[scales].external_data:
+            widths[scales] = width
+    return {name: _weight(initializers[name], width, name in by_output) for name, width in widths.items()}
 
 
 def _units(nodes: list[NodeProto], weights: Mapping[str, Weight]) -> list[list[NodeProto]]:
@@ -159,7 +183,7 @@ def _units(nodes: list[NodeProto], weights: Mapping[str, Weight]) -> list[list[N
 def _is_product(nodes: Sequence[NodeProto]) -> bool:
     """Whether nodes are one product with a weight, as stored or dequantised."""
     *before, product = nodes
-    if product.op_type != "MatMul" or len(before) > 1:
+    if product.op_type not in ("MatMul", PACKED) or len(before) > 1:
         return False
     return not before or (before[0].op_type == "DequantizeLinear" and before[0].output[0] == product.input[1])
 
@@ -200,8 +224,22 @@ def _stored(element: int, count: int) -> int:
     return count // 2 if element == TensorProto.INT4 else count * helper.tensor_dtype_to_np_dtype(element).itemsize
 
 
-def _weight(tensor: TensorProto, width: int) -> Weight:
-    return Weight(tensor.data_type, tuple(tensor.dims), width, int(_external(tensor).get("offset", 0)))
+def _weight(tensor: TensorProto, width: int, by_output: bool) -> Weight:
+    return Weight(tensor.data_type, tuple(tensor.dims), width, int(_external(tensor).get("offset", 0)), by_output)
+
+
+def _attribute(node: NodeProto, name: str) -> int:
+    return next(attribute.i for attribute in node.attribute if attribute.name == name)
+
+
+def _of_portion(node: NodeProto, weights: Mapping[str, Weight]) -> NodeProto:
+    """A node with some of its outputs: MatMulNBits says how many it has."""
+    if node.op_type != PACKED or node.input[1] not in weights:
+        return node
+    copy = NodeProto()
+    copy.CopyFrom(node)
+    next(attribute for attribute in copy.attribute if attribute.name == "N").i = weights[node.input[1]].outputs
+    return copy
 
 
 def _inlined(tensor: TensorProto, folder: Path) -> TensorProto:

@@ -101,17 +101,21 @@ class _Runner:
         self._options.log_severity_level = 3
         self._options.intra_op_num_threads = default_threads()
         self._options.add_session_config_entry("session.use_env_allocators", "1")
-        # Activations stay as they are beside rounded weights: what a device rounds on top is not the graph's.
+        # Small weights are constants of their chunk: where ONNX Runtime fuses one that is dequantised into a product,
+        # activations stay as they are.
         self._options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "0")
 
     def run(self, chunk: Chunk, file: int, runs: list[_Run]) -> None:
         """Execute a chunk for every case, on one portion of its weights after the other."""
         results: list[list[list[np.ndarray]]] = [[] for _ in runs]
         first = {name: runs[0].take(name) for name in chunk.inputs}
-        session = onnxruntime.InferenceSession(
-            chunk.model(first, self._opsets, self._ir_version), self._options, ["CPUExecutionProvider"]
-        )
+        session, shapes = None, None
         for weights in chunk.portions(self._limit):
+            if session is None or shapes != [weight.shape for weight in weights.values()]:
+                shapes = [weight.shape for weight in weights.values()]
+                session = onnxruntime.InferenceSession(
+                    chunk.model(first, weights, self._opsets, self._ir_version), self._options, ["CPUExecutionProvider"]
+                )
             raw = self._load(weights, file)
             for run, parts in zip(runs, results, strict=True):
                 binding = session.io_binding()
