@@ -6,13 +6,25 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
+from time import monotonic
 
 import numpy as np
 
 from fastv_calib.choose import check_objectives, choose, doubts, refusal
+from fastv_calib.cluster import Work, measure_on_ray
 from fastv_calib.data import Sample
-from fastv_calib.inputs import InputMaker
-from fastv_calib.measure import Measure, points
+from fastv_calib.machines import (
+    LOCAL,
+    OFF,
+    Machines,
+    default_threads,
+    has_ray,
+    local_workers,
+    memory_of,
+    pays,
+    torch_threads,
+)
+from fastv_calib.measure import Yielded, load_measure, points
 from fastv_calib.rankers import CONTROLS
 from fastv_calib.results import Results
 from fastv_calib.summary import Costing, figures, lengths, pareto, unpruned
@@ -29,7 +41,6 @@ from fastv_export.checkpoint import Checkpoint
 from fastv_export.families import family_of
 from fastv_export.plan import decoder_dimensions
 from fastv_export.rankers import RANKERS
-from fastv_export.reference import load_model
 from fastv_runtime.bundle import Decoder
 from fastv_runtime.cost import BYTES
 from fastv_runtime.errors import UserError
@@ -60,18 +71,50 @@ class Calibrator:
         _check_settings(settings, self.decoder)
         check_objectives(objectives, self.parameters * BYTES[objectives.precision])
 
-    def measure(self, samples: Sequence[Sample], results: Results, advance: Callable[[], None]) -> None:
-        """Measure the samples that `results` does not have; `advance` is called after each sample, those included."""
-        measure = None
-        for sample in samples:
-            if sample.key not in results.measured:
-                measure = measure or self._load()
-                results.add(measure(sample))
+    def measure(
+        self,
+        samples: Sequence[Sample],
+        results: Results,
+        advance: Callable[[], None],
+        machines: Machines,
+        say: Callable[[str], None],
+    ) -> None:
+        """Measure the samples that `results` does not have; `advance` is called after each sample, those included.
+
+        say: is told, in a line, what the user may want to know of how it goes.
+        """
+        unlike = {sample.key: sample for sample in samples if sample.key not in results.measured}
+        left = list(unlike.values())
+        for _ in range(len(samples) - len(left)):
             advance()
 
-    def results(self, path: Path) -> Results:
-        """Measurements at `path`, of this checkpoint by these settings: those that are there, and those to come."""
-        return Results(path, source_digests(self.checkpoint), self.settings)
+        def add(yielded: Yielded) -> None:
+            results.add(yielded.measured)
+            advance()
+
+        if machines.ray in (None, OFF):
+            left = self._measure_here(left, results.threads, add, machines, say)
+        if left:
+            address, workers = machines.ray or LOCAL, machines.workers
+            if address == LOCAL:
+                workers = local_workers(machines, results.threads, self._memory, len(left))
+                say(f"{workers} Ray workers on this machine, {results.threads} threads each")
+            work = Work(self.checkpoint.path.absolute(), self.settings, results.threads, self._memory)
+            measure_on_ray(address, workers, work, left, add)
+
+    def results(self, path: Path, threads: int | None = None) -> Results:
+        """Measurements at `path`, of this checkpoint by these settings: those that are there, and those to come.
+
+        threads: per sample; None means those of the measurements that are there, or what suits this machine.
+        """
+        new = threads or default_threads(self._memory)
+        results = Results(path, source_digests(self.checkpoint), self.settings, new)
+        if threads is not None and threads != results.threads:
+            raise UserError(
+                f"--threads {threads}: {path} has measurements on {results.threads}, and figures' last bits depend on "
+                "it: leave the flag out, or give another -o"
+            )
+        return results
 
     def summarise(self, samples: Sequence[Sample], results: Results) -> Outcome:
         """Figures of all plans from samples that were measured, and the choice."""
@@ -103,10 +146,37 @@ class Calibrator:
         )
         return Outcome(calibration, refusal(plans, self.objectives) if chosen is None else None)
 
-    def _load(self) -> Measure:
-        model = load_model(self.checkpoint.path, self.family)
-        maker = InputMaker(self.checkpoint, self.family, model, self.settings.image_tokens)
-        return Measure(model, self.family, maker, self.settings, self.family.max_positions(self.config))
+    @property
+    def _memory(self) -> int:
+        return memory_of(self.parameters * BYTES["float32"])
+
+    def _measure_here(
+        self,
+        samples: Sequence[Sample],
+        threads: int,
+        add: Callable[[Yielded], None],
+        machines: Machines,
+        say: Callable[[str], None],
+    ) -> list[Sample]:
+        """Measure samples in this process; those that are left when it has seen that workers would pay."""
+        if not samples:
+            return []
+        with torch_threads(threads):
+            measure = load_measure(self.checkpoint.path, self.settings)
+            for done, sample in enumerate(samples, 1):
+                start = monotonic()
+                add(measure(sample))
+                left = samples[done:]
+                workers = local_workers(machines, threads, self._memory, len(left))
+                # The first one warms up.
+                if machines.ray is None and done == 2 and pays(len(left), monotonic() - start, workers):
+                    if has_ray():
+                        return list(left)
+                    say(
+                        f"{threads} of {threads * workers} cores are at work: pip install 'fastv-edge[ray]' to measure "
+                        f"{workers} samples at a time, or give --threads {threads * workers}"
+                    )
+        return []
 
     def _choice(self, point: Point, costing: Costing) -> Choice:
         assert point.layer is not None

@@ -98,6 +98,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-new-tokens", type=int, default=256, metavar="N", help="tokens an answer may have (default: 256)"
     )
+    parser.add_argument(
+        "--ray",
+        metavar="ADDRESS",
+        help="measure on a Ray cluster: HOST:PORT, ray://HOST:PORT or auto, whose machines see SOURCE and DATA at the "
+        "same paths and have fastv-edge[export,ray]; local starts workers on this machine, off never does (default: "
+        "local if ray is installed and that saves half a minute)",
+    )
+    parser.add_argument(
+        "--workers", type=int, metavar="N", help="of Ray (default: those for which there are cores and memory)"
+    )
+    parser.add_argument(
+        "--threads",
+        type=int,
+        metavar="N",
+        help="per sample; the same number gives the same calibration, bit for bit, with Ray and without (default: one, "
+        "or more where memory bears fewer copies of the model than there are cores)",
+    )
     parser.add_argument("--json", action="store_true", help="print the calibration on stdout")
 
 
@@ -106,6 +123,7 @@ def run(args: argparse.Namespace) -> None:
         import torch  # noqa: F401  first, so that a device's user reads of torch and not of some helper
 
         from fastv_calib.calibrate import Calibrator
+        from fastv_calib.machines import Machines
         from fastv_calib.report import report
         from fastv_export.calibration import Objectives, Settings
         from fastv_export.hub import resolve
@@ -116,6 +134,7 @@ def run(args: argparse.Namespace) -> None:
 
     output = _writable(args.output)
     page = None if args.report is None else _writable(args.report)
+    machines = Machines(args.ray, args.workers, args.threads)
     samples = read_data(Path(args.data), args.prompt)
     settings = Settings(
         layers=tuple(args.layers),
@@ -136,11 +155,11 @@ def run(args: argparse.Namespace) -> None:
         source = resolve(args.source, args.revision, progress)
         calibrator = Calibrator(source, settings, objectives)
         with progress.step("hash the checkpoint"):
-            results = calibrator.results(output.with_suffix(".samples.jsonl"))
+            results = calibrator.results(output.with_suffix(".samples.jsonl"), machines.threads)
     columns = (TextColumn("samples"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=stderr) as bars:
         task = bars.add_task("", total=len(samples))
-        calibrator.measure(samples, results, lambda: bars.advance(task))
+        calibrator.measure(samples, results, lambda: bars.advance(task), machines, _say)
     outcome = calibrator.summarise(samples, results)
     calibration = outcome.calibration
     _write(output, calibration.model_dump_json(indent=2) + "\n")
@@ -150,10 +169,14 @@ def run(args: argparse.Namespace) -> None:
         print(calibration.model_dump_json())
     if outcome.refusal is not None:
         raise UserError(f"{outcome.refusal}; the measurements are in {output}")
-    _say(calibration, args.source, args.output)
+    _conclude(calibration, args.source, args.output)
 
 
-def _say(calibration: Calibration, source: str, output: str) -> None:
+def _say(line: str) -> None:
+    stderr.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _conclude(calibration: Calibration, source: str, output: str) -> None:
     from fastv_calib.report import chosen_plan
 
     plan = chosen_plan(calibration)
@@ -166,7 +189,7 @@ def _say(calibration: Calibration, source: str, output: str) -> None:
         *(f"warning: {warning}" for warning in calibration.warnings),
         f"next: fastv-export {source} -o NAME.fastv --calibration {output}",
     ):
-        stderr.print(line, highlight=False, markup=False, soft_wrap=True)
+        _say(line)
 
 
 def _writable(name: str) -> Path:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,8 +15,10 @@ from fastv_calib.inputs import InputMaker
 from fastv_calib.rankers import kept
 from fastv_calib.sweep import Dense, Sweep
 from fastv_export.calibration import Point, Settings
-from fastv_export.families import Family
+from fastv_export.checkpoint import Checkpoint
+from fastv_export.families import Family, family_of
 from fastv_export.rankers import RANKERS
+from fastv_export.reference import load_model
 from fastv_runtime.errors import UserError
 from fastv_runtime.images import open_image
 from fastv_runtime.lengths import kept_count
@@ -48,12 +52,28 @@ class Measured(Model):
     """In the order of `points`."""
 
 
+@dataclass(frozen=True)
+class Yielded:
+    """All that one sample yields; plain data, since it may come from another process."""
+
+    measured: Measured
+
+
 def points(settings: Settings) -> list[Point]:
     """The plans that are measured, in this order."""
     return [
         Point(layer=layer, keep=keep, ranker=ranker)
         for layer, keep, ranker in product(settings.layers, settings.keeps, settings.rankers)
     ]
+
+
+def load_measure(source: Path, settings: Settings) -> Measure:
+    """The checkpoint at `source`, loaded to measure samples by `settings`."""
+    checkpoint = Checkpoint(source)
+    family = family_of(checkpoint.model_type(), str(checkpoint.path / "config.json"))
+    model = load_model(checkpoint.path, family)
+    maker = InputMaker(checkpoint, family, model, settings.image_tokens)
+    return Measure(model, family, maker, settings, family.max_positions(family.config(checkpoint)))
 
 
 class Measure:
@@ -65,7 +85,7 @@ class Measure:
         self._sweep = Sweep(family.decoder(model), family.head(model), settings.layers, unrotated=unrotated)
         self._maker, self._settings, self._limit = maker, settings, limit
 
-    def __call__(self, sample: Sample) -> Measured:
+    def __call__(self, sample: Sample) -> Yielded:
         """Raises UserError, which names the sample, for pictures and prompts that cannot be used."""
         try:
             inputs = self._maker([open_image(image) for image in sample.images], sample.prompt)
@@ -78,7 +98,7 @@ class Measure:
             )
         dense = self._sweep.dense(inputs, self._maker.stop, self._settings.answer_tokens)
         answer = self._maker.text(dense.tokens)
-        return Measured(
+        measured = Measured(
             key=sample.key,
             text=length - visual,
             visual=visual,
@@ -91,6 +111,7 @@ class Measure:
                 for outcome in self._outcomes(dense, layer, keep)
             ),
         )
+        return Yielded(measured)
 
     def _outcomes(self, dense: Dense, layer: int, keep: float) -> list[Outcome]:
         """Of each ranker, in order."""
