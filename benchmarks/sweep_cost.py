@@ -3,8 +3,9 @@
     python benchmarks/sweep_cost.py --json docs/benchmarks/sweep.json --markdown docs/benchmarks/sweep.md
 
 For each sample in turn the stock model answers (picture, tower, prompt, greedy answer, timed apart) and the sweep
-measures every plan, so that a machine that slows down slows both. The bound is three times the dense time, and for every plan
-the dense prefill's time times the plan's share of its FLOPs, counted for layers K to L-1 on the rows that they see.
+measures every plan, so that a machine that slows down slows both. The bound is three times the dense time, and for
+every plan the dense prefill's time times the plan's share of its FLOPs, counted for layers K to L-1 on the rows that
+they see.
 """
 
 from __future__ import annotations

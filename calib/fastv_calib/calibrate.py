@@ -85,11 +85,14 @@ class Calibrator:
         """
         unlike = {sample.key: sample for sample in samples if sample.key not in results.measured}
         left = list(unlike.values())
+        self._check_videos(left)
         for _ in range(len(samples) - len(left)):
             advance()
 
         def add(yielded: Yielded) -> None:
             results.add(yielded.measured)
+            for note in yielded.notes:
+                say(note)
             advance()
 
         if machines.ray in (None, OFF):
@@ -145,6 +148,13 @@ class Calibrator:
             warnings=() if chosen is None else tuple(doubts(plans, matches, chosen, self.objectives)),
         )
         return Outcome(calibration, refusal(plans, self.objectives) if chosen is None else None)
+
+    def _check_videos(self, samples: Sequence[Sample]) -> None:
+        shown = next((sample for sample in samples if sample.video is not None), None)
+        if shown is not None and self.family.video(self.config) is None:
+            raise UserError(
+                f"{shown.where}: {self.family.model_type} models take no video: give pictures, of its frames say"
+            )
 
     @property
     def _memory(self) -> int:

@@ -39,8 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--data",
         required=True,
         metavar="DATA",
-        help='folder of pictures (with --prompt), or a file with an object a line: {"image" or "images", "prompt", '
-        '"answer" if known}, paths relative to the file',
+        help='folder of pictures (with --prompt), or a file with an object a line: {"image", "images" or "video", '
+        '"prompt", "answer" if known}, paths relative to the file',
     )
     parser.add_argument("--prompt", metavar="TEXT", help="what every picture of a folder is asked")
     parser.add_argument("-o", "--output", required=True, metavar="OUT", help="calibration.json to write")

@@ -100,9 +100,7 @@ class Crew:
         options = {"num_cpus": work.threads, "memory": work.memory}
         self._kind = ray.remote(Worker).options(**options)
         # Files are where they are for this process, whatever folder a worker runs in.
-        self._waiting = deque(
-            replace(sample, images=tuple(image.absolute() for image in sample.images)) for sample in samples
-        )
+        self._waiting = deque(_absolute(sample) for sample in samples)
         self._running: dict[Any, tuple[Any, Sample | None]] = {}
         """By the result to come: the worker, and its sample; None while it starts."""
         self._losses: Counter[str | None] = Counter()
@@ -152,6 +150,11 @@ class Crew:
         if sample is not None:
             self._waiting.appendleft(sample)
         self._start()
+
+
+def _absolute(sample: Sample) -> Sample:
+    images = tuple(image.absolute() for image in sample.images)
+    return replace(sample, images=images, video=None if sample.video is None else sample.video.absolute())
 
 
 @contextmanager

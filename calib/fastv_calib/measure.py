@@ -23,6 +23,7 @@ from fastv_runtime.errors import UserError
 from fastv_runtime.images import open_image
 from fastv_runtime.lengths import kept_count
 from fastv_runtime.schema import Model
+from fastv_runtime.video import open_video
 
 
 class Outcome(Model):
@@ -57,6 +58,8 @@ class Yielded:
     """All that one sample yields; plain data, since it may come from another process."""
 
     measured: Measured
+    notes: tuple[str, ...] = ()
+    """What the user should know: a video with fewer frames than were asked for."""
 
 
 def points(settings: Settings) -> list[Point]:
@@ -86,9 +89,11 @@ class Measure:
         self._maker, self._settings, self._limit = maker, settings, limit
 
     def __call__(self, sample: Sample) -> Yielded:
-        """Raises UserError, which names the sample, for pictures and prompts that cannot be used."""
+        """Raises UserError, which names the sample, for pictures, videos and prompts that cannot be used."""
         try:
-            inputs = self._maker([open_image(image) for image in sample.images], sample.prompt)
+            pictures = [open_image(image) for image in sample.images]
+            videos = [] if sample.video is None else [open_video(sample.video, self._maker.frames)]
+            inputs = self._maker(pictures, sample.prompt, videos)
         except UserError as error:
             raise UserError(f"{sample.where}: {error}") from None
         length, visual = inputs.visual.numel(), int(inputs.visual.sum())
@@ -111,7 +116,7 @@ class Measure:
                 for outcome in self._outcomes(dense, layer, keep)
             ),
         )
-        return Yielded(measured)
+        return Yielded(measured, tuple(note for video in videos for note in video.notes))
 
     def _outcomes(self, dense: Dense, layer: int, keep: float) -> list[Outcome]:
         """Of each ranker, in order."""

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from fastv_calib.cli import main as fastv_calibrate
@@ -14,6 +15,8 @@ from fastv_export.cli import main as fastv_export
 from fastv_runtime.bundle import read_manifest
 from tests.conftest import noise_picture
 from tests.families.rows import ROWS
+from tests.families.rows.video_llava import TOKENS, write_tiny_video_llava
+from tests.runtime.test_video import video
 from tests.tiny import write_tiny_llava
 
 SAMPLES = 4
@@ -237,3 +240,19 @@ def test_a_folder_with_positions_of_three_axes(tmp_path: Path) -> None:
     assert calibration.lengths.visual_max == 39
     assert all(plan.accuracy is None for plan in calibration.plans)
     assert calibration.chosen is not None and calibration.chosen.image_tokens == 64
+
+
+def test_videos(tiny_llava: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_tiny_video_llava(tmp_path / "checkpoint")
+    noise_picture(0).save(tmp_path / "a.png")
+    frames = [np.asarray(noise_picture(index)) for index in range(9)]
+    for name, count in (("long", 9), ("short", 3)):
+        (tmp_path / f"{name}.mp4").write_bytes(video("mp4", "mpeg4", frames[:count]))
+    shown = [{"image": "a.png"}, {"video": "long.mp4"}, {"video": "short.mp4"}]
+    data, output = tmp_path / "data.jsonl", tmp_path / "calibration.json"
+    data.write_text("".join(json.dumps(each | {"prompt": "What happens?"}) + "\n" for each in shown))
+    calibrate(tmp_path / "checkpoint", data, output)
+    assert "8 frames were asked for and the video has 3" in " ".join(capsys.readouterr().err.split())
+    lines = output.with_suffix(".samples.jsonl").read_text().splitlines()[1:]
+    assert [json.loads(line)["visual"] for line in lines] == [TOKENS, 8 * (TOKENS + 1), 3 * (TOKENS + 1)]
+    assert "data.jsonl:2: llava models take no video" in fails(capsys, tiny_llava, data, tmp_path / "x.json")
