@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 from pathlib import Path
 from time import monotonic
+from typing import Any
 
 import numpy as np
 
@@ -27,6 +29,7 @@ from fastv_calib.machines import (
 from fastv_calib.measure import Yielded, load_measure, points
 from fastv_calib.rankers import CONTROLS
 from fastv_calib.results import Results
+from fastv_calib.rounded import weight_bytes
 from fastv_calib.summary import Costing, figures, lengths, pareto, unpruned
 from fastv_export.calibration import (
     SCHEMA_VERSION,
@@ -40,11 +43,15 @@ from fastv_export.calibration import (
 from fastv_export.checkpoint import Checkpoint
 from fastv_export.families import family_of
 from fastv_export.plan import decoder_dimensions
+from fastv_export.precisions import FEW_BITS
 from fastv_export.rankers import RANKERS
+from fastv_export.skeleton import build_without_weights
 from fastv_runtime.bundle import Decoder
 from fastv_runtime.cost import BYTES
 from fastv_runtime.errors import UserError
 from fastv_runtime.lengths import kept_count
+
+PRECISIONS = ("fp32", *FEW_BITS)
 
 
 @dataclass(frozen=True)
@@ -69,7 +76,7 @@ class Calibrator:
         self.parameters = sum(prod(tensor.shape) for tensor in self.checkpoint.tensors.values())
         self.settings, self.objectives = settings, objectives
         _check_settings(settings, self.decoder)
-        check_objectives(objectives, self.parameters * BYTES[objectives.precision])
+        check_objectives(objectives, min(self._weight_bytes(point) for point in points(settings)))
 
     def measure(
         self,
@@ -122,7 +129,7 @@ class Calibrator:
     def summarise(self, samples: Sequence[Sample], results: Results) -> Outcome:
         """Figures of all plans from samples that were measured, and the choice."""
         measured = [results.measured[sample.key] for sample in samples]
-        costing = Costing(self.decoder, self.parameters, lengths(measured), self.objectives)
+        costing = Costing(self.decoder, self._weight_bytes, lengths(measured), self.objectives)
         # By plan, then by sample; the unpruned model last.
         by_plan = list(zip(*(sample.outcomes for sample in measured), strict=True))
         plans = [
@@ -158,7 +165,18 @@ class Calibrator:
 
     @property
     def _memory(self) -> int:
-        return memory_of(self.parameters * BYTES["float32"])
+        few = sum(name in FEW_BITS for name in self.settings.precisions)
+        return memory_of(self.parameters * (BYTES["float32"] + few))  # rounded weights are kept, a byte each
+
+    @cached_property
+    def _meta(self) -> Any:
+        return build_without_weights(self.checkpoint, self.family)[0]
+
+    def _weight_bytes(self, point: Point) -> int:
+        precision = self.objectives.precision
+        if point.precision not in FEW_BITS:
+            return self.parameters * BYTES[precision]
+        return weight_bytes(self._meta, self.family, FEW_BITS[point.precision], point.layer, precision)
 
     def _measure_here(
         self,
@@ -197,6 +215,7 @@ class Calibrator:
             length="exact",
             max_text=costing.max_text,
             image_tokens=self.settings.image_tokens,
+            precision=point.precision,
             fixed_length=costing.max_text + kept_count(costing.lengths.visual_max, point.keep),
         )
 
@@ -212,9 +231,17 @@ def _check_settings(settings: Settings, decoder: Decoder) -> None:
     for ranker in settings.rankers:
         if ranker not in RANKERS:
             raise UserError(f"--rankers {ranker}: not known; there are {', '.join(RANKERS)}")
+    for precision in settings.precisions:
+        if precision not in PRECISIONS:
+            raise UserError(f"--precisions {precision}: not measured; there are {', '.join(PRECISIONS)}")
     if not set(settings.rankers) - CONTROLS:
         raise UserError(f"--rankers {' '.join(settings.rankers)}: a control is not chosen: add fastv")
-    for flag, values in (("--layers", settings.layers), ("--keeps", settings.keeps), ("--rankers", settings.rankers)):
+    for flag, values in (
+        ("--layers", settings.layers),
+        ("--keeps", settings.keeps),
+        ("--rankers", settings.rankers),
+        ("--precisions", settings.precisions),
+    ):
         if len(set(values)) != len(values):
             raise UserError(f"{flag} {' '.join(map(str, values))}: each one only once")
     for flag, value in (("--answer-tokens", settings.answer_tokens), ("--image-tokens", settings.image_tokens)):

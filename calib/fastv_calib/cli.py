@@ -62,6 +62,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"of {', '.join(RANKERS)}; random is a control, which is never chosen (default: fastv random)",
     )
     parser.add_argument(
+        "--precisions",
+        nargs="+",
+        default=["fp32"],
+        metavar="NAME",
+        help="of weights: fp32, as they are stored, int8 and int4, as fastv-export rounds them for ort; the answers "
+        "compared with are always those of fp32 (default: fp32)",
+    )
+    parser.add_argument(
         "--answer-tokens",
         type=int,
         default=16,
@@ -93,7 +101,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--precision",
         choices=PRECISIONS,
         default="fp32",
-        help="of weights and caches where bytes are counted; measured is fp32 (default: fp32)",
+        help="of caches, and of weights that have no fewer bits, where bytes are counted; measured is fp32 (default: "
+        "fp32)",
     )
     parser.add_argument(
         "--max-new-tokens", type=int, default=256, metavar="N", help="tokens an answer may have (default: 256)"
@@ -142,6 +151,7 @@ def run(args: argparse.Namespace) -> None:
         rankers=tuple(args.rankers),
         answer_tokens=args.answer_tokens,
         image_tokens=args.image_tokens,
+        precisions=tuple(args.precisions),
     )
     if args.max_new_tokens < 1:
         raise UserError(f"--max-new-tokens {args.max_new_tokens}: must be at least 1")

@@ -12,6 +12,7 @@ import pytest
 from fastv_calib.cli import main as fastv_calibrate
 from fastv_export.calibration import Calibration, read_calibration
 from fastv_export.cli import main as fastv_export
+from fastv_export.precisions import FEW_BITS
 from fastv_runtime.bundle import read_manifest
 from tests.conftest import noise_picture
 from tests.families.rows import ROWS
@@ -139,9 +140,34 @@ def test_objectives(tiny_llava: Path, data: Path, tmp_path: Path, capsys: pytest
     assert calibrate(tiny_llava, data, output, "--max-memory", str(gib)).chosen == easy.chosen
 
 
+def test_precisions(tiny_llava: Path, data: Path, tmp_path: Path) -> None:
+    """The answers compared with are those of fp32; of plans with as many FLOPs the smallest that agrees is chosen."""
+    output, small = tmp_path / "calibration.json", ["--layers", "2", "--keeps", "0.5"]
+    plain = calibrate(tiny_llava, data, output, *small)
+    both = calibrate(tiny_llava, data, tmp_path / "both.json", *small, "--precisions", "fp32", "int4", "int8")
+    names = ["K=2 keep 0.5 fastv", "K=2 keep 0.5 random"]
+    assert [str(plan.point) for plan in both.plans] == [
+        *names,
+        *(f"{name} {bits}" for bits in ("int4", "int8") for name in ("unpruned", *names)),
+        "unpruned",
+    ]
+    assert (*both.plans[:2], both.plans[-1]) == plain.plans
+    unpruned = {plan.point.precision: plan for plan in both.plans if plan.point.layer is None}
+    assert unpruned["fp32"].kl.mean == 0 < unpruned["int8"].kl.mean
+    weights = {name: plan.memory_bytes for name, plan in unpruned.items()}
+    assert weights["int4"] < weights["int8"] < weights["fp32"]
+    chosen = both.chosen
+    assert chosen is not None and plain.chosen is not None
+    pruned = [plan for plan in both.plans if str(plan.point).startswith(names[0])]
+    smallest = min(pruned, key=lambda plan: plan.memory_bytes)
+    assert (chosen.precision, plain.chosen.precision) == (smallest.point.precision, "fp32")
+    assert both.plans.index(smallest) in both.pareto and smallest.point.precision != "fp32"
+
+
 @pytest.mark.parametrize(
     ("flags", "expected"),
     [
+        (["--precisions", "fp16"], "--precisions fp16: not measured; there are fp32, int8, int4"),
         (["--layers", "5"], "--layers 5: must be 1 to 4"),
         (["--keeps", "1"], "--keeps 1: must be above 0 and below 1"),
         (["--rankers", "best"], "--rankers best: not known; there are fastv, random, uniform"),
@@ -190,8 +216,8 @@ def test_an_export_takes_what_was_chosen(
     tiny_llava: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = tmp_path / "calibration.json"
-    chosen = calibrate(tiny_llava, data, output).chosen
-    assert chosen is not None
+    chosen = calibrate(tiny_llava, data, output, "--precisions", "int8").chosen
+    assert chosen is not None and chosen.precision == "int8"
     flags = ["--calibration", str(output), "--no-verify"]
     # One export says both: what is given wins, the rest is what was chosen.
     fastv_export([str(tiny_llava), "-o", str(tmp_path / "given.fastv"), *flags, "--length", "fixed"])
@@ -203,6 +229,7 @@ def test_an_export_takes_what_was_chosen(
         chosen.max_text,
     )
     assert (chosen.length, plan.length) == ("exact", "fixed")
+    assert plan.weights == FEW_BITS["int8"]
 
     other = write_tiny_llava(tmp_path / "other", seed=1)
     capsys.readouterr()

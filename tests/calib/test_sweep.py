@@ -73,6 +73,12 @@ def test_reruns_are_the_masked_forward(row: Row, tmp_path: Path) -> None:
         # Beside another plan, which must not change it.
         keeps = torch.stack([kept("random", seen, length), pruning.keep])
         _close(sweep.pruned(dense, layer, keeps)[1], expected)
+    again = sweep.forced(inputs, dense, 2).seen(2)
+    assert again.unrotated is not None
+    for ours, theirs in zip(
+        (again.scores, again.unrotated, again.hidden), (seen.scores, seen.unrotated, seen.hidden), strict=True
+    ):
+        _close(ours, theirs)
 
 
 @pytest.mark.parametrize("name", ["video_llava", "llava_onevision", "qwen3_vl"])
