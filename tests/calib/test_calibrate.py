@@ -140,11 +140,13 @@ def test_objectives(tiny_llava: Path, data: Path, tmp_path: Path, capsys: pytest
     assert calibrate(tiny_llava, data, output, "--max-memory", str(gib)).chosen == easy.chosen
 
 
-def test_precisions(tiny_llava: Path, data: Path, tmp_path: Path) -> None:
+def test_precisions(tiny_llava: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The answers compared with are those of fp32; of plans with as many FLOPs the smallest that agrees is chosen."""
     output, small = tmp_path / "calibration.json", ["--layers", "2", "--keeps", "0.5"]
     plain = calibrate(tiny_llava, data, output, *small)
+    capsys.readouterr()
     both = calibrate(tiny_llava, data, tmp_path / "both.json", *small, "--precisions", "fp32", "int4", "int8")
+    said = capsys.readouterr().err
     names = ["K=2 keep 0.5 fastv", "K=2 keep 0.5 random"]
     assert [str(plan.point) for plan in both.plans] == [
         *names,
@@ -161,6 +163,7 @@ def test_precisions(tiny_llava: Path, data: Path, tmp_path: Path) -> None:
     pruned = [plan for plan in both.plans if str(plan.point).startswith(names[0])]
     smallest = min(pruned, key=lambda plan: plan.memory_bytes)
     assert (chosen.precision, plain.chosen.precision) == (smallest.point.precision, "fp32")
+    assert f"both.json: {smallest.point}: " in said
     assert both.plans.index(smallest) in both.pareto and smallest.point.precision != "fp32"
 
 
