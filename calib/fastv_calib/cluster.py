@@ -26,6 +26,10 @@ CONNECT = 5.0
 """Seconds to reach a cluster."""
 OBJECTS = 80 << 20
 """Bytes of shared memory, the least that Ray takes: what workers return is small."""
+HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + b"\x04" + bytes(5)
+"""How an HTTP/2 client begins (RFC 9113, 3.4), with empty settings. Ray's servers, gRPC's, answer with theirs."""
+SETTINGS = b"\x04"
+TLS = (b"\x15", b"\x16")
 
 logger = logging.getLogger(__name__)
 
@@ -201,11 +205,23 @@ def _reach(address: str) -> None:
     if host is None or port is None or parts.scheme not in ("", "ray"):
         raise UserError(f"--ray {address}: give HOST:PORT, ray://HOST:PORT, auto, local or off")
     try:
-        socket.create_connection((host, port), timeout=CONNECT).close()
+        with socket.create_connection((host, port), timeout=CONNECT) as connection:
+            reply = _reply(connection)
     except OSError as error:
         raise UserError(
             f"--ray {address}: cannot be reached ({error}): start a cluster there (ray start --head), or --ray local"
         ) from None
+    if reply[3:4] != SETTINGS and reply[:1] not in TLS:
+        raise UserError(f"--ray {address}: is no Ray there, but another server: ray status shows a cluster's address")
+
+
+def _reply(connection: socket.socket) -> bytes:
+    """The first bytes; none of a server that waits."""
+    connection.sendall(HELLO)
+    try:
+        return connection.recv(len(HELLO))
+    except TimeoutError:
+        return b""
 
 
 def _room(ray: Any, work: Work) -> int:

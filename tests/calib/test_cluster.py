@@ -9,8 +9,10 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from itertools import count
 from pathlib import Path
+from threading import Thread
 from types import SimpleNamespace
 
 import pytest
@@ -93,6 +95,11 @@ def test_a_cluster_that_cannot_be_reached(
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         error = fails(capsys, tiny_llava, data, tmp_path / "x.json", "--ray", address)
     assert f"--ray {address}: cannot be reached" in error
+    with HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as other:  # Ray's dashboard, say
+        Thread(target=other.handle_request, daemon=True).start()
+        address = f"127.0.0.1:{other.server_port}"
+        error = fails(capsys, tiny_llava, data, tmp_path / "x.json", "--ray", address)
+    assert f"--ray {address}: is no Ray there" in error
     error = fails(capsys, tiny_llava, data, tmp_path / "x.json", "--ray", "cluster")
     assert "--ray cluster: give HOST:PORT" in error
 
