@@ -13,13 +13,16 @@ GIB = 2**30
 
 
 def check_objectives(objectives: Objectives, weight_bytes: int) -> None:
-    """UserError for objectives that no plan of this model can meet, whatever is measured."""
+    """UserError for objectives that no plan of this model can meet, whatever is measured.
+
+    weight_bytes: of the plan whose weights take the least.
+    """
     if not 0 < objectives.min_agreement <= 1:
         raise UserError(f"--min-agreement {objectives.min_agreement:g}: must be above 0 and at most 1")
     if objectives.max_memory is not None and objectives.max_memory * GIB <= weight_bytes:
         raise UserError(
-            f"--max-memory {objectives.max_memory:g}: the weights alone take {weight_bytes / GIB:.3g} GiB in "
-            f"{objectives.precision}, whatever is pruned: give more, or --precision fp16"
+            f"--max-memory {objectives.max_memory:g}: the weights alone take {weight_bytes / GIB:.3g} GiB, "
+            f"whatever is pruned: give more, or --precision fp16, or --precisions int8 int4"
         )
 
 
@@ -88,6 +91,6 @@ def _fits(plan: PlanFigures, objectives: Objectives) -> bool:
     return objectives.max_memory is None or plan.memory_bytes <= objectives.max_memory * GIB
 
 
-def _cost(plan: PlanFigures) -> tuple[float, float, float]:
-    """FLOPs; of plans with as many, the fewer keys and values, then the better match."""
-    return plan.flops, plan.cache_bytes, -plan.match.mean
+def _cost(plan: PlanFigures) -> tuple[float, float, float, float]:
+    """FLOPs; of plans with as many, the fewer keys and values, the smaller weights, then the better match."""
+    return plan.flops, plan.cache_bytes, plan.memory_bytes, -plan.match.mean
