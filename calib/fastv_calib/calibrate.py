@@ -11,11 +11,13 @@ import numpy as np
 
 from fastv_calib.choose import check_objectives, choose, doubts, refusal
 from fastv_calib.data import Sample
+from fastv_calib.evidence import Evidence, gather
 from fastv_calib.inputs import InputMaker
 from fastv_calib.measure import Measure, points
 from fastv_calib.rankers import CONTROLS
 from fastv_calib.results import Results
 from fastv_calib.summary import Costing, figures, lengths, pareto, unpruned
+from fastv_calib.views import Viewer
 from fastv_export.calibration import (
     SCHEMA_VERSION,
     Calibration,
@@ -102,6 +104,13 @@ class Calibrator:
             warnings=() if chosen is None else tuple(doubts(plans, matches, chosen, self.objectives)),
         )
         return Outcome(calibration, refusal(plans, self.objectives) if chosen is None else None)
+
+    def evidence(
+        self, calibration: Calibration, samples: Sequence[Sample], results: Results, advance: Callable[[], None]
+    ) -> Evidence:
+        """What a report shows of the samples of a calibration; `advance` is called after each."""
+        views = Viewer(self.checkpoint, self.family, self.settings.image_tokens)
+        return gather(calibration, samples, [results.measured[sample.key] for sample in samples], views, advance)
 
     def _load(self) -> Measure:
         model = load_model(self.checkpoint.path, self.family)

@@ -34,6 +34,11 @@ def choose(plans: Sequence[PlanFigures], objectives: Objectives) -> int | None:
     return min(meeting, key=lambda index: _cost(plans[index]), default=None)
 
 
+def best(plans: Sequence[PlanFigures]) -> int:
+    """Index of the plan that agrees most often, whatever it costs, of those that can be chosen."""
+    return max(_candidates(plans), key=lambda index: (plans[index].match.high, -plans[index].flops))
+
+
 def refusal(plans: Sequence[PlanFigures], objectives: Objectives) -> str:
     """Why nothing was chosen, and what would be."""
     candidates = [plans[index] for index in _candidates(plans)]
@@ -44,10 +49,10 @@ def refusal(plans: Sequence[PlanFigures], objectives: Objectives) -> str:
             f"--min-agreement {objectives.min_agreement:g} and --max-memory {objectives.max_memory:g} contradict each "
             f"other: the smallest plan that agrees, {least.point}, takes {least.memory_bytes / GIB:.3g} GiB"
         )
-    best = max(candidates, key=lambda plan: (plan.match.high, -plan.flops))
+    most = plans[best(plans)]
     return (
-        f"--min-agreement {objectives.min_agreement:g}: no plan meets it; the best, {best.point}, matches on "
-        f"{best.match.mean:.1%} of the samples (95% interval {best.match.low:.1%} to {best.match.high:.1%}): "
+        f"--min-agreement {objectives.min_agreement:g}: no plan meets it; the best, {most.point}, matches on "
+        f"{most.match.mean:.1%} of the samples (95% interval {most.match.low:.1%} to {most.match.high:.1%}): "
         "lower it, or try more --layers and --keeps"
     )
 

@@ -137,15 +137,18 @@ def run(args: argparse.Namespace) -> None:
         calibrator = Calibrator(source, settings, objectives)
         with progress.step("hash the checkpoint"):
             results = calibrator.results(output.with_suffix(".samples.jsonl"))
-    columns = (TextColumn("samples"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=stderr) as bars:
-        task = bars.add_task("", total=len(samples))
+        task = bars.add_task("samples", total=len(samples))
         calibrator.measure(samples, results, lambda: bars.advance(task))
     outcome = calibrator.summarise(samples, results)
     calibration = outcome.calibration
     _write(output, calibration.model_dump_json(indent=2) + "\n")
     if page is not None:
-        _write(page, report(calibration, args.source, args.output))
+        with Progress(*columns, console=stderr) as bars:
+            task = bars.add_task("pictures of the report", total=len(samples))
+            evidence = calibrator.evidence(calibration, samples, results, lambda: bars.advance(task))
+        _write(page, report(calibration, evidence, args.source, args.output))
     if args.json:
         print(calibration.model_dump_json())
     if outcome.refusal is not None:

@@ -6,10 +6,11 @@ from itertools import product
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 
 from fastv_calib.data import Sample
 from fastv_calib.inputs import InputMaker
+from fastv_calib.masks import packed
 from fastv_calib.rankers import kept
 from fastv_calib.sweep import Dense, Sweep
 from fastv_export.calibration import Point, Settings
@@ -30,6 +31,8 @@ class Outcome(Model):
     """So is every token of the answer."""
     kl: float
     """KL divergence of the first token's distribution from the unpruned one, in nats."""
+    said: str | None = None
+    """Where the answer is another: its text up to the first other token, and an ellipsis unless it ends there."""
 
 
 class Measured(Model):
@@ -46,6 +49,8 @@ class Measured(Model):
     attention: tuple[float, ...]
     outcomes: tuple[Outcome, ...]
     """In the order of `points`."""
+    kept: str
+    """Which visual tokens each plan keeps, in that order (`fastv_calib.masks`)."""
 
 
 def points(settings: Settings) -> list[Point]:
@@ -78,6 +83,11 @@ class Measure:
             )
         dense = self._sweep.dense(inputs, self._maker.stop, self._settings.answer_tokens)
         answer = self._maker.text(dense.tokens)
+        outcomes, masks = [], []
+        for layer, keep in product(self._settings.layers, self._settings.keeps):
+            keeps = self._keeps(dense, layer, keep)
+            outcomes += [self._outcome(dense, logits) for logits in self._sweep.pruned(dense, layer, keeps)]
+            masks.append(_mask(keeps, inputs.visual))
         return Measured(
             key=sample.key,
             text=length - visual,
@@ -85,27 +95,35 @@ class Measure:
             answer=answer,
             correct=None if sample.answer is None else answer == sample.answer.strip(),
             attention=tuple(dense.attention()),
-            outcomes=tuple(
-                outcome
-                for layer, keep in product(self._settings.layers, self._settings.keeps)
-                for outcome in self._outcomes(dense, layer, keep)
-            ),
+            outcomes=tuple(outcomes),
+            kept=packed(torch.cat(masks).numpy()),
         )
 
-    def _outcomes(self, dense: Dense, layer: int, keep: float) -> list[Outcome]:
-        """Of each ranker, in order."""
+    def _keeps(self, dense: Dense, layer: int, keep: float) -> Int[torch.Tensor, "rankers M"]:
+        """What each ranker keeps, in order."""
         visual, seen = dense.inputs.visual, dense.seen(layer)
         count = int(visual.sum())
         length = visual.numel() - count + kept_count(count, keep)
-        keeps = torch.stack([kept(name, seen, length) for name in self._settings.rankers])
-        return [_outcome(dense, logits) for logits in self._sweep.pruned(dense, layer, keeps)]
+        return torch.stack([kept(name, seen, length) for name in self._settings.rankers])
+
+    def _outcome(self, dense: Dense, logits: Float[torch.Tensor, "n V"]) -> Outcome:
+        said = logits.argmax(-1).tolist()
+        return Outcome(
+            first=said[0] == dense.tokens[0],
+            match=said == dense.tokens,
+            kl=divergence(dense.logits[0], logits[0]),
+            said=None if said == dense.tokens else self._until_other(dense.tokens, said),
+        )
+
+    def _until_other(self, expected: list[int], said: list[int]) -> str:
+        """What is said up to the first other token. What follows it was said after the expected token, not this one."""
+        place = next(index for index, (a, b) in enumerate(zip(expected, said, strict=True)) if a != b)
+        text = self._maker.text(said[: place + 1])
+        return text if said[place] in self._maker.stop else f"{text} …".lstrip()
 
 
-def _outcome(dense: Dense, logits: Float[torch.Tensor, "n V"]) -> Outcome:
-    said = logits.argmax(-1).tolist()
-    return Outcome(
-        first=said[0] == dense.tokens[0], match=said == dense.tokens, kl=divergence(dense.logits[0], logits[0])
-    )
+def _mask(keeps: Int[torch.Tensor, "plans M"], visual: Bool[torch.Tensor, " S"]) -> Bool[torch.Tensor, "plans V"]:
+    return torch.zeros(len(keeps), visual.numel(), dtype=torch.bool).scatter_(1, keeps, True)[:, visual]
 
 
 def divergence(expected: Float[torch.Tensor, " V"], actual: Float[torch.Tensor, " V"]) -> float:

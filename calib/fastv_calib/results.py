@@ -13,7 +13,7 @@ from fastv_export.calibration import Settings
 from fastv_runtime.errors import UserError
 from fastv_runtime.schema import Model
 
-VERSION = 1
+VERSION = 2
 
 
 class Header(Model):

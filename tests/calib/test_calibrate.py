@@ -73,7 +73,11 @@ def test_figures_of_every_plan(
     assert chosen.fixed_length == chosen.max_text + round(144 * chosen.keep)
     html = page.read_text()
     assert "<svg" in html and "K=2 keep 0.5 fastv" in html and str(output) in html
-    assert not any(loads in html for loads in ("<script", "src=", "http", "url(", "@import"))
+    assert html.count('<svg class="kept"') == SAMPLES  # fewer than there are places for
+    assert html.count("data:image/jpeg;base64,") == html.count("<image") == SAMPLES
+    # Nothing is loaded, and the page forbids it too.
+    assert "default-src 'none'; img-src data:" in html
+    assert not any(loads in html for loads in ("src=", "http:", "https:", "url(", "@import"))
 
 
 def test_an_interrupted_sweep_goes_on(
