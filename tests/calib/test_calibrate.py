@@ -236,8 +236,14 @@ def test_a_folder_with_positions_of_three_axes(tmp_path: Path) -> None:
         noise_picture(index, size).save(tmp_path / "pictures" / f"{index}.png")
     output = tmp_path / "calibration.json"
     calibration = calibrate(
-        tmp_path / "checkpoint", tmp_path / "pictures", output, "--prompt", "What is it?", "--image-tokens", "64"
+        tmp_path / "checkpoint",
+        tmp_path / "pictures",
+        output,
+        *("--prompt", "What is it?", "--image-tokens", "64", "--report", str(tmp_path / "report.html")),
     )
     assert calibration.lengths.visual_max == 39
     assert all(plan.accuracy is None for plan in calibration.plans)
     assert calibration.chosen is not None and calibration.chosen.image_tokens == 64
+    page = (tmp_path / "report.html").read_text()
+    # Each picture by its own shape and grid (visual tokens of 4 x 4 pixels), and both on one map.
+    assert 'viewBox="0 0 7 5"' in page and 'viewBox="0 0 13 3"' in page and "laid over each other" in page
