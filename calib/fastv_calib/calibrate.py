@@ -13,16 +13,19 @@ from fastv_calib.choose import check_objectives, choose, doubts, refusal
 from fastv_calib.data import Sample
 from fastv_calib.evidence import Evidence, gather
 from fastv_calib.inputs import InputMaker
+from fastv_calib.latency import check_bundles, timed
 from fastv_calib.measure import Measure, points
+from fastv_calib.predict import Timed
 from fastv_calib.rankers import CONTROLS
 from fastv_calib.results import Results
-from fastv_calib.summary import Costing, figures, lengths, pareto, unpruned
+from fastv_calib.summary import Costing, figures, lengths, pareto, prefill_flops, unpruned
 from fastv_calib.views import Viewer
 from fastv_export.calibration import (
     SCHEMA_VERSION,
     Calibration,
     Choice,
     Objectives,
+    PlanFigures,
     Point,
     Settings,
     source_digests,
@@ -75,8 +78,12 @@ class Calibrator:
         """Measurements at `path`, of this checkpoint by these settings: those that are there, and those to come."""
         return Results(path, source_digests(self.checkpoint), self.settings)
 
-    def summarise(self, samples: Sequence[Sample], results: Results) -> Outcome:
-        """Figures of all plans from samples that were measured, and the choice."""
+    def check_bundles(self, bundles: Sequence[str], results: Results) -> None:
+        """UserError for bundles whose times say nothing of this checkpoint's plans."""
+        check_bundles(bundles, results.source, self.family.vision(self.config, self.settings.image_tokens))
+
+    def summarise(self, samples: Sequence[Sample], results: Results, times: Timed | None = None) -> Outcome:
+        """Figures of all plans from samples that were measured, and the choice. times: of bundles, on some of them."""
         measured = [results.measured[sample.key] for sample in samples]
         costing = Costing(self.decoder, self.parameters, lengths(measured), self.objectives)
         # By plan, then by sample; the unpruned model last.
@@ -85,9 +92,14 @@ class Calibrator:
             figures(point, outcomes, measured, costing)
             for point, outcomes in zip(points(self.settings), by_plan, strict=True)
         ]
+        plans.append(unpruned(measured, costing))
+        if times is not None:
+            plans = [self._hastened(plan, times, timed(samples), results) for plan in plans]
         chosen = choose(plans, self.objectives)
         matches = [[outcome.match for outcome in outcomes] for outcomes in by_plan]
-        plans.append(unpruned(measured, costing))
+        warnings = [] if chosen is None else doubts(plans, matches, chosen, self.objectives)
+        if chosen is not None and times is not None:
+            warnings += times.doubts(plans[chosen], self.objectives)
         calibration = Calibration(
             schema_version=SCHEMA_VERSION,
             family=self.family.model_type,
@@ -101,7 +113,8 @@ class Calibrator:
             plans=tuple(plans),
             pareto=pareto(plans),
             chosen=None if chosen is None else self._choice(plans[chosen].point, costing),
-            warnings=() if chosen is None else tuple(doubts(plans, matches, chosen, self.objectives)),
+            warnings=tuple(warnings),
+            latency=None if times is None else times.latency,
         )
         return Outcome(calibration, refusal(plans, self.objectives) if chosen is None else None)
 
@@ -116,6 +129,10 @@ class Calibrator:
         model = load_model(self.checkpoint.path, self.family)
         maker = InputMaker(self.checkpoint, self.family, model, self.settings.image_tokens)
         return Measure(model, self.family, maker, self.settings, self.family.max_positions(self.config))
+
+    def _hastened(self, plan: PlanFigures, times: Timed, samples: Sequence[Sample], results: Results) -> PlanFigures:
+        flops = [prefill_flops(self.decoder, plan.point, results.measured[sample.key]) for sample in samples]
+        return plan.model_copy(update={"ttft": times.ttft(plan.point, float(np.median(flops)))})
 
     def _choice(self, point: Point, costing: Costing) -> Choice:
         assert point.layer is not None

@@ -16,6 +16,8 @@ def check_objectives(objectives: Objectives, weight_bytes: int) -> None:
     """UserError for objectives that no plan of this model can meet, whatever is measured."""
     if not 0 < objectives.min_agreement <= 1:
         raise UserError(f"--min-agreement {objectives.min_agreement:g}: must be above 0 and at most 1")
+    if objectives.max_ttft is not None and not objectives.max_ttft > 0:
+        raise UserError(f"--max-ttft {objectives.max_ttft:g}: must be above 0")
     if objectives.max_memory is not None and objectives.max_memory * GIB <= weight_bytes:
         raise UserError(
             f"--max-memory {objectives.max_memory:g}: the weights alone take {weight_bytes / GIB:.3g} GiB in "
@@ -30,7 +32,7 @@ def choose(plans: Sequence[PlanFigures], objectives: Objectives) -> int | None:
     Neither the unpruned model nor a control is chosen.
     """
     meeting = [index for index in _candidates(plans) if _agrees(plans[index], objectives)]
-    meeting = [index for index in meeting if _fits(plans[index], objectives)]
+    meeting = [index for index in meeting if _fits(plans[index], objectives) and _hastens(plans[index], objectives)]
     return min(meeting, key=lambda index: _cost(plans[index]), default=None)
 
 
@@ -44,17 +46,32 @@ def refusal(plans: Sequence[PlanFigures], objectives: Objectives) -> str:
     candidates = [plans[index] for index in _candidates(plans)]
     agreeing = [plan for plan in candidates if _agrees(plan, objectives)]
     if agreeing:
-        least = min(agreeing, key=lambda plan: plan.memory_bytes)
-        return (
-            f"--min-agreement {objectives.min_agreement:g} and --max-memory {objectives.max_memory:g} contradict each "
-            f"other: the smallest plan that agrees, {least.point}, takes {least.memory_bytes / GIB:.3g} GiB"
-        )
+        return _contradiction(agreeing, objectives)
     most = plans[best(plans)]
     return (
         f"--min-agreement {objectives.min_agreement:g}: no plan meets it; the best, {most.point}, matches on "
         f"{most.match.mean:.1%} of the samples (95% interval {most.match.low:.1%} to {most.match.high:.1%}): "
         "lower it, or try more --layers and --keeps"
     )
+
+
+def _contradiction(agreeing: Sequence[PlanFigures], objectives: Objectives) -> str:
+    """What plans that agree lack: memory, time, or both at once."""
+    small = any(_fits(plan, objectives) for plan in agreeing)
+    quick = any(_hastens(plan, objectives) for plan in agreeing)
+    flags, facts = [f"--min-agreement {objectives.min_agreement:g}"], []
+    if quick or not small:
+        least = min(agreeing, key=lambda plan: plan.memory_bytes)
+        flags.append(f"--max-memory {objectives.max_memory:g}")
+        facts.append(f"the smallest plan that agrees, {least.point}, takes {least.memory_bytes / GIB:.3g} GiB")
+    if small or not quick:
+        first, time = min(
+            ((plan, plan.ttft) for plan in agreeing if plan.ttft is not None), key=lambda each: each[1].ms
+        )
+        flags.append(f"--max-ttft {objectives.max_ttft:g}")
+        facts.append(f"the fastest plan that agrees, {first.point}, takes {time}")
+    *earlier, last = flags
+    return f"{', '.join(earlier)} and {last} contradict each other: {', and '.join(facts)}"
 
 
 def doubts(
@@ -91,6 +108,10 @@ def _agrees(plan: PlanFigures, objectives: Objectives) -> bool:
 
 def _fits(plan: PlanFigures, objectives: Objectives) -> bool:
     return objectives.max_memory is None or plan.memory_bytes <= objectives.max_memory * GIB
+
+
+def _hastens(plan: PlanFigures, objectives: Objectives) -> bool:
+    return objectives.max_ttft is None or (plan.ttft is not None and plan.ttft.ms <= objectives.max_ttft)
 
 
 def _cost(plan: PlanFigures) -> tuple[float, float, float]:

@@ -90,6 +90,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of weights and key-value caches, for the data's longest prompt and --max-new-tokens (default: any)",
     )
     parser.add_argument(
+        "--bundle",
+        nargs="+",
+        default=[],
+        metavar="BUNDLE",
+        help="bundles of this checkpoint, of one precision: they answer some of the samples in turns (ONNX Runtime, "
+        "CPU), and the time to the first token of plans that no bundle has is predicted from theirs",
+    )
+    parser.add_argument(
+        "--max-ttft",
+        type=float,
+        metavar="MS",
+        help="milliseconds to the first token, median, measured or predicted from --bundle (default: any)",
+    )
+    parser.add_argument(
         "--precision",
         choices=PRECISIONS,
         default="fp32",
@@ -105,7 +119,9 @@ def run(args: argparse.Namespace) -> None:
     try:
         import torch  # noqa: F401  first, so that a device's user reads of torch and not of some helper
 
+        from fastv_calib import latency
         from fastv_calib.calibrate import Calibrator
+        from fastv_calib.predict import Timed
         from fastv_calib.report import report
         from fastv_export.calibration import Objectives, Settings
         from fastv_export.hub import resolve
@@ -126,22 +142,35 @@ def run(args: argparse.Namespace) -> None:
     )
     if args.max_new_tokens < 1:
         raise UserError(f"--max-new-tokens {args.max_new_tokens}: must be at least 1")
+    if args.max_ttft is not None and not args.bundle:
+        raise UserError(
+            f"--max-ttft {args.max_ttft:g}: nothing tells how long a plan takes: add --bundle BUNDLE, of this "
+            "checkpoint and for this machine (fastv-export)"
+        )
     objectives = Objectives(
         min_agreement=args.min_agreement,
         max_memory=args.max_memory,
         precision=PRECISIONS[args.precision],
         max_new_tokens=args.max_new_tokens,
+        max_ttft=args.max_ttft,
     )
     with ExportProgress(stderr) as progress:
         source = resolve(args.source, args.revision, progress)
         calibrator = Calibrator(source, settings, objectives)
         with progress.step("hash the checkpoint"):
             results = calibrator.results(output.with_suffix(".samples.jsonl"))
+        calibrator.check_bundles(args.bundle, results)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=stderr) as bars:
         task = bars.add_task("samples", total=len(samples))
         calibrator.measure(samples, results, lambda: bars.advance(task))
-    outcome = calibrator.summarise(samples, results)
+    times = None
+    if args.bundle:
+        some = latency.timed(samples)
+        with Progress(*columns, console=stderr) as bars:
+            task = bars.add_task("bundles, in turns", total=len(some))
+            times = Timed.of(args.bundle, latency.measure(args.bundle, some, lambda: bars.advance(task)))
+    outcome = calibrator.summarise(samples, results, times)
     calibration = outcome.calibration
     _write(output, calibration.model_dump_json(indent=2) + "\n")
     if page is not None:
@@ -166,6 +195,7 @@ def _say(calibration: Calibration, source: str, output: str) -> None:
         f"{output}: {plan.point}: {match.mean:.1%} of {calibration.samples} answers are the unpruned model's "
         f"(95% interval {match.low:.1%} to {match.high:.1%}), {plan.flops_share:.0%} of its FLOPs, "
         f"{plan.cache_share:.0%} of its cache",
+        *([] if plan.ttft is None else [f"{output}: {plan.ttft}"]),
         *(f"warning: {warning}" for warning in calibration.warnings),
         f"next: fastv-export {source} -o NAME.fastv --calibration {output}",
     ):

@@ -9,7 +9,7 @@ from html import escape
 from math import ceil, floor, sqrt
 
 from fastv_calib.rankers import CONTROLS
-from fastv_export.calibration import Calibration, PlanFigures
+from fastv_export.calibration import Calibration, Latency, PlanFigures
 
 WIDTH, HEIGHT = 760, 400
 LEFT, RIGHT, TOP, BOTTOM = 66, 24, 20, 58
@@ -121,6 +121,26 @@ def budget_plot(calibration: Calibration) -> str:
     return _svg(parts, f"{chosen.fixed_length} of {whole} tokens are kept", 92)
 
 
+def stages_plot(latency: Latency) -> str:
+    """A bar a bundle: what its time to the first token is made of, medians, and from the 5th to the 95th percentile."""
+    row = 58
+    longest = max(bundle.ttft.high for bundle in latency.bundles)
+    scale = (WIDTH - 8 - RIGHT) / longest
+    parts = []
+    for number, bundle in enumerate(latency.bundles):
+        top, x = number * row, 0.0
+        parts.append(f'<text class="label" x="0" y="{top + 16}">{escape(f"{bundle.name}: {bundle.point}")}</text>')
+        for index, (stage, ms) in enumerate(bundle.stages.items()):
+            parts.append(
+                f'<rect class="stage-{index}" x="{x:.1f}" y="{top + 24}" width="{ms * scale:.1f}" height="18">'
+                f"<title>{stage}: {ms:.3g} ms</title></rect>"
+            )
+            x += ms * scale
+        low, high = bundle.ttft.low * scale, bundle.ttft.high * scale
+        parts.append(f'<line class="whisker" x1="{low:.1f}" x2="{high:.1f}" y1="{top + 33}" y2="{top + 33}"/>')
+    return _svg(parts, "Time to the first token by stage, a bar for every bundle", row * len(latency.bundles))
+
+
 def ranker_class(calibration: Calibration, ranker: str) -> str:
     """The class that gives a ranker's marks their colour: controls are grey."""
     return "control" if ranker in CONTROLS else f"ranker-{calibration.settings.rankers.index(ranker) % COLOURS}"
@@ -185,6 +205,8 @@ def _plan_mark(axes: _Axes, index: int, calibration: Calibration, chosen: bool) 
         f"{point}: {match.mean:.1%} match ({match.low:.1%} to {match.high:.1%}), "
         f"{plan.flops_share:.0%} of the FLOPs, {plan.cache_share:.0%} of the cache"
     )
+    if plan.ttft is not None:
+        title += f", {plan.ttft}"
     if point.layer is None:
         name, shape = "unpruned", mark(0, x, y)
     else:

@@ -9,9 +9,18 @@ from markupsafe import Markup
 
 from fastv_calib.evidence import Evidence
 from fastv_calib.pictures import SHARES, heat_map, kept_picture, opacity
-from fastv_calib.plots import SIZE, attention_plot, budget_plot, lengths_plot, mark, plan_plot, ranker_class
+from fastv_calib.plots import (
+    SIZE,
+    attention_plot,
+    budget_plot,
+    lengths_plot,
+    mark,
+    plan_plot,
+    ranker_class,
+    stages_plot,
+)
 from fastv_calib.rankers import CONTROLS
-from fastv_export.calibration import Calibration, Estimate, PlanFigures
+from fastv_export.calibration import Calibration, Estimate, PlanFigures, Spread
 
 TEMPLATE = "report.html.jinja"
 
@@ -25,6 +34,8 @@ def report(calibration: Calibration, evidence: Evidence, source: str, output: st
         "millinats": _millinats,
         "mib": _mib,
         "count": _count,
+        "ms": _ms,
+        "spread": _spread,
     }
     template = environment.from_string((Path(__file__).parent / TEMPLATE).read_text(encoding="utf-8"))
     chosen = chosen_plan(calibration)
@@ -48,6 +59,7 @@ def report(calibration: Calibration, evidence: Evidence, source: str, output: st
         attention=Markup(attention_plot(calibration.attention, evidence.plan.point.layer)),
         lengths=Markup(lengths_plot(evidence.texts, calibration)),
         budget=Markup(budget_plot(calibration)),
+        stages=None if calibration.latency is None else Markup(stages_plot(calibration.latency)),
         marks=[Markup(mark(index, SIZE * 1.5, SIZE * 1.5)) for index in range(4)],
         source=source,
         output=output,
@@ -85,6 +97,14 @@ def _millinats(estimate: Estimate) -> str:
 
 def _mib(count: float) -> str:
     return f"{count / 2**20:,.1f}"
+
+
+def _ms(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _spread(spread: Spread) -> str:
+    return f"{_ms(spread.median)} ({_ms(spread.low)}–{_ms(spread.high)})"
 
 
 def _count(value: float) -> str:

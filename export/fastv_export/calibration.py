@@ -42,6 +42,8 @@ class Objectives(Model):
     """GiB of weights and caches."""
     precision: Precision
     max_new_tokens: int
+    max_ttft: float | None = None
+    """Milliseconds to the first token, median."""
 
 
 class Point(Model):
@@ -53,6 +55,16 @@ class Point(Model):
 
     def __str__(self) -> str:
         return "unpruned" if self.layer is None else f"K={self.layer} keep {self.keep:g} {self.ranker}"
+
+
+class Ttft(Model):
+    """Milliseconds to a plan's first token: the median of a bundle's, or what other bundles predict."""
+
+    ms: float
+    measured: bool
+
+    def __str__(self) -> str:
+        return f"{self.ms:.3g} ms to the first token, {'measured' if self.measured else 'predicted'}"
 
 
 class PlanFigures(Model):
@@ -78,6 +90,39 @@ class PlanFigures(Model):
     cache_share: float
     memory_bytes: int
     """Weights, and caches as allocated for the longest prompt of the data."""
+    ttft: Ttft | None = None
+    """None where no bundle was timed."""
+
+
+class Spread(Model):
+    """Median, and 5th and 95th percentile, of single timings."""
+
+    median: float
+    low: float
+    high: float
+
+
+class BundleLatency(Model):
+    """One bundle on the machine that calibrated: ONNX Runtime, CPU. Milliseconds."""
+
+    name: str
+    point: Point
+    kind: str
+    """Precision of activations and weights."""
+    samples: int
+    ttft: Spread
+    per_token: Spread
+    """Of a decoded token after the first: a sample's mean."""
+    stages: dict[str, float]
+    """Medians of what `ttft` is made of."""
+
+
+class Latency(Model):
+    """What bundles took, in turns, and how well they predict each other."""
+
+    bundles: tuple[BundleLatency, ...]
+    error: float | None
+    """Largest relative error of a bundle's TTFT as the others predict it; None for a single bundle."""
 
 
 class Lengths(Model):
@@ -123,6 +168,8 @@ class Calibration(Model):
     """Indices of plans than which none is both cheaper and more often equal to the unpruned model."""
     chosen: Choice | None
     warnings: tuple[str, ...]
+    latency: Latency | None = None
+    """None without `--bundle`."""
 
 
 class _SchemaVersion(BaseModel):
