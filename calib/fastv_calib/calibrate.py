@@ -98,6 +98,12 @@ class Calibrator:
         chosen = choose(plans, self.objectives)
         matches = [[outcome.match for outcome in outcomes] for outcomes in by_plan]
         warnings = [] if chosen is None else doubts(plans, matches, chosen, self.objectives)
+        silent = sum(not sample.answer for sample in measured)
+        if chosen is not None and silent:
+            warnings.append(
+                f"the unpruned model's answer is empty on {silent} of {len(measured)} samples, where agreeing is no "
+                "merit: ask what it answers, or look at its chat template"
+            )
         if chosen is not None and times is not None:
             warnings += times.doubts(plans[chosen], self.objectives)
         calibration = Calibration(

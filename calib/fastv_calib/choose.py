@@ -10,6 +10,8 @@ from fastv_export.calibration import Objectives, PlanFigures
 from fastv_runtime.errors import UserError
 
 GIB = 2**30
+BLUR = 0.1
+"""An interval that goes further than that below what was asked for says little: fewer than about 35 samples do."""
 
 
 def check_objectives(objectives: Objectives, weight_bytes: int) -> None:
@@ -79,6 +81,7 @@ def doubts(
 ) -> list[str]:
     """Warnings where the samples are too few to bear the choice. `matches`: by plan, whether each sample matched."""
     plan, count = plans[chosen], len(matches[chosen])
+    few = "1 sample is too few" if count == 1 else f"{count} samples are too few"
     found = []
     if plan.match.mean < objectives.min_agreement:
         found.append(
@@ -86,11 +89,16 @@ def doubts(
             f"{objectives.min_agreement:.1%} asked for, and is chosen since so few samples do not exclude that: "
             "give more samples"
         )
+    elif plan.match.low < objectives.min_agreement - BLUR:
+        found.append(
+            f"{few} to know that {plan.point} reaches {objectives.min_agreement:.1%}: "
+            f"the 95% interval goes down to {plan.match.low:.1%}: give more samples"
+        )
     cheaper = [index for index in _candidates(plans) if plans[index].flops < plan.flops]
     following = max(cheaper, key=lambda index: (plans[index].flops, plans[index].match.mean), default=None)
     if following is not None and not told_apart(matches[chosen], matches[following]):
         found.append(
-            f"{count} samples are too few to tell {plan.point} from the next cheaper plan, {plans[following].point}: "
+            f"{few} to tell {plan.point} from the next cheaper plan, {plans[following].point}: "
             f"{plan.match.mean:.1%} and {plans[following].match.mean:.1%} match: give more samples"
         )
     return found

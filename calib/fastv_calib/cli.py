@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from fastv_runtime.bundle import Precision
 
 PRECISIONS: dict[str, Precision] = {"fp32": "float32", "fp16": "float16"}
+DEFAULT_RANKERS = ["fastv", "fastv+uniform", "dart", "random"]
+"""The paper's, what mends its bias for places, one that looks at likeness instead of attention, and the control."""
 DESCRIPTION = (
     "Measure, on your own pictures and questions, what pruning visual tokens costs a model for every K, keep and "
     "ranker, and choose the cheapest plan that agrees with the unpruned model often enough."
@@ -57,9 +59,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--rankers",
         nargs="+",
-        default=["fastv", "random"],
+        default=DEFAULT_RANKERS,
         metavar="NAME",
-        help=f"of {', '.join(RANKERS)}; random is a control, which is never chosen (default: fastv random)",
+        help=f"of {', '.join(RANKERS)}; random is a control, which is never chosen. Every one more costs a rerun of "
+        f"the layers from K on for each K and keep (default: {' '.join(DEFAULT_RANKERS)})",
     )
     parser.add_argument(
         "--answer-tokens",

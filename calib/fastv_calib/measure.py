@@ -16,6 +16,7 @@ from fastv_calib.sweep import Dense, Sweep
 from fastv_export.calibration import Point, Settings
 from fastv_export.families import Family
 from fastv_export.rankers import RANKERS
+from fastv_export.unrotated import check_projections
 from fastv_runtime.errors import UserError
 from fastv_runtime.images import open_image
 from fastv_runtime.lengths import kept_count
@@ -65,9 +66,16 @@ class Measure:
     """Measures samples on one model."""
 
     def __init__(self, model: Any, family: Family, maker: InputMaker, settings: Settings, limit: int | None):
-        """limit: positions that the model bears, None if no limit is known."""
-        unrotated = any(not RANKERS[name].rotary for name in settings.rankers)
-        self._sweep = Sweep(family.decoder(model), family.head(model), settings.layers, unrotated=unrotated)
+        """limit: positions that the model bears, None if no limit is known.
+
+        Raises UserError for a ranker that this family's exports cannot have.
+        """
+        decoder = family.decoder(model)
+        unrotated = [name for name in settings.rankers if not RANKERS[name].rotary]
+        for name in unrotated:
+            # What no export can have is not measured for hours first.
+            check_projections(decoder.layers[0].self_attn, name, family.model_type)
+        self._sweep = Sweep(decoder, family.head(model), settings.layers, unrotated=bool(unrotated))
         self._maker, self._settings, self._limit = maker, settings, limit
 
     def __call__(self, sample: Sample) -> Measured:

@@ -197,14 +197,14 @@ def read_calibration(path: str | Path) -> Calibration:
         raise UserError(f"{path}: {where}: {first['msg']}: run fastv-calibrate again") from None
 
 
-def chosen_for(calibration: Calibration, source: str | Path) -> Choice:
-    """The chosen plan of a calibration of the checkpoint at `source`.
+def chosen_for(calibration: Calibration, source: str | Path, digests: dict[str, str]) -> Choice:
+    """The chosen plan of a calibration of the checkpoint at `source`, whose `source_digests` are given.
 
     Raises UserError for a calibration of another checkpoint, by its files' hashes, and for one that chose nothing.
     """
     if calibration.chosen is None:
         raise UserError("--calibration: it chose no plan: run fastv-calibrate with objectives that a plan meets")
-    if calibration.source != source_digests(Checkpoint(source)):
+    if calibration.source != digests:
         raise UserError(f"--calibration: is of another checkpoint than {source}: run fastv-calibrate on this one")
     return calibration.chosen
 

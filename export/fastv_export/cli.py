@@ -107,7 +107,8 @@ def run(args: argparse.Namespace) -> None:
     try:
         import torch  # noqa: F401  first, so that a device's user reads of torch and not of some helper
 
-        from fastv_export.calibration import chosen_for, read_calibration
+        from fastv_export.calibration import chosen_for, read_calibration, source_digests
+        from fastv_export.checkpoint import Checkpoint
         from fastv_export.engines import build_after_export
         from fastv_export.export import check_output, export_bundle
         from fastv_export.hub import resolve
@@ -123,9 +124,11 @@ def run(args: argparse.Namespace) -> None:
     with Progress(stderr) as progress:
         source = resolve(args.source, args.revision, progress)
         chosen: dict[str, Any] = {}
+        digests = None
         if calibration is not None:
             with progress.step("compare with the calibration"):
-                chosen = chosen_for(calibration, source).model_dump(include=set(PLANNED))
+                digests = source_digests(Checkpoint(source))
+                chosen = chosen_for(calibration, source, digests).model_dump(include=set(PLANNED))
         given = {name: value for name in PLANNED if (value := getattr(args, name)) is not None}
         options = Options(
             **chosen | given | ({"layer": None} if args.no_prune else {}),
@@ -137,7 +140,7 @@ def run(args: argparse.Namespace) -> None:
             target=args.target,
             verify=not args.no_verify,
         )
-        manifest = export_bundle(source, args.output, options, progress)
+        manifest = export_bundle(source, args.output, options, progress, digests=digests)
         build_after_export(Path(args.output), manifest, args.target, progress)
     if args.json:
         print(manifest.model_dump_json())

@@ -9,15 +9,18 @@ from typing import Any
 import pytest
 
 from fastv_calib.cli import main as fastv_calibrate
+from fastv_export import calibration as calibration_file
+from fastv_export import digests
 from fastv_export.calibration import Calibration, read_calibration
 from fastv_export.cli import main as fastv_export
-from fastv_runtime.bundle import read_manifest
+from fastv_runtime.bundle import read_manifest, sha256
 from tests.conftest import noise_picture
 from tests.families.rows import ROWS
 from tests.tiny import write_tiny_llava
 
 SAMPLES = 4
-QUICK = ["--layers", "1", "2", "--keeps", "0.5", "0.1", "--answer-tokens", "3", "--min-agreement", "0.1"]
+QUICK = ["--layers", "1", "2", "--keeps", "0.5", "0.1", "--rankers", "fastv", "random"]
+QUICK += ["--answer-tokens", "3", "--min-agreement", "0.1"]
 
 
 @pytest.fixture(scope="module")
@@ -187,13 +190,61 @@ def test_a_damaged_picture_is_named_and_nothing_is_lost(
     assert len(output.with_suffix(".samples.jsonl").read_text().splitlines()) == 2
 
 
+def test_one_sample(tiny_llava: Path, data: Path, tmp_path: Path) -> None:
+    first = tmp_path / "first.jsonl"
+    (tmp_path / "0.png").write_bytes((data.parent / "0.png").read_bytes())
+    first.write_text(data.read_text().splitlines()[0])
+    output, page = tmp_path / "calibration.json", tmp_path / "report.html"
+    calibration = calibrate(tiny_llava, first, output, "--min-agreement", "0.2", "--report", str(page))
+    assert calibration.samples == 1 and calibration.chosen is not None
+    assert any("give more samples" in warning for warning in calibration.warnings)
+    assert page.read_text().count('<svg class="kept"') == 1
+
+
+def test_a_model_that_says_nothing(tiny_llava: Path, data: Path, tmp_path: Path) -> None:
+    output = tmp_path / "calibration.json"
+    calibrate(tiny_llava, data, output)
+    lines = output.with_suffix(".samples.jsonl")
+    header, first, *rest = lines.read_text().splitlines()
+    lines.write_text("\n".join([header, json.dumps(json.loads(first) | {"answer": ""}), *rest]) + "\n")
+    assert any("empty on 1 of 4 samples" in warning for warning in calibrate(tiny_llava, data, output).warnings)
+
+
+def test_rankers_that_no_export_can_have(
+    tiny_llava: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from torch import nn
+    from transformers.models.llama.modeling_llama import LlamaAttention
+
+    def fused(self: Any, *arguments: Any, real: Any = LlamaAttention.__init__, **named: Any) -> None:
+        real(self, *arguments, **named)
+        self.qk_proj = nn.Identity()
+        self.q_proj = None
+
+    monkeypatch.setattr(LlamaAttention, "__init__", fused)
+    error = fails(capsys, tiny_llava, data, tmp_path / "calibration.json", "--rankers", "fastv", "norope")
+    assert "--ranker norope: family llava projects queries and keys in one product" in error
+
+
 def test_an_export_takes_what_was_chosen(
-    tiny_llava: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny_llava: Path,
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     output = tmp_path / "calibration.json"
     chosen = calibrate(tiny_llava, data, output).chosen
     assert chosen is not None
     flags = ["--calibration", str(output), "--no-verify"]
+    hashed: list[str] = []
+
+    def counted(path: Path, *progress: Any) -> str:
+        hashed.append(path.name)
+        return sha256(path, *progress)
+
+    for module in (calibration_file, digests):
+        monkeypatch.setattr(module, "sha256", counted)
     # One export says both: what is given wins, the rest is what was chosen.
     fastv_export([str(tiny_llava), "-o", str(tmp_path / "given.fastv"), *flags, "--length", "fixed"])
     plan = read_manifest(tmp_path / "given.fastv").plan
@@ -204,6 +255,8 @@ def test_an_export_takes_what_was_chosen(
         chosen.max_text,
     )
     assert (chosen.length, plan.length) == ("exact", "fixed")
+    assert hashed.count("model.safetensors") == 1  # which is gigabytes, elsewhere
+    assert read_manifest(tmp_path / "given.fastv").source == read_calibration(output).source
 
     other = write_tiny_llava(tmp_path / "other", seed=1)
     capsys.readouterr()

@@ -115,7 +115,9 @@ def test_doubts() -> None:
     (alike,) = doubts(PLANS, MATCHES, 0, asked(0.99))
     assert "too few to tell K=2 keep 0.8 fastv from the next cheaper plan, K=2 keep 0.6 fastv" in alike
     one = [[True], [False]]
-    assert len(doubts([plan(0.8, one[0]), plan(0.6, one[1])], one, 0, asked(0.9))) == 1
+    unsure, untold = doubts([plan(0.8, one[0]), plan(0.6, one[1])], one, 0, asked(0.9))
+    assert "1 sample is too few to know that K=2 keep 0.8 fastv reaches 90.0%: the 95% interval goes down to" in unsure
+    assert "1 sample is too few to tell" in untold
 
 
 def test_the_pareto_set() -> None:
