@@ -16,7 +16,7 @@ LEFT, RIGHT, TOP, BOTTOM = 66, 24, 20, 58
 """Margins around the axes, in units of the drawing."""
 SIZE = 5.0
 """Half of a mark's width."""
-ASIDE = 5.0
+ASIDE = 6.0
 """Between marks of plans that cost the same and differ in their ranker, which would hide each other."""
 COLOURS = 6
 """Of rankers, in the page's style."""
@@ -222,10 +222,7 @@ def _plan_mark(axes: _Axes, index: int, calibration: Calibration, chosen: bool) 
         ring += "</text>"
     line = f'<line class="interval" x1="{x:.1f}" x2="{x:.1f}" y1="{low:.1f}" y2="{high:.1f}"/>'
     best = " on-front" if index in calibration.pareto else ""
-    return (
-        f'<g class="plan {name}{best}" data-plan="{index}"><title>{escape(title)}</title>'
-        f'{line}<circle class="reach" cx="{x:.1f}" cy="{y:.1f}" r="9"/>{shape}{ring}</g>'
-    )
+    return f'<g class="plan {name}{best}" data-plan="{index}"><title>{escape(title)}</title>{line}{shape}{ring}</g>'
 
 
 TICKS = (0.0, 0.2, 0.4, 0.6, 0.8, 0.9, 0.95, 0.99, 1.0)
