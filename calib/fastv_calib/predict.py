@@ -24,11 +24,16 @@ class Prediction:
 
     @classmethod
     def of(cls, timings: Sequence[Sequence[Timing]]) -> Prediction:
-        """Fitted to the bundles' medians; one bundle, or several that do the same work, tell nothing of `fixed`."""
+        """Fitted to the bundles' medians; with a fixed time if that predicts bundles better from the others."""
+        error, fixed = _errors(timings)
+        return cls._fitted(timings, error is not None and fixed is not None and fixed < error)
+
+    @classmethod
+    def _fitted(cls, timings: Sequence[Sequence[Timing]], with_fixed: bool) -> Prediction:
         flops = np.array([np.median([each.flops for each in one]) for one in timings])
         inside = np.array([np.median([each.ttft - each.outside for each in one]) for one in timings])
         outside = float(np.median([each.outside for one in timings for each in one]))
-        if np.ptp(flops) > 0.05 * flops.max():
+        if with_fixed and np.ptp(flops) > 0.05 * flops.max():
             rate, fixed = np.polyfit(flops, inside, 1)
             if rate > 0 and fixed > 0:
                 return cls(outside, float(fixed), float(rate))
@@ -40,14 +45,22 @@ class Prediction:
     @staticmethod
     def error(timings: Sequence[Sequence[Timing]]) -> float | None:
         """Largest relative error with which the other bundles predict one of them; None for a single bundle."""
-        if len(timings) < 2:
-            return None
+        return min((error for error in _errors(timings) if error is not None), default=None)
+
+
+def _errors(timings: Sequence[Sequence[Timing]]) -> tuple[float | None, float | None]:
+    """Largest error of a bundle as the others predict it: without a fixed time, and with one where three can tell."""
+
+    def largest(with_fixed: bool) -> float:
         errors = []
         for left, one in enumerate(timings):
-            prediction = Prediction.of([each for number, each in enumerate(timings) if number != left])
+            others = [each for number, each in enumerate(timings) if number != left]
+            prediction = Prediction._fitted(others, with_fixed)
             measured = np.median([each.ttft for each in one])
             errors.append(abs(prediction(float(np.median([each.flops for each in one]))) / measured - 1))
         return float(max(errors))
+
+    return (largest(False) if len(timings) > 1 else None), (largest(True) if len(timings) > 2 else None)
 
 
 @dataclass(frozen=True)

@@ -35,11 +35,19 @@ def timings(*flops: int, fixed: float = FIXED) -> list[list[Timing]]:
 def test_a_prediction_follows_flops() -> None:
     line = Prediction.of(timings(10_000, 20_000, 40_000))
     assert line(30_000) == pytest.approx(OUTSIDE + FIXED + 30)
-    # What cannot be told apart is not invented: one bundle, or several of equal work, give a rate alone.
+    # What cannot be checked is not believed: one bundle, two, or several of equal work, give a rate alone.
     assert Prediction.of(timings(10_000, fixed=0))(30_000) == pytest.approx(OUTSIDE + 30)
-    assert Prediction.of(timings(10_000, 10_100)).fixed == 0
+    assert Prediction.of(timings(10_000, 20_000)).fixed == Prediction.of(timings(10_000, 10_100, 10_200)).fixed == 0
+    # Nor is a line that noise has tilted: without the last bundle, the first two would say that all time is fixed.
+    noisy = [timings(10_000, fixed=0)[0], timings(11_000, fixed=-1)[0], timings(40_000, fixed=0)[0]]
+    assert Prediction.of(noisy)(20_000) == pytest.approx(OUTSIDE + 20, rel=0.05)
     # More work in less time is noise, not a negative rate.
-    assert Prediction.of([timings(20_000)[0], timings(30_000, fixed=-25)[0]]).rate > 0
+    assert (
+        Prediction.of(
+            [timings(count, fixed=fixed)[0] for count, fixed in ((10_000, 20), (20_000, 0), (30_000, -20))]
+        ).rate
+        > 0
+    )
 
 
 def test_bundles_check_the_prediction() -> None:
