@@ -15,15 +15,18 @@ BLUR = 0.1
 
 
 def check_objectives(objectives: Objectives, weight_bytes: int) -> None:
-    """UserError for objectives that no plan of this model can meet, whatever is measured."""
+    """UserError for objectives that no plan of this model can meet, whatever is measured.
+
+    weight_bytes: of the plan whose weights take the least.
+    """
     if not 0 < objectives.min_agreement <= 1:
         raise UserError(f"--min-agreement {objectives.min_agreement:g}: must be above 0 and at most 1")
     if objectives.max_ttft is not None and not objectives.max_ttft > 0:
         raise UserError(f"--max-ttft {objectives.max_ttft:g}: must be above 0")
     if objectives.max_memory is not None and objectives.max_memory * GIB <= weight_bytes:
         raise UserError(
-            f"--max-memory {objectives.max_memory:g}: the weights alone take {weight_bytes / GIB:.3g} GiB in "
-            f"{objectives.precision}, whatever is pruned: give more, or --precision fp16"
+            f"--max-memory {objectives.max_memory:g}: the weights alone take {weight_bytes / GIB:.3g} GiB, "
+            f"whatever is pruned: give more, or --precision fp16, or --precisions int8 int4"
         )
 
 
@@ -67,11 +70,14 @@ def _contradiction(agreeing: Sequence[PlanFigures], objectives: Objectives) -> s
         flags.append(f"--max-memory {objectives.max_memory:g}")
         facts.append(f"the smallest plan that agrees, {least.point}, takes {least.memory_bytes / GIB:.3g} GiB")
     if small or not quick:
-        first, time = min(
-            ((plan, plan.ttft) for plan in agreeing if plan.ttft is not None), key=lambda each: each[1].ms
-        )
         flags.append(f"--max-ttft {objectives.max_ttft:g}")
-        facts.append(f"the fastest plan that agrees, {first.point}, takes {time}")
+        times = [(plan.point, plan.ttft) for plan in agreeing if plan.ttft is not None]
+        if times:
+            first, time = min(times, key=lambda each: each[1].ms)
+            facts.append(f"the fastest plan that agrees, {first}, takes {time}")
+        else:
+            precisions = sorted({plan.point.precision for plan in agreeing})
+            facts.append(f"no --bundle tells how long plans that agree take: add one of {' or '.join(precisions)}")
     *earlier, last = flags
     return f"{', '.join(earlier)} and {last} contradict each other: {', and '.join(facts)}"
 
@@ -122,6 +128,6 @@ def _hastens(plan: PlanFigures, objectives: Objectives) -> bool:
     return objectives.max_ttft is None or (plan.ttft is not None and plan.ttft.ms <= objectives.max_ttft)
 
 
-def _cost(plan: PlanFigures) -> tuple[float, float, float]:
-    """FLOPs; of plans with as many, the fewer keys and values, then the better match."""
-    return plan.flops, plan.cache_bytes, -plan.match.mean
+def _cost(plan: PlanFigures) -> tuple[float, float, float, float]:
+    """FLOPs; of plans with as many, the fewer keys and values, the smaller weights, then the better match."""
+    return plan.flops, plan.cache_bytes, plan.memory_bytes, -plan.match.mean

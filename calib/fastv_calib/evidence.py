@@ -13,7 +13,7 @@ from fastv_calib.choose import best
 from fastv_calib.data import Sample
 from fastv_calib.masks import unpacked
 from fastv_calib.measure import Measured, Outcome
-from fastv_export.calibration import Calibration, PlanFigures
+from fastv_export.calibration import Calibration, PlanFigures, Point
 from fastv_runtime.visuals import View
 
 EXAMPLES, CHANGED = 6, 4
@@ -78,7 +78,7 @@ def gather(
     alike = {
         each.point.ranker: number
         for number, each in enumerate(calibration.plans)
-        if (each.point.layer, each.point.keep) == (plan.point.layer, plan.point.keep)
+        if each.point == plan.point.model_copy(update={"ranker": each.point.ranker})
     }
     telling = _telling(samples, [(sample, sample.outcomes[index]) for sample in measured])
     examples: dict[int, Example] = {}
@@ -106,8 +106,8 @@ def _shown(calibration: Calibration) -> int:
     if calibration.chosen is None:
         return best(calibration.plans)
     chosen = calibration.chosen
-    points = [(plan.point.layer, plan.point.keep, plan.point.ranker) for plan in calibration.plans]
-    return points.index((chosen.layer, chosen.keep, chosen.ranker))
+    point = Point(layer=chosen.layer, keep=chosen.keep, ranker=chosen.ranker, precision=chosen.precision)
+    return [plan.point for plan in calibration.plans].index(point)
 
 
 def _telling(samples: Sequence[Sample], outcomes: Sequence[tuple[Measured, Outcome]]) -> list[int]:

@@ -16,6 +16,7 @@ from fastv_runtime.cost import decoder_flops, tokens_per_layer
 from fastv_runtime.errors import UserError
 from fastv_runtime.images import open_image
 from fastv_runtime.pipeline import Pipeline
+from fastv_runtime.video import open_video
 from fastv_runtime.vision import Vision
 
 TIMED = 20
@@ -31,7 +32,7 @@ def check_bundles(paths: Sequence[str], source: dict[str, str], vision: Vision) 
 
     source: sha256 of the checkpoint's files. vision: how samples become visual tokens.
     """
-    kinds = {}
+    kinds: dict[str, dict[str, str]] = {}
     for path in paths:
         manifest = read_manifest(path)
         if manifest.source != source:
@@ -41,14 +42,15 @@ def check_bundles(paths: Sequence[str], source: dict[str, str], vision: Vision) 
                 f"--bundle {path}: makes other visual tokens of a picture than this calibration: "
                 "export with the same --image-tokens"
             )
-        kinds[_kind(manifest.plan)] = path
+        kinds.setdefault(point_of(manifest.plan).precision, {})[_kind(manifest.plan)] = path
     if len(set(paths)) != len(paths):
         raise UserError(f"--bundle {' '.join(paths)}: each one only once")
-    if len(kinds) > 1:
-        raise UserError(
-            f"--bundle {' '.join(kinds.values())}: of {' and '.join(kinds)}, and what one takes predicts "
-            "nothing of the other: give bundles of one precision"
-        )
+    for alike in kinds.values():
+        if len(alike) > 1:
+            raise UserError(
+                f"--bundle {' '.join(alike.values())}: of {' and '.join(alike)}, and what one takes predicts nothing "
+                "of the other: give bundles of one precision"
+            )
 
 
 @dataclass(frozen=True)
@@ -94,9 +96,14 @@ def measure(paths: Sequence[str], samples: Sequence[Sample], advance: Callable[[
 def _answer(path: str, pipeline: Pipeline, sample: Sample, number: int) -> Timing:
     plan, decoder = pipeline.bundle.manifest.plan, pipeline.bundle.manifest.decoder
     try:
+        pictures = [open_image(image) for image in sample.images]
+        videos = []
+        if sample.video is not None and pipeline.bundle.manifest.video is not None:
+            videos = [open_video(sample.video, pipeline.bundle.manifest.video.frames)]
         answer = pipeline.generate(
-            [open_image(image) for image in sample.images],
+            pictures,
             sample.prompt,
+            videos=videos,
             max_new_tokens=min(NEW_TOKENS, plan.max_new_tokens),
             length="exact",  # as plans are measured
             ignore_stop=True,
@@ -120,12 +127,20 @@ def bundle_latency(path: str, timings: Sequence[Timing]) -> BundleLatency:
     plan = manifest.plan
     return BundleLatency(
         name=Path(path).name,
-        point=Point(layer=plan.layer, keep=1.0 if plan.layer is None else plan.keep, ranker=plan.ranker),
+        point=point_of(plan),
         kind=_kind(plan),
         samples=len(timings),
         ttft=_spread([timing.ttft for timing in timings]),
         per_token=_spread([timing.per_token for timing in timings]),
         stages={stage: float(np.median([timing.stages[stage] for timing in timings])) for stage in STAGES},
+    )
+
+
+def point_of(plan: Plan) -> Point:
+    """A bundle's plan as a point: few bits by their number, whatever their blocks and wide parts."""
+    precision = "fp32" if plan.weights is None else f"int{plan.weights.bits}"
+    return Point(
+        layer=plan.layer, keep=1.0 if plan.layer is None else plan.keep, ranker=plan.ranker, precision=precision
     )
 
 

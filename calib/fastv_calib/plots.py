@@ -10,6 +10,7 @@ from math import ceil, floor, sqrt
 
 from fastv_calib.rankers import CONTROLS
 from fastv_export.calibration import Calibration, Latency, PlanFigures
+from fastv_export.precisions import FEW_BITS
 
 WIDTH, HEIGHT = 760, 400
 LEFT, RIGHT, TOP, BOTTOM = 66, 24, 20, 58
@@ -193,7 +194,8 @@ def _place(axes: _Axes, plan: PlanFigures, calibration: Calibration) -> tuple[fl
     x, y = axes.at(plan.flops_share, plan.match.mean)
     rankers = calibration.settings.rankers
     aside = 0.0 if plan.point.layer is None else rankers.index(plan.point.ranker) - (len(rankers) - 1) / 2
-    return x + aside * ASIDE, y
+    below = calibration.settings.precisions.index(plan.point.precision) if plan.point.precision in FEW_BITS else 0
+    return x + aside * ASIDE + below * 2, y
 
 
 def _plan_mark(axes: _Axes, index: int, calibration: Calibration, chosen: bool) -> str:
@@ -222,6 +224,7 @@ def _plan_mark(axes: _Axes, index: int, calibration: Calibration, chosen: bool) 
         ring += "</text>"
     line = f'<line class="interval" x1="{x:.1f}" x2="{x:.1f}" y1="{low:.1f}" y2="{high:.1f}"/>'
     best = " on-front" if index in calibration.pareto else ""
+    best += " few-bits" if point.precision in FEW_BITS else ""
     return f'<g class="plan {name}{best}" data-plan="{index}"><title>{escape(title)}</title>{line}{shape}{ring}</g>'
 
 

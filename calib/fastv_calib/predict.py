@@ -65,22 +65,29 @@ def _errors(timings: Sequence[Sequence[Timing]]) -> tuple[float | None, float | 
 
 @dataclass(frozen=True)
 class Timed:
-    """Bundles' figures, and times to the first token of any plan."""
+    """Bundles' figures, and times to the first token of any plan of a precision that one of them has."""
 
     latency: Latency
-    prediction: Prediction
+    predictions: dict[str, Prediction]
+    """By precision of a point."""
 
     @classmethod
     def of(cls, paths: Sequence[str], timings: Sequence[Sequence[Timing]]) -> Timed:
         bundles = tuple(bundle_latency(path, one) for path, one in zip(paths, timings, strict=True))
-        return cls(Latency(bundles=bundles, error=Prediction.error(timings)), Prediction.of(timings))
+        alike: dict[str, list[Sequence[Timing]]] = {}
+        for bundle, one in zip(bundles, timings, strict=True):
+            alike.setdefault(bundle.point.precision, []).append(one)
+        errors = [error for error in map(Prediction.error, alike.values()) if error is not None]
+        latency = Latency(bundles=bundles, error=max(errors, default=None))
+        return cls(latency, {precision: Prediction.of(those) for precision, those in alike.items()})
 
-    def ttft(self, point: Point, flops: float) -> Ttft:
+    def ttft(self, point: Point, flops: float) -> Ttft | None:
         """Of one plan: measured where a bundle has it. flops: of its prefill, median over the timed samples."""
         for bundle in self.latency.bundles:
             if _same(bundle.point, point):
                 return Ttft(ms=bundle.ttft.median, measured=True)
-        return Ttft(ms=self.prediction(flops), measured=False)
+        prediction = self.predictions.get(point.precision)
+        return None if prediction is None else Ttft(ms=prediction(flops), measured=False)
 
     def doubts(self, chosen: PlanFigures, objectives: Objectives) -> list[str]:
         """Warnings where a time was asked for that was only predicted."""
@@ -95,4 +102,4 @@ class Timed:
 
 
 def _same(first: Point, second: Point) -> bool:
-    return first == second or first.layer is second.layer is None
+    return first == second or (first.layer is second.layer is None and first.precision == second.precision)

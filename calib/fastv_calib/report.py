@@ -20,7 +20,7 @@ from fastv_calib.plots import (
     stages_plot,
 )
 from fastv_calib.rankers import CONTROLS
-from fastv_export.calibration import Calibration, Estimate, PlanFigures, Spread
+from fastv_export.calibration import Calibration, Estimate, PlanFigures, Point, Spread
 
 TEMPLATE = "report.html.jinja"
 
@@ -43,7 +43,7 @@ def report(calibration: Calibration, evidence: Evidence, source: str, output: st
     return template.render(
         calibration=calibration,
         chosen=chosen,
-        unpruned=next(plan for plan in plans if plan.point.layer is None),
+        unpruned=calibration.plans[-1],
         colours={name: ranker_class(calibration, name) for name in calibration.settings.rankers},
         controls=[name for name in calibration.settings.rankers if name in CONTROLS],
         plans=[(calibration.plans.index(plan), plan) for plan in plans],
@@ -69,15 +69,10 @@ def report(calibration: Calibration, evidence: Evidence, source: str, output: st
 def chosen_plan(calibration: Calibration) -> PlanFigures | None:
     """The figures of what was chosen."""
     chosen = calibration.chosen
-    return next(
-        (
-            plan
-            for plan in calibration.plans
-            if chosen is not None
-            and (plan.point.layer, plan.point.keep, plan.point.ranker) == (chosen.layer, chosen.keep, chosen.ranker)
-        ),
-        None,
-    )
+    if chosen is None:
+        return None
+    point = Point(layer=chosen.layer, keep=chosen.keep, ranker=chosen.ranker, precision=chosen.precision)
+    return next(plan for plan in calibration.plans if plan.point == point)
 
 
 def _share(value: float) -> str:

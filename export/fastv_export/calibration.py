@@ -11,7 +11,7 @@ from fastv_runtime.bundle import Length, Precision, sha256
 from fastv_runtime.errors import UserError
 from fastv_runtime.schema import Model
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 class Estimate(Model):
@@ -31,6 +31,8 @@ class Settings(Model):
     answer_tokens: int
     """Most tokens of the unpruned answer that plans are compared on."""
     image_tokens: int | None
+    precisions: tuple[str, ...] = ("fp32",)
+    """As `--precision` of an export names them."""
 
 
 class Objectives(Model):
@@ -41,6 +43,7 @@ class Objectives(Model):
     max_memory: float | None
     """GiB of weights and caches."""
     precision: Precision
+    """Of caches, and of weights that have no fewer bits."""
     max_new_tokens: int
     max_ttft: float | None = None
     """Milliseconds to the first token, median."""
@@ -52,9 +55,12 @@ class Point(Model):
     layer: int | None
     keep: float
     ranker: str
+    precision: str = "fp32"
+    """`fp32`: weights as they are stored; or one of `precisions.FEW_BITS`."""
 
     def __str__(self) -> str:
-        return "unpruned" if self.layer is None else f"K={self.layer} keep {self.keep:g} {self.ranker}"
+        plan = "unpruned" if self.layer is None else f"K={self.layer} keep {self.keep:g} {self.ranker}"
+        return plan if self.precision == "fp32" else f"{plan} {self.precision}"
 
 
 class Ttft(Model):
@@ -68,7 +74,10 @@ class Ttft(Model):
 
 
 class PlanFigures(Model):
-    """One plan against the unpruned model, on all samples. Shares lie in 0 to 1, their intervals are Wilson's."""
+    """One plan against the unpruned model in fp32, on all samples.
+
+    Shares lie in 0 to 1, their intervals are Wilson's.
+    """
 
     point: Point
     first_token: Estimate
@@ -144,6 +153,8 @@ class Choice(Model):
     max_text: int
     """The longest text of the data, rounded up to a multiple of 16."""
     image_tokens: int | None
+    precision: str
+    """As a point has it: `fp32` leaves the precision to the target."""
     fixed_length: int
     """Pruned length of the longest prompt under the policy `fixed`."""
 

@@ -7,16 +7,16 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from fastv_runtime.bundle import Precision, Weights
+from fastv_export.precisions import FEW_BITS, WIDE
+from fastv_runtime.bundle import Part, Precision, Weights
 from fastv_runtime.cli.console import command, stderr
 from fastv_runtime.errors import missing_extra
 
 TARGETS = ("ort", "trt", "trt-rtx", "trt-legacy")
 RANKERS = ("fastv", "random", "uniform", "fastv+uniform", "norope", "dart")
 """As `rankers.RANKERS` has them, which needs packages that --help does not."""
-WEIGHTS: dict[str, Literal[4, 8]] = {"int8": 8, "int4": 4}
 PRECISIONS: dict[str, Precision] = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 PLANNED = ("layer", "keep", "ranker", "length", "max_text", "image_tokens")
 """Flags whose values a calibration can give, and otherwise `Options`."""
@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--precision",
-        choices=(*PRECISIONS, *WEIGHTS),
+        choices=(*PRECISIONS, *FEW_BITS),
         help="of weights and activations; int4 and int8 are of weights alone (default: fp16; fp32 for ort)",
     )
     parser.add_argument(
@@ -53,15 +53,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--int8-parts",
         nargs="*",
         choices=["vision", "prefix", "first", "last", "head"],
-        default=["vision", "prefix", "head"],
+        default=list(WIDE),
         metavar="PART",
         help="parts that keep 8 bits in int4: vision prefix first last head (default: vision prefix head)",
     )
     parser.add_argument(
         "--calibration",
         metavar="FILE",
-        help="what fastv-calibrate chose for this checkpoint: --layer, --keep, --ranker, --length and --max-text, "
-        "where they are not given",
+        help="what fastv-calibrate chose for this checkpoint: --layer, --keep, --ranker, --length, --max-text and "
+        "--precision int8 or int4, where they are not given",
     )
     parser.add_argument("--layer", type=int, metavar="K", help="prune after this many layers (default: 2)")
     parser.add_argument("--keep", type=float, metavar="R", help="fraction of visual tokens kept (default: 0.5)")
@@ -125,18 +125,22 @@ def run(args: argparse.Namespace) -> None:
         source = resolve(args.source, args.revision, progress)
         chosen: dict[str, Any] = {}
         digests = None
+        precision = args.precision
         if calibration is not None:
             with progress.step("compare with the calibration"):
                 digests = source_digests(Checkpoint(source))
-                chosen = chosen_for(calibration, source, digests).model_dump(include=set(PLANNED))
+                choice = chosen_for(calibration, source, digests)
+            chosen = choice.model_dump(include=set(PLANNED))
+            if precision is None and choice.precision in FEW_BITS:  # others are the target's own
+                precision = choice.precision
         given = {name: value for name in PLANNED if (value := getattr(args, name)) is not None}
         options = Options(
             **chosen | given | ({"layer": None} if args.no_prune else {}),
             max_images=args.max_images,
             max_visual=args.max_visual,
             max_new_tokens=args.max_new_tokens,
-            precision=PRECISIONS.get(args.precision),
-            weights=_weights(args),
+            precision=PRECISIONS.get(precision),
+            weights=_weights(precision, args.block, args.int8_parts),
             target=args.target,
             verify=not args.no_verify,
         )
@@ -153,13 +157,13 @@ def run(args: argparse.Namespace) -> None:
     stderr.print(f"{args.output}: {size / 2**20:,.1f} MiB, {verified}", highlight=False)
 
 
-def _weights(args: argparse.Namespace) -> Weights | None:
-    bits = WEIGHTS.get(args.precision)
-    if bits is None:
+def _weights(precision: str | None, block: int | None, parts: Sequence[Part]) -> Weights | None:
+    weights = None if precision is None else FEW_BITS.get(precision)
+    if weights is None:
         return None
-    if bits == 8:
-        return Weights(bits=bits, block=args.block)
-    return Weights(bits=bits, block=args.block or 64, wide=tuple(args.int8_parts))
+    if weights.bits == 8:
+        return weights.model_copy(update={"block": block})
+    return weights.model_copy(update={"block": block or weights.block, "wide": tuple(parts)})
 
 
 def _raise_exit(signum: int, _: Any) -> None:

@@ -28,8 +28,10 @@ class Rounding:
         """Whether a weight can be rounded: a matrix [inputs, outputs] of whole blocks, and bytes of whole pairs."""
         if len(weight.shape) != 2:
             return False
-        inputs, outputs = weight.shape.numpy()
-        return weight.transposed and inputs % (self.block or 1) == 0 and (self.bits == 8 or outputs % 2 == 0)
+        return weight.transposed and self.fits_shape(*weight.shape.numpy())
+
+    def fits_shape(self, inputs: int, outputs: int) -> bool:
+        return inputs % (self.block or 1) == 0 and (self.bits == 8 or outputs % 2 == 0)
 
     def quantise(
         self, rows: Float[torch.Tensor, "O I"], dtype: torch.dtype

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from fastv_calib.cli import main as fastv_calibrate
@@ -13,9 +14,12 @@ from fastv_export import calibration as calibration_file
 from fastv_export import digests
 from fastv_export.calibration import Calibration, read_calibration
 from fastv_export.cli import main as fastv_export
+from fastv_export.precisions import FEW_BITS
 from fastv_runtime.bundle import read_manifest, sha256
 from tests.conftest import noise_picture
 from tests.families.rows import ROWS
+from tests.families.rows.video_llava import TOKENS, write_tiny_video_llava
+from tests.runtime.test_video import video
 from tests.tiny import write_tiny_llava
 
 SAMPLES = 4
@@ -143,9 +147,37 @@ def test_objectives(tiny_llava: Path, data: Path, tmp_path: Path, capsys: pytest
     assert calibrate(tiny_llava, data, output, "--max-memory", str(gib)).chosen == easy.chosen
 
 
+def test_precisions(tiny_llava: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The answers compared with are those of fp32; of plans with as many FLOPs the smallest that agrees is chosen."""
+    output, small = tmp_path / "calibration.json", ["--layers", "2", "--keeps", "0.5"]
+    plain = calibrate(tiny_llava, data, output, *small)
+    capsys.readouterr()
+    both = calibrate(tiny_llava, data, tmp_path / "both.json", *small, "--precisions", "fp32", "int4", "int8")
+    said = capsys.readouterr().err
+    names = ["K=2 keep 0.5 fastv", "K=2 keep 0.5 random"]
+    assert [str(plan.point) for plan in both.plans] == [
+        *names,
+        *(f"{name} {bits}" for bits in ("int4", "int8") for name in ("unpruned", *names)),
+        "unpruned",
+    ]
+    assert (*both.plans[:2], both.plans[-1]) == plain.plans
+    unpruned = {plan.point.precision: plan for plan in both.plans if plan.point.layer is None}
+    assert unpruned["fp32"].kl.mean == 0 < unpruned["int8"].kl.mean
+    weights = {name: plan.memory_bytes for name, plan in unpruned.items()}
+    assert weights["int4"] < weights["int8"] < weights["fp32"]
+    chosen = both.chosen
+    assert chosen is not None and plain.chosen is not None
+    pruned = [plan for plan in both.plans if str(plan.point).startswith(names[0])]
+    smallest = min(pruned, key=lambda plan: plan.memory_bytes)
+    assert (chosen.precision, plain.chosen.precision) == (smallest.point.precision, "fp32")
+    assert f"both.json: {smallest.point}: " in said
+    assert both.plans.index(smallest) in both.pareto and smallest.point.precision != "fp32"
+
+
 @pytest.mark.parametrize(
     ("flags", "expected"),
     [
+        (["--precisions", "fp16"], "--precisions fp16: not measured; there are fp32, int8, int4"),
         (["--layers", "5"], "--layers 5: must be 1 to 4"),
         (["--keeps", "1"], "--keeps 1: must be above 0 and below 1"),
         (["--rankers", "best"], "--rankers best: not known; there are fastv, random, uniform"),
@@ -234,8 +266,8 @@ def test_an_export_takes_what_was_chosen(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     output = tmp_path / "calibration.json"
-    chosen = calibrate(tiny_llava, data, output).chosen
-    assert chosen is not None
+    chosen = calibrate(tiny_llava, data, output, "--precisions", "int8").chosen
+    assert chosen is not None and chosen.precision == "int8"
     flags = ["--calibration", str(output), "--no-verify"]
     hashed: list[str] = []
 
@@ -257,6 +289,7 @@ def test_an_export_takes_what_was_chosen(
     assert (chosen.length, plan.length) == ("exact", "fixed")
     assert hashed.count("model.safetensors") == 1  # which is gigabytes, elsewhere
     assert read_manifest(tmp_path / "given.fastv").source == read_calibration(output).source
+    assert plan.weights == FEW_BITS["int8"]
 
     other = write_tiny_llava(tmp_path / "other", seed=1)
     capsys.readouterr()
@@ -300,3 +333,21 @@ def test_a_folder_with_positions_of_three_axes(tmp_path: Path) -> None:
     page = (tmp_path / "report.html").read_text()
     # Each picture by its own shape and grid (visual tokens of 4 x 4 pixels), and both on one map.
     assert 'viewBox="0 0 7 5"' in page and 'viewBox="0 0 13 3"' in page and "laid over each other" in page
+
+
+def test_videos(tiny_llava: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_tiny_video_llava(tmp_path / "checkpoint")
+    noise_picture(0).save(tmp_path / "a.png")
+    frames = [np.asarray(noise_picture(index)) for index in range(9)]
+    for name, count in (("long", 9), ("short", 3)):
+        (tmp_path / f"{name}.mp4").write_bytes(video("mp4", "mpeg4", frames[:count]))
+    shown = [{"image": "a.png"}, {"video": "long.mp4"}, {"video": "short.mp4"}]
+    data, output = tmp_path / "data.jsonl", tmp_path / "calibration.json"
+    data.write_text("".join(json.dumps(each | {"prompt": "What happens?"}) + "\n" for each in shown))
+    page = tmp_path / "report.html"
+    calibrate(tmp_path / "checkpoint", data, output, "--report", str(page))
+    assert "4 more views not shown" in page.read_text()  # of eight frames
+    assert "8 frames were asked for and the video has 3" in " ".join(capsys.readouterr().err.split())
+    lines = output.with_suffix(".samples.jsonl").read_text().splitlines()[1:]
+    assert [json.loads(line)["visual"] for line in lines] == [TOKENS, 8 * (TOKENS + 1), 3 * (TOKENS + 1)]
+    assert "data.jsonl:2: llava models take no video" in fails(capsys, tiny_llava, data, tmp_path / "x.json")

@@ -107,6 +107,10 @@ def test_objectives_combine(objectives: Objectives, expected: int | str) -> None
         assert chosen is None and refusal(TIMED, objectives).startswith("--min-agreement " + expected)
 
 
+def test_nothing_times_what_agrees() -> None:
+    assert "no --bundle tells how long plans that agree take: add one of fp32" in refusal(PLANS, asked(0.9, ttft=9))
+
+
 def test_doubts() -> None:
     assert doubts(PLANS, MATCHES, 2, asked(0.9)) == []  # nothing is cheaper
     (below,) = doubts(PLANS, MATCHES, 1, asked(0.985))

@@ -47,7 +47,16 @@ def measured(kl: float, said: str | None = None, answer: str = "red", correct: b
 def evidence(taken: list[Measured], *, views: list[View] | None = None, chosen: bool = True) -> Evidence:
     fastv = plan(0.5, hits(1, 1), layer=2)
     random = fastv.model_copy(update={"point": Point(layer=2, keep=0.5, ranker="random")})
-    choice = Choice(layer=2, keep=0.5, ranker="fastv", length="exact", max_text=16, image_tokens=None, fixed_length=20)
+    choice = Choice(
+        layer=2,
+        keep=0.5,
+        ranker="fastv",
+        length="exact",
+        max_text=16,
+        image_tokens=None,
+        fixed_length=20,
+        precision="fp32",
+    )
     calibration = Calibration(
         schema_version=1,
         family="llava",

@@ -68,11 +68,13 @@ def test_a_bundle_of_the_plan_goes_before_a_prediction() -> None:
         per_token=spread,
         stages={},
     )
-    times = Timed(Latency(bundles=(bundle,), error=None), Prediction(OUTSIDE, FIXED, RATE))
+    times = Timed(Latency(bundles=(bundle,), error=None), {"fp32": Prediction(OUTSIDE, FIXED, RATE)})
     unpruned = times.ttft(Point(layer=None, keep=1.0, ranker="fastv"), 1000)
-    assert (unpruned.ms, unpruned.measured) == (70, True)
+    assert unpruned is not None and (unpruned.ms, unpruned.measured) == (70, True)
     other = times.ttft(Point(layer=2, keep=0.5, ranker="fastv"), 1000)
-    assert (other.ms, other.measured) == (pytest.approx(OUTSIDE + FIXED + 1), False)
+    assert other is not None and (other.ms, other.measured) == (pytest.approx(OUTSIDE + FIXED + 1), False)
+    # What no bundle has predicts nothing.
+    assert times.ttft(Point(layer=2, keep=0.5, ranker="fastv", precision="int8"), 1000) is None
 
 
 def test_timed_samples_are_spread() -> None:
