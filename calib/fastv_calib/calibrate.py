@@ -15,6 +15,8 @@ import numpy as np
 from fastv_calib.choose import check_objectives, choose, doubts, refusal
 from fastv_calib.cluster import Work, measure_on_ray
 from fastv_calib.data import Sample
+from fastv_calib.evidence import Evidence, gather
+from fastv_calib.latency import check_bundles, timed
 from fastv_calib.machines import (
     LOCAL,
     OFF,
@@ -27,15 +29,18 @@ from fastv_calib.machines import (
     torch_threads,
 )
 from fastv_calib.measure import Yielded, load_measure, points
+from fastv_calib.predict import Timed
 from fastv_calib.rankers import CONTROLS
 from fastv_calib.results import Results
 from fastv_calib.rounded import weight_bytes
-from fastv_calib.summary import Costing, figures, lengths, pareto, unpruned
+from fastv_calib.summary import Costing, figures, lengths, pareto, prefill_flops, unpruned
+from fastv_calib.views import Viewer
 from fastv_export.calibration import (
     SCHEMA_VERSION,
     Calibration,
     Choice,
     Objectives,
+    PlanFigures,
     Point,
     Settings,
     source_digests,
@@ -126,8 +131,12 @@ class Calibrator:
             )
         return results
 
-    def summarise(self, samples: Sequence[Sample], results: Results) -> Outcome:
-        """Figures of all plans from samples that were measured, and the choice."""
+    def check_bundles(self, bundles: Sequence[str], results: Results) -> None:
+        """UserError for bundles whose times say nothing of this checkpoint's plans."""
+        check_bundles(bundles, results.source, self.family.vision(self.config, self.settings.image_tokens))
+
+    def summarise(self, samples: Sequence[Sample], results: Results, times: Timed | None = None) -> Outcome:
+        """Figures of all plans from samples that were measured, and the choice. times: of bundles, on some of them."""
         measured = [results.measured[sample.key] for sample in samples]
         costing = Costing(self.decoder, self._weight_bytes, lengths(measured), self.objectives)
         # By plan, then by sample; the unpruned model last.
@@ -136,9 +145,20 @@ class Calibrator:
             figures(point, outcomes, measured, costing)
             for point, outcomes in zip(points(self.settings), by_plan, strict=True)
         ]
+        plans.append(unpruned(measured, costing))
+        if times is not None:
+            plans = [self._hastened(plan, times, timed(samples), results) for plan in plans]
         chosen = choose(plans, self.objectives)
         matches = [[outcome.match for outcome in outcomes] for outcomes in by_plan]
-        plans.append(unpruned(measured, costing))
+        warnings = [] if chosen is None else doubts(plans, matches, chosen, self.objectives)
+        silent = sum(not sample.answer for sample in measured)
+        if chosen is not None and silent:
+            warnings.append(
+                f"the unpruned model's answer is empty on {silent} of {len(measured)} samples, where agreeing is no "
+                "merit: ask what it answers, or look at its chat template"
+            )
+        if chosen is not None and times is not None:
+            warnings += times.doubts(plans[chosen], self.objectives)
         calibration = Calibration(
             schema_version=SCHEMA_VERSION,
             family=self.family.model_type,
@@ -152,9 +172,17 @@ class Calibrator:
             plans=tuple(plans),
             pareto=pareto(plans),
             chosen=None if chosen is None else self._choice(plans[chosen].point, costing),
-            warnings=() if chosen is None else tuple(doubts(plans, matches, chosen, self.objectives)),
+            warnings=tuple(warnings),
+            latency=None if times is None else times.latency,
         )
         return Outcome(calibration, refusal(plans, self.objectives) if chosen is None else None)
+
+    def evidence(
+        self, calibration: Calibration, samples: Sequence[Sample], results: Results, advance: Callable[[], None]
+    ) -> Evidence:
+        """What a report shows of the samples of a calibration; `advance` is called after each."""
+        views = Viewer(self.checkpoint, self.family, self.settings.image_tokens)
+        return gather(calibration, samples, [results.measured[sample.key] for sample in samples], views, advance)
 
     def _check_videos(self, samples: Sequence[Sample]) -> None:
         shown = next((sample for sample in samples if sample.video is not None), None)
@@ -205,6 +233,10 @@ class Calibrator:
                         f"{workers} samples at a time, or give --threads {threads * workers}"
                     )
         return []
+
+    def _hastened(self, plan: PlanFigures, times: Timed, samples: Sequence[Sample], results: Results) -> PlanFigures:
+        flops = [prefill_flops(self.decoder, plan.point, results.measured[sample.key]) for sample in samples]
+        return plan.model_copy(update={"ttft": times.ttft(plan.point, float(np.median(flops)))})
 
     def _choice(self, point: Point, costing: Costing) -> Choice:
         assert point.layer is not None

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from fastv_runtime.bundle import Precision
 
 PRECISIONS: dict[str, Precision] = {"fp32": "float32", "fp16": "float16"}
+DEFAULT_RANKERS = ["fastv", "fastv+uniform", "dart", "random"]
+"""The paper's, what mends its bias for places, one that looks at likeness instead of attention, and the control."""
 DESCRIPTION = (
     "Measure, on your own pictures and questions, what pruning visual tokens costs a model for every K, keep and "
     "ranker, and choose the cheapest plan that agrees with the unpruned model often enough."
@@ -57,9 +59,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--rankers",
         nargs="+",
-        default=["fastv", "random"],
+        default=DEFAULT_RANKERS,
         metavar="NAME",
-        help=f"of {', '.join(RANKERS)}; random is a control, which is never chosen (default: fastv random)",
+        help=f"of {', '.join(RANKERS)}; random is a control, which is never chosen. Every one more costs a rerun of "
+        f"the layers from K on for each K and keep (default: {' '.join(DEFAULT_RANKERS)})",
     )
     parser.add_argument(
         "--precisions",
@@ -98,6 +101,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of weights and key-value caches, for the data's longest prompt and --max-new-tokens (default: any)",
     )
     parser.add_argument(
+        "--bundle",
+        nargs="+",
+        default=[],
+        metavar="BUNDLE",
+        help="bundles of this checkpoint: they answer some of the samples in turns (ONNX Runtime, CPU), and the time "
+        "to the first token of plans that no bundle has is predicted from those of the plan's precision",
+    )
+    parser.add_argument(
+        "--max-ttft",
+        type=float,
+        metavar="MS",
+        help="milliseconds to the first token, median, measured or predicted from --bundle (default: any)",
+    )
+    parser.add_argument(
         "--precision",
         choices=PRECISIONS,
         default="fp32",
@@ -131,8 +148,10 @@ def run(args: argparse.Namespace) -> None:
     try:
         import torch  # noqa: F401  first, so that a device's user reads of torch and not of some helper
 
+        from fastv_calib import latency
         from fastv_calib.calibrate import Calibrator
         from fastv_calib.machines import Machines
+        from fastv_calib.predict import Timed
         from fastv_calib.report import report
         from fastv_export.calibration import Objectives, Settings
         from fastv_export.hub import resolve
@@ -155,26 +174,42 @@ def run(args: argparse.Namespace) -> None:
     )
     if args.max_new_tokens < 1:
         raise UserError(f"--max-new-tokens {args.max_new_tokens}: must be at least 1")
+    if args.max_ttft is not None and not args.bundle:
+        raise UserError(
+            f"--max-ttft {args.max_ttft:g}: nothing tells how long a plan takes: add --bundle BUNDLE, of this "
+            "checkpoint and for this machine (fastv-export)"
+        )
     objectives = Objectives(
         min_agreement=args.min_agreement,
         max_memory=args.max_memory,
         precision=PRECISIONS[args.precision],
         max_new_tokens=args.max_new_tokens,
+        max_ttft=args.max_ttft,
     )
     with ExportProgress(stderr) as progress:
         source = resolve(args.source, args.revision, progress)
         calibrator = Calibrator(source, settings, objectives)
         with progress.step("hash the checkpoint"):
             results = calibrator.results(output.with_suffix(".samples.jsonl"), machines.threads)
-    columns = (TextColumn("samples"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        calibrator.check_bundles(args.bundle, results)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=stderr) as bars:
-        task = bars.add_task("", total=len(samples))
+        task = bars.add_task("samples", total=len(samples))
         calibrator.measure(samples, results, lambda: bars.advance(task), machines, _say)
-    outcome = calibrator.summarise(samples, results)
+    times = None
+    if args.bundle:
+        some = latency.timed(samples)
+        with Progress(*columns, console=stderr) as bars:
+            task = bars.add_task("bundles, in turns", total=len(some))
+            times = Timed.of(args.bundle, latency.measure(args.bundle, some, lambda: bars.advance(task)))
+    outcome = calibrator.summarise(samples, results, times)
     calibration = outcome.calibration
     _write(output, calibration.model_dump_json(indent=2) + "\n")
     if page is not None:
-        _write(page, report(calibration, args.source, args.output))
+        with Progress(*columns, console=stderr) as bars:
+            task = bars.add_task("pictures of the report", total=len(samples))
+            evidence = calibrator.evidence(calibration, samples, results, lambda: bars.advance(task))
+        _write(page, report(calibration, evidence, args.source, args.output))
     if args.json:
         print(calibration.model_dump_json())
     if outcome.refusal is not None:
@@ -196,6 +231,7 @@ def _conclude(calibration: Calibration, source: str, output: str) -> None:
         f"{output}: {plan.point}: {match.mean:.1%} of {calibration.samples} answers are the unpruned model's "
         f"(95% interval {match.low:.1%} to {match.high:.1%}), {plan.flops_share:.0%} of its FLOPs, "
         f"{plan.cache_share:.0%} of its cache",
+        *([] if plan.ttft is None else [f"{output}: {plan.ttft}"]),
         *(f"warning: {warning}" for warning in calibration.warnings),
         f"next: fastv-export {source} -o NAME.fastv --calibration {output}",
     ):

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 
 from fastv_calib.data import Sample
 from fastv_calib.inputs import InputMaker, Inputs
+from fastv_calib.masks import packed
 from fastv_calib.rankers import kept
 from fastv_calib.rounded import Rounded
 from fastv_calib.sweep import Dense, Sweep
@@ -22,6 +23,7 @@ from fastv_export.families import Family, family_of
 from fastv_export.precisions import FEW_BITS
 from fastv_export.rankers import RANKERS
 from fastv_export.reference import load_model
+from fastv_export.unrotated import check_projections
 from fastv_runtime.errors import UserError
 from fastv_runtime.images import open_image
 from fastv_runtime.lengths import kept_count
@@ -38,6 +40,8 @@ class Outcome(Model):
     """So is every token of the answer."""
     kl: float
     """KL divergence of the first token's distribution from the unpruned one, in nats."""
+    said: str | None = None
+    """Where the answer is another: its text up to the first other token, and an ellipsis unless it ends there."""
 
 
 class Measured(Model):
@@ -54,6 +58,12 @@ class Measured(Model):
     attention: tuple[float, ...]
     outcomes: tuple[Outcome, ...]
     """In the order of `points`."""
+    kept: str
+    """Which visual tokens each plan keeps, in that order (`fastv_calib.masks`)."""
+
+
+Shown = tuple[Outcome, Bool[torch.Tensor, " V"]]
+"""What a plan makes of a sample, and which visual tokens it keeps."""
 
 
 @dataclass(frozen=True)
@@ -95,9 +105,16 @@ class Measure:
     """Measures samples on one model."""
 
     def __init__(self, model: Any, family: Family, maker: InputMaker, settings: Settings, limit: int | None):
-        """limit: positions that the model bears, None if no limit is known."""
-        unrotated = any(not RANKERS[name].rotary for name in settings.rankers)
-        self._sweep = Sweep(family.decoder(model), family.head(model), settings.layers, unrotated=unrotated)
+        """limit: positions that the model bears, None if no limit is known.
+
+        Raises UserError for a ranker that this family's exports cannot have.
+        """
+        decoder = family.decoder(model)
+        unrotated = [name for name in settings.rankers if not RANKERS[name].rotary]
+        for name in unrotated:
+            # What no export can have is not measured for hours first.
+            check_projections(decoder.layers[0].self_attn, name, family.model_type)
+        self._sweep = Sweep(decoder, family.head(model), settings.layers, unrotated=bool(unrotated))
         self._maker, self._settings, self._limit = maker, settings, limit
         self._rounded = Rounded(model, family)
 
@@ -116,12 +133,12 @@ class Measure:
             )
         dense = self._sweep.dense(inputs, self._maker.stop, self._settings.answer_tokens)
         answer = self._maker.text(dense.tokens)
-        outcomes = []
+        shown: list[Shown] = []
         for precision in self._settings.precisions:
             if precision in FEW_BITS:
-                outcomes += self._few_bits(dense, precision, lambda: self._maker(pictures, sample.prompt, videos))
+                shown += self._few_bits(dense, precision, lambda: self._maker(pictures, sample.prompt, videos))
             else:
-                outcomes += self._all(dense)
+                shown += self._all(dense)
         measured = Measured(
             key=sample.key,
             text=length - visual,
@@ -129,19 +146,20 @@ class Measure:
             answer=answer,
             correct=None if sample.answer is None else answer == sample.answer.strip(),
             attention=tuple(dense.attention()),
-            outcomes=tuple(outcomes),
+            outcomes=tuple(outcome for outcome, _ in shown),
+            kept=packed(torch.stack([mask for _, mask in shown]).numpy()),
         )
         return Yielded(measured, tuple(note for video in videos for note in video.notes))
 
-    def _all(self, dense: Dense) -> list[Outcome]:
+    def _all(self, dense: Dense) -> list[Shown]:
         settings = self._settings
         return [
-            outcome
+            each
             for layer, keep in product(settings.layers, settings.keeps)
-            for outcome in self._outcomes(dense, layer, keep)
+            for each in self._outcomes(dense, layer, keep)
         ]
 
-    def _few_bits(self, dense: Dense, precision: str, make: Callable[[], Inputs]) -> list[Outcome]:
+    def _few_bits(self, dense: Dense, precision: str, make: Callable[[], Inputs]) -> list[Shown]:
         """Of the rounded model, unpruned and pruned, on the answer of the model as it is stored."""
         weights, answer = FEW_BITS[precision], len(dense.tokens) - 1
         with self._rounded(weights, None):
@@ -150,7 +168,7 @@ class Measure:
         with self._rounded(weights, None, answer):
             everything = torch.arange(inputs.visual.numel())[None]
             (logits,) = self._sweep.pruned(self._sweep.forced(inputs, dense, first), first, everything)
-        outcomes = [_outcome(dense, logits)]
+        outcomes = [(self._outcome(dense, logits), _mask(everything, inputs.visual)[0])]
         for layer in self._settings.layers:  # which parts are the prefix's depends on K
             with self._rounded(weights, layer, answer):
                 shown = self._sweep.forced(inputs, dense, layer)
@@ -158,20 +176,33 @@ class Measure:
                     outcomes += self._outcomes(shown, layer, keep)
         return outcomes
 
-    def _outcomes(self, dense: Dense, layer: int, keep: float) -> list[Outcome]:
+    def _outcomes(self, dense: Dense, layer: int, keep: float) -> list[Shown]:
         """Of each ranker, in order."""
         visual, seen = dense.inputs.visual, dense.seen(layer)
         count = int(visual.sum())
         length = visual.numel() - count + kept_count(count, keep)
         keeps = torch.stack([kept(name, seen, length) for name in self._settings.rankers])
-        return [_outcome(dense, logits) for logits in self._sweep.pruned(dense, layer, keeps)]
+        outcomes = [self._outcome(dense, logits) for logits in self._sweep.pruned(dense, layer, keeps)]
+        return list(zip(outcomes, _mask(keeps, visual), strict=True))
+
+    def _outcome(self, dense: Dense, logits: Float[torch.Tensor, "n V"]) -> Outcome:
+        said = logits.argmax(-1).tolist()
+        return Outcome(
+            first=said[0] == dense.tokens[0],
+            match=said == dense.tokens,
+            kl=divergence(dense.logits[0], logits[0]),
+            said=None if said == dense.tokens else self._until_other(dense.tokens, said),
+        )
+
+    def _until_other(self, expected: list[int], said: list[int]) -> str:
+        """What is said up to the first other token. What follows it was said after the expected token, not this one."""
+        place = next(index for index, (a, b) in enumerate(zip(expected, said, strict=True)) if a != b)
+        text = self._maker.text(said[: place + 1])
+        return text if said[place] in self._maker.stop else f"{text} …".lstrip()
 
 
-def _outcome(dense: Dense, logits: Float[torch.Tensor, "n V"]) -> Outcome:
-    said = logits.argmax(-1).tolist()
-    return Outcome(
-        first=said[0] == dense.tokens[0], match=said == dense.tokens, kl=divergence(dense.logits[0], logits[0])
-    )
+def _mask(keeps: Int[torch.Tensor, "plans M"], visual: Bool[torch.Tensor, " S"]) -> Bool[torch.Tensor, "plans V"]:
+    return torch.zeros(len(keeps), visual.numel(), dtype=torch.bool).scatter_(1, keeps, True)[:, visual]
 
 
 def divergence(expected: Float[torch.Tensor, " V"], actual: Float[torch.Tensor, " V"]) -> float:

@@ -63,7 +63,9 @@ def figures(point: Point, outcomes: Sequence[Outcome], samples: Sequence[Measure
     decoder, dtype = costing.decoder, costing.objectives.precision
     rows = [_rows(decoder, point, sample) for sample in samples]
     dense = [_rows(decoder, UNPRUNED, sample) for sample in samples]
-    flops, dense_flops = (float(np.mean([decoder_flops(decoder, each).gated for each in all])) for all in (rows, dense))
+    flops, dense_flops = (
+        float(np.mean([prefill_flops(decoder, each, sample) for sample in samples])) for each in (point, UNPRUNED)
+    )
     cache, dense_cache = (float(np.mean([cache_bytes(decoder, each, dtype) for each in all])) for all in (rows, dense))
     known = [
         sample.correct and outcome.match
@@ -111,6 +113,11 @@ def pareto(plans: Sequence[PlanFigures]) -> tuple[int, ...]:
         )
 
     return tuple(index for index in eligible if not beaten(plans[index]))
+
+
+def prefill_flops(decoder: Decoder, point: Point, sample: Measured) -> int:
+    """Multiply-adds of the decoder's layers for a sample's prompt."""
+    return decoder_flops(decoder, _rows(decoder, point, sample)).gated
 
 
 def _rows(decoder: Decoder, point: Point, sample: Measured) -> list[int]:

@@ -45,6 +45,8 @@ class Objectives(Model):
     precision: Precision
     """Of caches, and of weights that have no fewer bits."""
     max_new_tokens: int
+    max_ttft: float | None = None
+    """Milliseconds to the first token, median."""
 
 
 class Point(Model):
@@ -59,6 +61,16 @@ class Point(Model):
     def __str__(self) -> str:
         plan = "unpruned" if self.layer is None else f"K={self.layer} keep {self.keep:g} {self.ranker}"
         return plan if self.precision == "fp32" else f"{plan} {self.precision}"
+
+
+class Ttft(Model):
+    """Milliseconds to a plan's first token: the median of a bundle's, or what other bundles predict."""
+
+    ms: float
+    measured: bool
+
+    def __str__(self) -> str:
+        return f"{self.ms:.3g} ms to the first token, {'measured' if self.measured else 'predicted'}"
 
 
 class PlanFigures(Model):
@@ -87,6 +99,39 @@ class PlanFigures(Model):
     cache_share: float
     memory_bytes: int
     """Weights, and caches as allocated for the longest prompt of the data."""
+    ttft: Ttft | None = None
+    """None where no bundle was timed."""
+
+
+class Spread(Model):
+    """Median, and 5th and 95th percentile, of single timings."""
+
+    median: float
+    low: float
+    high: float
+
+
+class BundleLatency(Model):
+    """One bundle on the machine that calibrated: ONNX Runtime, CPU. Milliseconds."""
+
+    name: str
+    point: Point
+    kind: str
+    """Precision of activations and weights."""
+    samples: int
+    ttft: Spread
+    per_token: Spread
+    """Of a decoded token after the first: a sample's mean."""
+    stages: dict[str, float]
+    """Medians of what `ttft` is made of."""
+
+
+class Latency(Model):
+    """What bundles took, in turns, and how well they predict each other."""
+
+    bundles: tuple[BundleLatency, ...]
+    error: float | None
+    """Largest relative error of a bundle's TTFT as the others predict it; None for a single bundle."""
 
 
 class Lengths(Model):
@@ -134,6 +179,8 @@ class Calibration(Model):
     """Indices of plans than which none is both cheaper and more often equal to the unpruned model."""
     chosen: Choice | None
     warnings: tuple[str, ...]
+    latency: Latency | None = None
+    """None without `--bundle`."""
 
 
 class _SchemaVersion(BaseModel):
@@ -161,14 +208,14 @@ def read_calibration(path: str | Path) -> Calibration:
         raise UserError(f"{path}: {where}: {first['msg']}: run fastv-calibrate again") from None
 
 
-def chosen_for(calibration: Calibration, source: str | Path) -> Choice:
-    """The chosen plan of a calibration of the checkpoint at `source`.
+def chosen_for(calibration: Calibration, source: str | Path, digests: dict[str, str]) -> Choice:
+    """The chosen plan of a calibration of the checkpoint at `source`, whose `source_digests` are given.
 
     Raises UserError for a calibration of another checkpoint, by its files' hashes, and for one that chose nothing.
     """
     if calibration.chosen is None:
         raise UserError("--calibration: it chose no plan: run fastv-calibrate with objectives that a plan meets")
-    if calibration.source != source_digests(Checkpoint(source)):
+    if calibration.source != digests:
         raise UserError(f"--calibration: is of another checkpoint than {source}: run fastv-calibrate on this one")
     return calibration.chosen
 

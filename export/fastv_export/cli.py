@@ -107,7 +107,8 @@ def run(args: argparse.Namespace) -> None:
     try:
         import torch  # noqa: F401  first, so that a device's user reads of torch and not of some helper
 
-        from fastv_export.calibration import chosen_for, read_calibration
+        from fastv_export.calibration import chosen_for, read_calibration, source_digests
+        from fastv_export.checkpoint import Checkpoint
         from fastv_export.engines import build_after_export
         from fastv_export.export import check_output, export_bundle
         from fastv_export.hub import resolve
@@ -123,10 +124,12 @@ def run(args: argparse.Namespace) -> None:
     with Progress(stderr) as progress:
         source = resolve(args.source, args.revision, progress)
         chosen: dict[str, Any] = {}
+        digests = None
         precision = args.precision
         if calibration is not None:
             with progress.step("compare with the calibration"):
-                choice = chosen_for(calibration, source)
+                digests = source_digests(Checkpoint(source))
+                choice = chosen_for(calibration, source, digests)
             chosen = choice.model_dump(include=set(PLANNED))
             if precision is None and choice.precision in FEW_BITS:  # others are the target's own
                 precision = choice.precision
@@ -141,7 +144,7 @@ def run(args: argparse.Namespace) -> None:
             target=args.target,
             verify=not args.no_verify,
         )
-        manifest = export_bundle(source, args.output, options, progress)
+        manifest = export_bundle(source, args.output, options, progress, digests=digests)
         build_after_export(Path(args.output), manifest, args.target, progress)
     if args.json:
         print(manifest.model_dump_json())

@@ -51,17 +51,25 @@ class VerificationError(Exception):
     """A graph does not compute what transformers computes."""
 
 
-def export_bundle(source: str | Path, output: str | Path, options: Options, progress: Progress) -> Manifest:
+def export_bundle(
+    source: str | Path,
+    output: str | Path,
+    options: Options,
+    progress: Progress,
+    *,
+    digests: dict[str, str] | None = None,
+) -> Manifest:
     """Write the bundle of a checkpoint to `output`, which must not exist.
 
-    It appears there whole or not at all. Raises UserError for what cannot be exported, VerificationError when a
-    graph and transformers disagree.
+    digests: `calibration.source_digests` of the checkpoint; None hashes it while its graphs are traced.
+    The bundle appears there whole or not at all. Raises UserError for what cannot be exported, VerificationError when
+    a graph and transformers disagree.
     """
     output = check_output(output)
     checkpoint = Checkpoint(source)
     family = family_of(checkpoint.model_type(), str(checkpoint.path / "config.json"))
     with staging(output) as folder:
-        manifest = _write(checkpoint, family, options, output, folder, progress)
+        manifest = _write(checkpoint, family, options, output, folder, progress, digests)
         folder.rename(output)
     return manifest
 
@@ -77,7 +85,13 @@ def check_output(output: str | Path) -> Path:
 
 
 def _write(
-    checkpoint: Checkpoint, family: Family, options: Options, output: Path, folder: Path, progress: Progress
+    checkpoint: Checkpoint,
+    family: Family,
+    options: Options,
+    output: Path,
+    folder: Path,
+    progress: Progress,
+    source: dict[str, str] | None,
 ) -> Manifest:
     attention.register()
     tower_attention.register()
@@ -101,7 +115,8 @@ def _write(
     family.write_processor(checkpoint, folder / PROCESSOR)
     with progress.weights("hash") as hashed, Digests(hashed) as digests:
         # The checkpoint is hashed while its graphs are traced, and the bundle while it is verified.
-        digests.add(checkpoint.path / "config.json", *checkpoint.files)
+        unhashed = () if source is not None else (checkpoint.path / "config.json", *checkpoint.files)
+        digests.add(*unhashed)
         contract = contracts(dimensions, vision, video, plan, plan.precision)
         graphs, rounded = _write_graphs(
             contract, TARGETS[options.target], skeleton, family, vision, plan, dimensions, folder, progress
@@ -137,7 +152,7 @@ def _write(
             graphs=graphs,
             embedding_dtype=embedding_dtype,
             files={str(path.relative_to(folder)): digests[path] for path in _files(folder)},
-            source={path.name: digests[path].sha256 for path in (checkpoint.path / "config.json", *checkpoint.files)},
+            source=source or {path.name: digests[path].sha256 for path in unhashed},
             versions={name: importlib.metadata.version(name) for name in RECORDED_VERSIONS},
             verified=verified,
         )
