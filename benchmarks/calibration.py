@@ -1,20 +1,26 @@
 """Calibrate the demo checkpoint and try the choice on other questions: `python benchmarks/calibration.py`.
 
 A plan is chosen on the calibration split (demo/calibration_split.py) and measured on the held-out one, whose
-questions the choice has not seen. Writes docs/benchmarks/calibration.md; data and report stay in demo/out/calibration.
+questions the choice has not seen. Writes docs/benchmarks/calibration.md and, where there is a Chromium, the upper part
+of the report as docs/calibration.png; data and report stay in demo/out/calibration.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import shutil
+import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from importlib.metadata import version
 from itertools import product
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from PIL import Image
 
 from demo import calibration_split, heldout
 from fastv_calib.cli import main as calibrate
@@ -27,6 +33,9 @@ ROOT = Path(os.path.relpath(Path(__file__).resolve().parent.parent))
 CHECKPOINT = ROOT / "demo" / "checkpoint"
 OUT = ROOT / "demo" / "out" / "calibration"
 KEEPS = (0.5, 0.25, 0.1)
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+PICTURE = (1000, 3220)
+"""Pixels of the report that the docs show: all but the lengths and the long table."""
 
 
 def main() -> None:
@@ -48,6 +57,7 @@ def main() -> None:
         *("--min-agreement", "0.01"),
     )
     args.markdown.write_text(page(calibration, tried), encoding="utf-8")
+    take_picture(OUT / "calibration" / "report.html", ROOT / "docs" / "calibration.png")
     print(args.markdown.read_text(encoding="utf-8"))
 
 
@@ -60,6 +70,21 @@ def measure(name: str, count: int, seed: int, *flags: str) -> Calibration:
         [str(CHECKPOINT), "--data", str(data), "-o", str(output), "--report", str(folder / "report.html"), *flags]
     )
     return read_calibration(output)
+
+
+def take_picture(report: Path, picture: Path) -> None:
+    """The upper part of the report as a PNG; left as it is where there is no browser."""
+    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if browser is None:
+        print(f"{picture} is left as it is: none of {', '.join(BROWSERS)} is on the path")
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        shot = Path(scratch) / "shot.png"
+        flags = ["--headless", "--hide-scrollbars", f"--user-data-dir={scratch}/profile", f"--screenshot={shot}"]
+        flags += ["--no-sandbox"] if os.geteuid() == 0 else []  # which Chromium's sandbox refuses to run under
+        size = "--window-size={},{}".format(*PICTURE)
+        subprocess.run([browser, *flags, size, report.absolute().as_uri()], check=True, capture_output=True)
+        Image.open(shot).convert("RGB").save(picture, optimize=True)
 
 
 def page(calibration: Calibration, tried: Calibration) -> str:

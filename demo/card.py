@@ -37,6 +37,7 @@ costs a real model: measure that on the real model.
 Exact match of the greedy answer, whole, on {samples} held-out questions (scenes of a seed that neither training nor
 the choice of the checkpoint used, digits in handwriting that training never saw), through bundles exported for ONNX
 Runtime. Made by `make evaluate` with {versions}. `random` keeps as many visual tokens, chosen without looking.
+`make calibrate` compares all rankers (`docs/benchmarks/calibration.md`).
 
 {overall}
 

@@ -4,25 +4,44 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 from pathlib import Path
+from time import monotonic
+from typing import Any
 
 import numpy as np
 
 from fastv_calib import activations
-from fastv_calib.activations import Statistics
 from fastv_calib.choose import check_objectives, choose, doubts, refusal
+from fastv_calib.cluster import Work, measure_on_ray
 from fastv_calib.data import Sample
-from fastv_calib.inputs import InputMaker
-from fastv_calib.measure import Measure, points
+from fastv_calib.evidence import Evidence, gather
+from fastv_calib.latency import check_bundles, timed
+from fastv_calib.machines import (
+    LOCAL,
+    OFF,
+    Machines,
+    default_threads,
+    has_ray,
+    local_workers,
+    memory_of,
+    pays,
+    torch_threads,
+)
+from fastv_calib.measure import Yielded, load_measure, points
+from fastv_calib.predict import Timed
 from fastv_calib.rankers import CONTROLS
 from fastv_calib.results import Results
-from fastv_calib.summary import Costing, figures, lengths, pareto, unpruned
+from fastv_calib.rounded import weight_bytes
+from fastv_calib.summary import Costing, figures, lengths, pareto, prefill_flops, unpruned
+from fastv_calib.views import Viewer
 from fastv_export.calibration import (
     SCHEMA_VERSION,
     Calibration,
     Choice,
     Objectives,
+    PlanFigures,
     Point,
     Settings,
     source_digests,
@@ -30,12 +49,15 @@ from fastv_export.calibration import (
 from fastv_export.checkpoint import Checkpoint
 from fastv_export.families import family_of
 from fastv_export.plan import decoder_dimensions
+from fastv_export.precisions import FEW_BITS
 from fastv_export.rankers import RANKERS
-from fastv_export.reference import load_model
+from fastv_export.skeleton import build_without_weights
 from fastv_runtime.bundle import Decoder
 from fastv_runtime.cost import BYTES
 from fastv_runtime.errors import UserError
 from fastv_runtime.lengths import kept_count
+
+PRECISIONS = ("fp32", *FEW_BITS)
 
 
 @dataclass(frozen=True)
@@ -60,41 +82,98 @@ class Calibrator:
         self.parameters = sum(prod(tensor.shape) for tensor in self.checkpoint.tensors.values())
         self.settings, self.objectives = settings, objectives
         _check_settings(settings, self.decoder)
-        check_objectives(objectives, self.parameters * BYTES[objectives.precision])
+        check_objectives(objectives, min(self._weight_bytes(point) for point in points(settings)))
 
-    def measure(self, samples: Sequence[Sample], results: Results, advance: Callable[[], None]) -> None:
-        """Measure the samples that `results` does not have; `advance` is called after each sample, those included."""
-        measure = None
-        for index, sample in enumerate(samples):
-            statistics: Statistics | None = None
-            if index < activations.SAMPLES and sample.key not in results.statistics:
-                statistics = {}
-            if sample.key not in results.measured or statistics is not None:
-                measure = measure or self._load()
-                measured = measure(sample, statistics)
-                if statistics is not None:
-                    results.statistics.add(sample.key, statistics)
-                if sample.key not in results.measured:
-                    results.add(measured)
+    def measure(
+        self,
+        samples: Sequence[Sample],
+        results: Results,
+        advance: Callable[[], None],
+        machines: Machines,
+        say: Callable[[str], None],
+    ) -> None:
+        """Measure the samples that `results` does not have; `advance` is called after each sample, those included.
+
+        say: is told, in a line, what the user may want to know of how it goes.
+        """
+        observed = {sample.key for sample in samples[: activations.SAMPLES]}
+        unlike = {
+            sample.key: sample
+            for sample in samples
+            if sample.key not in results.measured or (sample.key in observed and sample.key not in results.statistics)
+        }
+        left = list(unlike.values())
+        self._check_videos(left)
+        for _ in range(len(samples) - len(left)):
             advance()
 
-    def results(self, path: Path) -> Results:
-        """Measurements at `path`, of this checkpoint by these settings: those that are there, and those to come."""
-        return Results(path, source_digests(self.checkpoint), self.settings)
+        def add(yielded: Yielded) -> None:
+            key = yielded.measured.key
+            if key in observed:
+                results.statistics.add(key, yielded.statistics)
+            if key not in results.measured:
+                results.add(yielded.measured)
+            for note in yielded.notes:
+                say(note)
+            advance()
 
-    def summarise(self, samples: Sequence[Sample], results: Results, sidecar: Path) -> Outcome:
-        """Figures of all plans from samples that were measured, and the choice. sidecar: gets the activations."""
+        if machines.ray in (None, OFF):
+            left = self._measure_here(left, results.threads, add, machines, say)
+        if left:
+            address, workers = machines.ray or LOCAL, machines.workers
+            if address == LOCAL:
+                workers = local_workers(machines, results.threads, self._memory, len(left))
+                say(f"{workers} Ray workers on this machine, {results.threads} threads each")
+            work = Work(self.checkpoint.path.absolute(), self.settings, results.threads, self._memory)
+            measure_on_ray(address, workers, work, left, add)
+
+    def results(self, path: Path, threads: int | None = None) -> Results:
+        """Measurements at `path`, of this checkpoint by these settings: those that are there, and those to come.
+
+        threads: per sample; None means those of the measurements that are there, or what suits this machine.
+        """
+        new = threads or default_threads(self._memory)
+        results = Results(path, source_digests(self.checkpoint), self.settings, new)
+        if threads is not None and threads != results.threads:
+            raise UserError(
+                f"--threads {threads}: {path} has measurements on {results.threads}, and figures' last bits depend on "
+                "it: leave the flag out, or give another -o"
+            )
+        return results
+
+    def check_bundles(self, bundles: Sequence[str], results: Results) -> None:
+        """UserError for bundles whose times say nothing of this checkpoint's plans."""
+        check_bundles(bundles, results.source, self.family.vision(self.config, self.settings.image_tokens))
+
+    def summarise(
+        self, samples: Sequence[Sample], results: Results, sidecar: Path, times: Timed | None = None
+    ) -> Outcome:
+        """Figures of all plans from samples that were measured, and the choice.
+
+        sidecar: gets the activations. times: of bundles, on some of the samples.
+        """
         measured = [results.measured[sample.key] for sample in samples]
-        costing = Costing(self.decoder, self.parameters, lengths(measured), self.objectives)
+        costing = Costing(self.decoder, self._weight_bytes, lengths(measured), self.objectives)
         # By plan, then by sample; the unpruned model last.
         by_plan = list(zip(*(sample.outcomes for sample in measured), strict=True))
         plans = [
             figures(point, outcomes, measured, costing)
             for point, outcomes in zip(points(self.settings), by_plan, strict=True)
         ]
+        plans.append(unpruned(measured, costing))
+        if times is not None:
+            plans = [self._hastened(plan, times, timed(samples), results) for plan in plans]
         chosen = choose(plans, self.objectives)
         matches = [[outcome.match for outcome in outcomes] for outcomes in by_plan]
-        plans.append(unpruned(measured, costing))
+        warnings = [] if chosen is None else doubts(plans, matches, chosen, self.objectives)
+        silent = sum(not sample.answer for sample in measured)
+        if chosen is not None and silent:
+            warnings.append(
+                f"the unpruned model's answer is empty on {silent} of {len(measured)} samples, where agreeing is no "
+                "merit: ask what it answers, or look at its chat template"
+            )
+        if chosen is not None and times is not None:
+            warnings += times.doubts(plans[chosen], self.objectives)
         calibration = Calibration(
             schema_version=SCHEMA_VERSION,
             family=self.family.model_type,
@@ -109,14 +188,71 @@ class Calibrator:
             pareto=pareto(plans),
             activations=results.statistics.merge([sample.key for sample in samples[: activations.SAMPLES]], sidecar),
             chosen=None if chosen is None else self._choice(plans[chosen].point, costing),
-            warnings=() if chosen is None else tuple(doubts(plans, matches, chosen, self.objectives)),
+            warnings=tuple(warnings),
+            latency=None if times is None else times.latency,
         )
         return Outcome(calibration, refusal(plans, self.objectives) if chosen is None else None)
 
-    def _load(self) -> Measure:
-        model = load_model(self.checkpoint.path, self.family)
-        maker = InputMaker(self.checkpoint, self.family, model, self.settings.image_tokens)
-        return Measure(model, self.family, maker, self.settings, self.family.max_positions(self.config))
+    def evidence(
+        self, calibration: Calibration, samples: Sequence[Sample], results: Results, advance: Callable[[], None]
+    ) -> Evidence:
+        """What a report shows of the samples of a calibration; `advance` is called after each."""
+        views = Viewer(self.checkpoint, self.family, self.settings.image_tokens)
+        return gather(calibration, samples, [results.measured[sample.key] for sample in samples], views, advance)
+
+    def _check_videos(self, samples: Sequence[Sample]) -> None:
+        shown = next((sample for sample in samples if sample.video is not None), None)
+        if shown is not None and self.family.video(self.config) is None:
+            raise UserError(
+                f"{shown.where}: {self.family.model_type} models take no video: give pictures, of its frames say"
+            )
+
+    @property
+    def _memory(self) -> int:
+        few = sum(name in FEW_BITS for name in self.settings.precisions)
+        return memory_of(self.parameters * (BYTES["float32"] + few))  # rounded weights are kept, a byte each
+
+    @cached_property
+    def _meta(self) -> Any:
+        return build_without_weights(self.checkpoint, self.family)[0]
+
+    def _weight_bytes(self, point: Point) -> int:
+        precision = self.objectives.precision
+        if point.precision not in FEW_BITS:
+            return self.parameters * BYTES[precision]
+        return weight_bytes(self._meta, self.family, FEW_BITS[point.precision], point.layer, precision)
+
+    def _measure_here(
+        self,
+        samples: Sequence[Sample],
+        threads: int,
+        add: Callable[[Yielded], None],
+        machines: Machines,
+        say: Callable[[str], None],
+    ) -> list[Sample]:
+        """Measure samples in this process; those that are left when it has seen that workers would pay."""
+        if not samples:
+            return []
+        with torch_threads(threads):
+            measure = load_measure(self.checkpoint.path, self.settings)
+            for done, sample in enumerate(samples, 1):
+                start = monotonic()
+                add(measure(sample))
+                left = samples[done:]
+                workers = local_workers(machines, threads, self._memory, len(left))
+                # The first one warms up.
+                if machines.ray is None and done == 2 and pays(len(left), monotonic() - start, workers):
+                    if has_ray():
+                        return list(left)
+                    say(
+                        f"{threads} of {threads * workers} cores are at work: pip install 'fastv-edge[ray]' to measure "
+                        f"{workers} samples at a time, or give --threads {threads * workers}"
+                    )
+        return []
+
+    def _hastened(self, plan: PlanFigures, times: Timed, samples: Sequence[Sample], results: Results) -> PlanFigures:
+        flops = [prefill_flops(self.decoder, plan.point, results.measured[sample.key]) for sample in samples]
+        return plan.model_copy(update={"ttft": times.ttft(plan.point, float(np.median(flops)))})
 
     def _choice(self, point: Point, costing: Costing) -> Choice:
         assert point.layer is not None
@@ -127,6 +263,7 @@ class Calibrator:
             length="exact",
             max_text=costing.max_text,
             image_tokens=self.settings.image_tokens,
+            precision=point.precision,
             fixed_length=costing.max_text + kept_count(costing.lengths.visual_max, point.keep),
         )
 
@@ -142,9 +279,17 @@ def _check_settings(settings: Settings, decoder: Decoder) -> None:
     for ranker in settings.rankers:
         if ranker not in RANKERS:
             raise UserError(f"--rankers {ranker}: not known; there are {', '.join(RANKERS)}")
+    for precision in settings.precisions:
+        if precision not in PRECISIONS:
+            raise UserError(f"--precisions {precision}: not measured; there are {', '.join(PRECISIONS)}")
     if not set(settings.rankers) - CONTROLS:
         raise UserError(f"--rankers {' '.join(settings.rankers)}: a control is not chosen: add fastv")
-    for flag, values in (("--layers", settings.layers), ("--keeps", settings.keeps), ("--rankers", settings.rankers)):
+    for flag, values in (
+        ("--layers", settings.layers),
+        ("--keeps", settings.keeps),
+        ("--rankers", settings.rankers),
+        ("--precisions", settings.precisions),
+    ):
         if len(set(values)) != len(values):
             raise UserError(f"{flag} {' '.join(map(str, values))}: each one only once")
     for flag, value in (("--answer-tokens", settings.answer_tokens), ("--image-tokens", settings.image_tokens)):

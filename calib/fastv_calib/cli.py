@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from fastv_runtime.bundle import Precision
 
 PRECISIONS: dict[str, Precision] = {"fp32": "float32", "fp16": "float16"}
+DEFAULT_RANKERS = ["fastv", "fastv+uniform", "dart", "random"]
+"""The paper's, what mends its bias for places, one that looks at likeness instead of attention, and the control."""
 DESCRIPTION = (
     "Measure, on your own pictures and questions, what pruning visual tokens costs a model for every K, keep and "
     "ranker, and choose the cheapest plan that agrees with the unpruned model often enough."
@@ -41,8 +43,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--data",
         required=True,
         metavar="DATA",
-        help='folder of pictures (with --prompt), or a file with an object a line: {"image" or "images", "prompt", '
-        '"answer" if known}, paths relative to the file',
+        help='folder of pictures (with --prompt), or a file with an object a line: {"image", "images" or "video", '
+        '"prompt", "answer" if known}, paths relative to the file',
     )
     parser.add_argument("--prompt", metavar="TEXT", help="what every picture of a folder is asked")
     parser.add_argument("-o", "--output", required=True, metavar="OUT", help="calibration.json to write")
@@ -59,9 +61,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--rankers",
         nargs="+",
-        default=["fastv", "random"],
+        default=DEFAULT_RANKERS,
         metavar="NAME",
-        help=f"of {', '.join(RANKERS)}; random is a control, which is never chosen (default: fastv random)",
+        help=f"of {', '.join(RANKERS)}; random is a control, which is never chosen. Every one more costs a rerun of "
+        f"the layers from K on for each K and keep (default: {' '.join(DEFAULT_RANKERS)})",
+    )
+    parser.add_argument(
+        "--precisions",
+        nargs="+",
+        default=["fp32"],
+        metavar="NAME",
+        help="of weights: fp32, as they are stored, int8 and int4, as fastv-export rounds them for ort; the answers "
+        "compared with are always those of fp32 (default: fp32)",
     )
     parser.add_argument(
         "--answer-tokens",
@@ -92,13 +103,45 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of weights and key-value caches, for the data's longest prompt and --max-new-tokens (default: any)",
     )
     parser.add_argument(
+        "--bundle",
+        nargs="+",
+        default=[],
+        metavar="BUNDLE",
+        help="bundles of this checkpoint: they answer some of the samples in turns (ONNX Runtime, CPU), and the time "
+        "to the first token of plans that no bundle has is predicted from those of the plan's precision",
+    )
+    parser.add_argument(
+        "--max-ttft",
+        type=float,
+        metavar="MS",
+        help="milliseconds to the first token, median, measured or predicted from --bundle (default: any)",
+    )
+    parser.add_argument(
         "--precision",
         choices=PRECISIONS,
         default="fp32",
-        help="of weights and caches where bytes are counted; measured is fp32 (default: fp32)",
+        help="of caches, and of weights that have no fewer bits, where bytes are counted; measured is fp32 (default: "
+        "fp32)",
     )
     parser.add_argument(
         "--max-new-tokens", type=int, default=256, metavar="N", help="tokens an answer may have (default: 256)"
+    )
+    parser.add_argument(
+        "--ray",
+        metavar="ADDRESS",
+        help="measure on a Ray cluster: HOST:PORT, ray://HOST:PORT or auto, whose machines see SOURCE and DATA at the "
+        "same paths and have fastv-edge[export,ray]; local starts workers on this machine, off never does (default: "
+        "local if ray is installed and that saves half a minute)",
+    )
+    parser.add_argument(
+        "--workers", type=int, metavar="N", help="of Ray (default: those for which there are cores and memory)"
+    )
+    parser.add_argument(
+        "--threads",
+        type=int,
+        metavar="N",
+        help="per sample; the same number gives the same calibration, bit for bit, with Ray and without (default: one, "
+        "or more where memory bears fewer copies of the model than there are cores)",
     )
     parser.add_argument("--json", action="store_true", help="print the calibration on stdout")
 
@@ -107,7 +150,10 @@ def run(args: argparse.Namespace) -> None:
     try:
         import torch  # noqa: F401  first, so that a device's user reads of torch and not of some helper
 
+        from fastv_calib import latency
         from fastv_calib.calibrate import Calibrator
+        from fastv_calib.machines import Machines
+        from fastv_calib.predict import Timed
         from fastv_calib.report import report
         from fastv_export.activations import sidecar_of
         from fastv_export.calibration import Objectives, Settings
@@ -119,6 +165,7 @@ def run(args: argparse.Namespace) -> None:
 
     output = _writable(args.output)
     page = None if args.report is None else _writable(args.report)
+    machines = Machines(args.ray, args.workers, args.threads)
     samples = read_data(Path(args.data), args.prompt)
     settings = Settings(
         layers=tuple(args.layers),
@@ -126,37 +173,58 @@ def run(args: argparse.Namespace) -> None:
         rankers=tuple(args.rankers),
         answer_tokens=args.answer_tokens,
         image_tokens=args.image_tokens,
+        precisions=tuple(args.precisions),
     )
     if args.max_new_tokens < 1:
         raise UserError(f"--max-new-tokens {args.max_new_tokens}: must be at least 1")
+    if args.max_ttft is not None and not args.bundle:
+        raise UserError(
+            f"--max-ttft {args.max_ttft:g}: nothing tells how long a plan takes: add --bundle BUNDLE, of this "
+            "checkpoint and for this machine (fastv-export)"
+        )
     objectives = Objectives(
         min_agreement=args.min_agreement,
         max_memory=args.max_memory,
         precision=PRECISIONS[args.precision],
         max_new_tokens=args.max_new_tokens,
+        max_ttft=args.max_ttft,
     )
     with ExportProgress(stderr) as progress:
         source = resolve(args.source, args.revision, progress)
         calibrator = Calibrator(source, settings, objectives)
         with progress.step("hash the checkpoint"):
-            results = calibrator.results(output.with_suffix(".samples.jsonl"))
-    columns = (TextColumn("samples"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+            results = calibrator.results(output.with_suffix(".samples.jsonl"), machines.threads)
+        calibrator.check_bundles(args.bundle, results)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=stderr) as bars:
-        task = bars.add_task("", total=len(samples))
-        calibrator.measure(samples, results, lambda: bars.advance(task))
-    outcome = calibrator.summarise(samples, results, sidecar_of(output))
+        task = bars.add_task("samples", total=len(samples))
+        calibrator.measure(samples, results, lambda: bars.advance(task), machines, _say)
+    times = None
+    if args.bundle:
+        some = latency.timed(samples)
+        with Progress(*columns, console=stderr) as bars:
+            task = bars.add_task("bundles, in turns", total=len(some))
+            times = Timed.of(args.bundle, latency.measure(args.bundle, some, lambda: bars.advance(task)))
+    outcome = calibrator.summarise(samples, results, sidecar_of(output), times)
     calibration = outcome.calibration
     _write(output, calibration.model_dump_json(indent=2) + "\n")
     if page is not None:
-        _write(page, report(calibration, args.source, args.output))
+        with Progress(*columns, console=stderr) as bars:
+            task = bars.add_task("pictures of the report", total=len(samples))
+            evidence = calibrator.evidence(calibration, samples, results, lambda: bars.advance(task))
+        _write(page, report(calibration, evidence, args.source, args.output))
     if args.json:
         print(calibration.model_dump_json())
     if outcome.refusal is not None:
         raise UserError(f"{outcome.refusal}; the measurements are in {output}")
-    _say(calibration, args.source, args.output)
+    _conclude(calibration, args.source, args.output)
 
 
-def _say(calibration: Calibration, source: str, output: str) -> None:
+def _say(line: str) -> None:
+    stderr.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _conclude(calibration: Calibration, source: str, output: str) -> None:
     from fastv_calib.report import chosen_plan
 
     plan = chosen_plan(calibration)
@@ -166,10 +234,11 @@ def _say(calibration: Calibration, source: str, output: str) -> None:
         f"{output}: {plan.point}: {match.mean:.1%} of {calibration.samples} answers are the unpruned model's "
         f"(95% interval {match.low:.1%} to {match.high:.1%}), {plan.flops_share:.0%} of its FLOPs, "
         f"{plan.cache_share:.0%} of its cache",
+        *([] if plan.ttft is None else [f"{output}: {plan.ttft}"]),
         *(f"warning: {warning}" for warning in calibration.warnings),
         f"next: fastv-export {source} -o NAME.fastv --calibration {output}",
     ):
-        stderr.print(line, highlight=False, markup=False, soft_wrap=True)
+        _say(line)
 
 
 def _writable(name: str) -> Path:

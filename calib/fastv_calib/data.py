@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from fastv_runtime.bundle import sha256
 from fastv_runtime.errors import UserError
 
 SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
@@ -18,28 +19,29 @@ SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 
 @dataclass(frozen=True)
 class Sample:
-    """One question about one or more pictures."""
+    """One question about one or more pictures, or a video."""
 
     images: tuple[Path, ...]
     prompt: str
     answer: str | None
     where: str
     """The file, and its line, for errors."""
+    video: Path | None = None
 
     @cached_property
     def key(self) -> str:
-        """sha256 of what it asks and expects, pictures' contents included: the same wherever the files lie."""
+        """sha256 of what it asks and expects, files' contents included: the same wherever they lie."""
         digest = hashlib.sha256(json.dumps([self.prompt, self.answer]).encode())
-        for image in self.images:
-            digest.update(hashlib.sha256(image.read_bytes()).digest())
+        for file in (*self.images, *([] if self.video is None else [self.video])):
+            digest.update(bytes.fromhex(sha256(file)))
         return digest.hexdigest()
 
 
 def read_data(path: Path, prompt: str | None) -> list[Sample]:
     """Samples of a folder, all asked `prompt`, or of a file with a JSON object a line.
 
-    An object has "image" (or "images", a list), "prompt" and, where it is known, "answer"; paths are relative to the
-    file. Raises UserError that names file and line of whatever cannot be used.
+    An object has "image" (or "images", a list) or "video", "prompt" and, where it is known, "answer"; paths are
+    relative to the file. Raises UserError that names file and line of whatever cannot be used.
     """
     if not path.exists():
         raise UserError(f"--data {path}: no such file or folder")
@@ -75,6 +77,7 @@ class _Line(BaseModel):
 
     image: str | None = None
     images: list[str] | None = None
+    video: str | None = None
     prompt: str
     answer: str | None = None
 
@@ -87,8 +90,8 @@ def _sample(path: Path, number: int, text: str) -> Sample:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
         raise UserError(f"{where}: {field + ': ' if field else ''}{first['msg']}") from None
-    if (line.image is None) == (not line.images):
-        raise UserError(f'{where}: give either "image" or "images", and one picture at least')
+    if sum(map(bool, (line.image, line.images, line.video))) != 1:
+        raise UserError(f'{where}: give one of "image", "images" and "video", and one picture at least')
     if not line.prompt.strip():
         raise UserError(f"{where}: the prompt is empty")
     if line.answer is not None and not line.answer.strip():
@@ -97,4 +100,7 @@ def _sample(path: Path, number: int, text: str) -> Sample:
     for image in images:
         if not image.is_file():
             raise UserError(f"{where}: no such picture: {image}")
-    return Sample(images, line.prompt, line.answer, where)
+    video = None if line.video is None else path.parent / line.video
+    if video is not None and not video.is_file():
+        raise UserError(f"{where}: no such video: {video}")
+    return Sample(images, line.prompt, line.answer, where, video)

@@ -1,8 +1,9 @@
-"""From pictures and a question to what the decoder takes: the runtime's preprocessing, the family's tower."""
+"""From pictures or videos and a question to what the decoder takes: the runtime's preprocessing, the family's tower."""
 
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ from fastv_export.families import Family
 from fastv_runtime.bundle import PROCESSOR, Tokens
 from fastv_runtime.positions import position_ids
 from fastv_runtime.prompt import PromptBuilder
-from fastv_runtime.visuals import Visual, load_images
+from fastv_runtime.video import Video
+from fastv_runtime.visuals import Visual, load_images, load_videos, no_videos
 
 
 @dataclass(frozen=True)
@@ -43,18 +45,24 @@ class InputMaker:
             tower_attention.register()
             model.set_attn_implementation({"vision_config": family.tower_attention})
         self._model, self._family = model, family
-        self._tokens = Tokens(image=family.image_token_id(config), stop=family.stop_tokens(checkpoint, config))
+        self.vision, self.video = family.vision(config, image_tokens), family.video(config)
+        self._tokens = Tokens(
+            image=family.image_token_id(config),
+            video=None if self.video is None else family.video_token_id(config),
+            video_marker=None if self.video is None else family.video_marker,
+            stop=family.stop_tokens(checkpoint, config),
+        )
         self.stop = frozenset(self._tokens.stop)
-        self.vision = family.vision(config, image_tokens)
         with tempfile.TemporaryDirectory() as scratch:
             folder = Path(scratch) / PROCESSOR
             family.write_processor(checkpoint, folder)
             self._prompts = PromptBuilder(folder, self._tokens)
             self._images = load_images(folder, self.vision)
+            self._videos = None if self.video is None else load_videos(folder, self.video)
 
-    def __call__(self, images: list[Image.Image], prompt: str) -> Inputs:
-        """Raises UserError for a prompt that does not fit its pictures."""
-        visuals = [self._images(image) for image in images]
+    def __call__(self, images: list[Image.Image], prompt: str, videos: Sequence[Video] = ()) -> Inputs:
+        """Raises UserError for a prompt that does not fit its pictures, and for videos where the family takes none."""
+        visuals = [*map(self._images, images), *map(self._video, videos)]
         built = self._prompts.build(prompt, visuals)
         length = built.token_ids.size
         with torch.no_grad():
@@ -67,19 +75,32 @@ class InputMaker:
         positions = position_ids(self._family.position_axes, length, built.runs)
         return Inputs(embedded, torch.from_numpy(positions)[:, None], visual, tuple(rest))
 
+    @property
+    def frames(self) -> int:
+        """Sampled of a video. Raises UserError where the family takes none."""
+        if self.video is None:
+            raise no_videos(self._family.model_type)
+        return self.video.frames
+
     def text(self, tokens: list[int]) -> str:
         """An answer's text, without special tokens and blanks around it."""
         return str(self._prompts.tokenizer.decode(tokens, skip_special_tokens=True)).strip()
+
+    def _video(self, video: Video) -> Visual:
+        if self._videos is None:
+            raise no_videos(self._family.model_type)
+        return self._videos(video)
 
     def _embed(self, token_ids: Int[torch.Tensor, " S"]) -> Float[torch.Tensor, "1 S D"]:
         return self._family.decoder(self._model).embed_tokens(token_ids)[None]
 
     def _features(self, visual: Visual) -> tuple[torch.Tensor, ...]:
-        """Features [N, D] of a picture's visual tokens, then those of each deepstack layer."""
+        """Features [N, D] of a visual's tokens, then those of each deepstack layer."""
+        encode = self._family.encode_frame if visual.graph == "video" else self._family.encode
         pieces = []
         for piece in visual.pieces:
             inputs = {name: torch.from_numpy(array) for name, array in piece.inputs.items()}
-            made = self._family.encode(self._model, **inputs)
+            made = encode(self._model, **inputs)
             pieces.append(made if isinstance(made, tuple) else (made,))
         features = tuple(torch.cat(rows) for rows in zip(*pieces, strict=True))
         if visual.pack is None:

@@ -7,14 +7,25 @@ from pathlib import Path
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from fastv_calib.plots import SIZE, attention_plot, mark, plan_plot, ranker_class
+from fastv_calib.evidence import Evidence
+from fastv_calib.pictures import SHARES, heat_map, kept_picture, opacity
+from fastv_calib.plots import (
+    SIZE,
+    attention_plot,
+    budget_plot,
+    lengths_plot,
+    mark,
+    plan_plot,
+    ranker_class,
+    stages_plot,
+)
 from fastv_calib.rankers import CONTROLS
-from fastv_export.calibration import Calibration, Estimate, PlanFigures
+from fastv_export.calibration import Calibration, Estimate, PlanFigures, Point, Spread
 
 TEMPLATE = "report.html.jinja"
 
 
-def report(calibration: Calibration, source: str, output: str) -> str:
+def report(calibration: Calibration, evidence: Evidence, source: str, output: str) -> str:
     """The page. `source`, `output`: as they were typed, for what to type next."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {
@@ -23,6 +34,8 @@ def report(calibration: Calibration, source: str, output: str) -> str:
         "millinats": _millinats,
         "mib": _mib,
         "count": _count,
+        "ms": _ms,
+        "spread": _spread,
     }
     template = environment.from_string((Path(__file__).parent / TEMPLATE).read_text(encoding="utf-8"))
     chosen = chosen_plan(calibration)
@@ -30,13 +43,23 @@ def report(calibration: Calibration, source: str, output: str) -> str:
     return template.render(
         calibration=calibration,
         chosen=chosen,
-        unpruned=next(plan for plan in plans if plan.point.layer is None),
+        unpruned=calibration.plans[-1],
         colours={name: ranker_class(calibration, name) for name in calibration.settings.rankers},
         controls=[name for name in calibration.settings.rankers if name in CONTROLS],
-        plans=plans,
+        plans=[(calibration.plans.index(plan), plan) for plan in plans],
+        evidence=evidence,
+        examples=[
+            (each, [Markup(kept_picture(panel, f"Kept of: {each.question}")) for panel in each.panels])
+            for each in evidence.examples
+        ],
+        heat={name: Markup(heat_map(shares, f"Where {name} keeps")) for name, shares in evidence.heat.items()},
+        shares=[(share, f"{opacity(share):.2g}") for share in SHARES],
         pareto=[calibration.plans[index].point for index in calibration.pareto],
         plot=Markup(plan_plot(calibration, chosen)),
-        attention=Markup(attention_plot(calibration.attention)),
+        attention=Markup(attention_plot(calibration.attention, evidence.plan.point.layer)),
+        lengths=Markup(lengths_plot(evidence.texts, calibration)),
+        budget=Markup(budget_plot(calibration)),
+        stages=None if calibration.latency is None else Markup(stages_plot(calibration.latency)),
         marks=[Markup(mark(index, SIZE * 1.5, SIZE * 1.5)) for index in range(4)],
         source=source,
         output=output,
@@ -46,15 +69,10 @@ def report(calibration: Calibration, source: str, output: str) -> str:
 def chosen_plan(calibration: Calibration) -> PlanFigures | None:
     """The figures of what was chosen."""
     chosen = calibration.chosen
-    return next(
-        (
-            plan
-            for plan in calibration.plans
-            if chosen is not None
-            and (plan.point.layer, plan.point.keep, plan.point.ranker) == (chosen.layer, chosen.keep, chosen.ranker)
-        ),
-        None,
-    )
+    if chosen is None:
+        return None
+    point = Point(layer=chosen.layer, keep=chosen.keep, ranker=chosen.ranker, precision=chosen.precision)
+    return next(plan for plan in calibration.plans if plan.point == point)
 
 
 def _share(value: float) -> str:
@@ -74,6 +92,14 @@ def _millinats(estimate: Estimate) -> str:
 
 def _mib(count: float) -> str:
     return f"{count / 2**20:,.1f}"
+
+
+def _ms(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _spread(spread: Spread) -> str:
+    return f"{_ms(spread.median)} ({_ms(spread.low)}–{_ms(spread.high)})"
 
 
 def _count(value: float) -> str:

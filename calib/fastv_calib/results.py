@@ -14,7 +14,7 @@ from fastv_export.calibration import Settings
 from fastv_runtime.errors import UserError
 from fastv_runtime.schema import Model
 
-VERSION = 1
+VERSION = 2
 
 
 class Header(Model):
@@ -23,23 +23,33 @@ class Header(Model):
     version: int
     key: str
     """sha256 of the checkpoint's digests and the settings."""
+    threads: int
+    """Per sample; figures' last bits depend on it."""
 
 
 class Results:
     """The file of measurements beside a calibration; opened for going on if it is there."""
 
-    def __init__(self, path: Path, source: dict[str, str], settings: Settings):
-        """Raises UserError if the file holds measurements of another checkpoint, or by other settings."""
+    def __init__(self, path: Path, source: dict[str, str], settings: Settings, threads: int):
+        """threads: of measurements to come, where there are none; those that are there say theirs.
+
+        Raises UserError if the file holds measurements of another checkpoint, or by other settings."""
         decisive = json.dumps([source, settings.model_dump(mode="json")], sort_keys=True)
         self.source = source
         self._path = path
-        self._header = Header(version=VERSION, key=hashlib.sha256(decisive.encode()).hexdigest())
+        self._header = Header(version=VERSION, key=hashlib.sha256(decisive.encode()).hexdigest(), threads=threads)
         self.measured: dict[str, Measured] = {}
-        self.statistics = StatisticsFiles(path.with_suffix("").with_suffix(".activations"), self._header.key)
         if path.exists() and path.stat().st_size:
             self._read()
         else:
             self._append(self._header)
+        key = f"{self._header.key} {self._header.threads}"
+        self.statistics = StatisticsFiles(path.with_suffix("").with_suffix(".activations"), key)
+
+    @property
+    def threads(self) -> int:
+        """On which every sample is measured, whoever goes on with the file."""
+        return self._header.threads
 
     def add(self, measured: Measured) -> None:
         """Keep a sample's measurements; on disk when this returns."""
@@ -54,11 +64,13 @@ class Results:
         data = self._path.read_bytes()
         whole = data[: data.rfind(b"\n") + 1]
         lines = whole.splitlines()
-        if not lines or not self._is_ours(lines[0]):
+        header = _header(lines[0]) if lines else None
+        if header is None or (header.version, header.key) != (self._header.version, self._header.key):
             raise UserError(
                 f"{self._path}: has measurements of another checkpoint or by other settings: "
                 "remove it, or give another -o"
             )
+        self._header = header
         for number, line in enumerate(lines[1:], 2):
             try:
                 measured = Measured.model_validate_json(line)
@@ -69,8 +81,9 @@ class Results:
             with self._path.open("r+b") as file:
                 file.truncate(len(whole))
 
-    def _is_ours(self, line: bytes) -> bool:
-        try:
-            return Header.model_validate_json(line) == self._header
-        except ValidationError:
-            return False
+
+def _header(line: bytes) -> Header | None:
+    try:
+        return Header.model_validate_json(line)
+    except ValidationError:
+        return None

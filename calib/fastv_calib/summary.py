@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import ceil
 
 import numpy as np
 
 from fastv_calib.intervals import bootstrap, wilson
-from fastv_calib.measure import Measured, Outcome
+from fastv_calib.measure import Measured, Outcome, unpruned_point
 from fastv_calib.rankers import CONTROLS
 from fastv_export.calibration import Lengths, Objectives, PlanFigures, Point
+from fastv_export.precisions import FEW_BITS
 from fastv_runtime.bundle import Decoder, Plan
-from fastv_runtime.cost import BYTES, cache_bytes, decoder_flops, plan_cost, tokens_per_layer
+from fastv_runtime.cost import cache_bytes, decoder_flops, plan_cost, tokens_per_layer
 from fastv_runtime.lengths import capacity, kept_count
 
 TEXT_STEP = 16
-UNPRUNED = Point(layer=None, keep=1.0, ranker="fastv")
+UNPRUNED = unpruned_point()
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Costing:
     """What figures need to know of the model and its use."""
 
     decoder: Decoder
-    parameters: int
+    weight_bytes: Callable[[Point], int]
     lengths: Lengths
     objectives: Objectives
 
@@ -33,10 +34,6 @@ class Costing:
     def max_text(self) -> int:
         """Text tokens a prompt may have: the longest seen, rounded up."""
         return ceil(self.lengths.text_max / TEXT_STEP) * TEXT_STEP
-
-    @property
-    def weight_bytes(self) -> int:
-        return self.parameters * BYTES[self.objectives.precision]
 
     def plan(self, point: Point) -> Plan:
         """A point as a plan for the longest prompt of the data."""
@@ -46,6 +43,7 @@ class Costing:
             ranker="fastv",  # which one costs nothing to speak of
             length="exact",
             precision=self.objectives.precision,
+            weights=FEW_BITS.get(point.precision),
             max_text=self.max_text,
             max_visual=self.lengths.visual_max,
             max_new_tokens=self.objectives.max_new_tokens,
@@ -65,7 +63,9 @@ def figures(point: Point, outcomes: Sequence[Outcome], samples: Sequence[Measure
     decoder, dtype = costing.decoder, costing.objectives.precision
     rows = [_rows(decoder, point, sample) for sample in samples]
     dense = [_rows(decoder, UNPRUNED, sample) for sample in samples]
-    flops, dense_flops = (float(np.mean([decoder_flops(decoder, each).gated for each in all])) for all in (rows, dense))
+    flops, dense_flops = (
+        float(np.mean([prefill_flops(decoder, each, sample) for sample in samples])) for each in (point, UNPRUNED)
+    )
     cache, dense_cache = (float(np.mean([cache_bytes(decoder, each, dtype) for each in all])) for all in (rows, dense))
     known = [
         sample.correct and outcome.match
@@ -83,7 +83,7 @@ def figures(point: Point, outcomes: Sequence[Outcome], samples: Sequence[Measure
         flops_share=flops / dense_flops,
         cache_bytes=cache,
         cache_share=cache / dense_cache,
-        memory_bytes=costing.weight_bytes + plan_cost(decoder, plan, capacity(plan)).cache_capacity_bytes,
+        memory_bytes=costing.weight_bytes(point) + plan_cost(decoder, plan, capacity(plan)).cache_capacity_bytes,
     )
 
 
@@ -93,18 +93,31 @@ def unpruned(samples: Sequence[Measured], costing: Costing) -> PlanFigures:
 
 
 def pareto(plans: Sequence[PlanFigures]) -> tuple[int, ...]:
-    """Indices of plans than which none is as good in FLOPs and greedy match, and better in one; controls aside."""
+    """Indices of plans than which none is as good in FLOPs and greedy match, and better in one; controls aside.
+
+    A plan of another precision must be as good in memory as well.
+    """
     eligible = [index for index, plan in enumerate(plans) if plan.point.ranker not in CONTROLS]
 
     def beaten(plan: PlanFigures) -> bool:
         return any(
             other.flops <= plan.flops
             and other.match.mean >= plan.match.mean
-            and (other.flops < plan.flops or other.match.mean > plan.match.mean)
+            and (other.memory_bytes <= plan.memory_bytes or other.point.precision == plan.point.precision)
+            and (
+                other.flops < plan.flops
+                or other.match.mean > plan.match.mean
+                or (other.point.precision != plan.point.precision and other.memory_bytes < plan.memory_bytes)
+            )
             for other in (plans[index] for index in eligible)
         )
 
     return tuple(index for index in eligible if not beaten(plans[index]))
+
+
+def prefill_flops(decoder: Decoder, point: Point, sample: Measured) -> int:
+    """Multiply-adds of the decoder's layers for a sample's prompt."""
+    return decoder_flops(decoder, _rows(decoder, point, sample)).gated
 
 
 def _rows(decoder: Decoder, point: Point, sample: Measured) -> list[int]:

@@ -94,17 +94,41 @@ class Sweep:
         Plans that keep as many tokens run together.
         """
         prompt, answer = dense.inputs.visual.numel(), len(dense.tokens)
-        plans, kept = keeps.shape
-        rows = torch.cat([keeps, torch.arange(prompt, prompt + answer - 1).expand(plans, -1)], 1)
-        hidden = dense.hidden[layer][0, rows]
+        rows = torch.cat([keeps, torch.arange(prompt, prompt + answer - 1).expand(len(keeps), -1)], 1)
         # [.., 1, S, Dh] -> [.., plans, rows, Dh]
-        rotary = tuple(table.squeeze(-3)[..., rows, :] for table in dense.rotary)
-        mask = torch.full((rows.shape[1],) * 2, torch.finfo(hidden.dtype).min).triu(1)[None, None]
-        for index, each in enumerate(self._decoder.layers[layer:], layer):
-            hidden = each(hidden, attention_mask=mask, position_embeddings=rotary)
-            if index < len(dense.inputs.deepstack):
-                hidden[:, :kept] += dense.inputs.deepstack[index][0, keeps]
+        cosine, sine = (table.squeeze(-3)[..., rows, :] for table in dense.rotary)
+        last = len(self._decoder.layers)
+        hidden = self._through(layer, last, dense.hidden[layer][0, rows], (cosine, sine), dense.inputs, keeps)
         return self._head(self._decoder.norm(hidden[:, -answer:])).float()
+
+    @torch.no_grad()
+    def forced(self, inputs: Inputs, reference: Dense, layer: int) -> Dense:
+        """The model as it is now, shown another one's answer, up to the input of layer K = `layer`."""
+        prompt = inputs.visual.numel()
+        said = self._decoder.embed_tokens(torch.tensor([reference.tokens[:-1]], dtype=torch.int64))
+        hidden = torch.cat([inputs.embedded, said], 1)
+        positions = _answered(inputs.position_ids, said.shape[1])
+        rotary = self._decoder.rotary_emb(hidden, positions[0] if positions.shape[0] == 1 else positions)
+        with self._observed(prompt) as seen:
+            hidden = self._through(0, layer, hidden, rotary, inputs, torch.arange(prompt)[None])
+        return Dense(inputs, reference.tokens, reference.logits, {layer: hidden}, seen.scores, seen.unrotated, rotary)
+
+    def _through(
+        self,
+        first: int,
+        last: int,
+        hidden: Float[torch.Tensor, "plans rows D"],
+        rotary: tuple[torch.Tensor, torch.Tensor],
+        inputs: Inputs,
+        keeps: Int[torch.Tensor, "plans M"],
+    ) -> Float[torch.Tensor, "plans rows D"]:
+        """Layers `first` to `last` - 1, on rows that begin with the tokens `keeps` of the prompt."""
+        mask = torch.full((hidden.shape[1],) * 2, torch.finfo(hidden.dtype).min).triu(1)[None, None]
+        for index, each in enumerate(self._decoder.layers[first:last], first):
+            hidden = each(hidden, attention_mask=mask, position_embeddings=rotary)
+            if index < len(inputs.deepstack):
+                hidden[:, : keeps.shape[1]] += inputs.deepstack[index][0, keeps]
+        return hidden
 
     @contextmanager
     def _observed(self, prompt: int) -> Iterator[_Seen]:
@@ -114,16 +138,16 @@ class Sweep:
         def scores(
             module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: tuple[torch.Tensor, torch.Tensor]
         ) -> None:
-            if not output[1].shape[2] == output[1].shape[3] == prompt:
+            if not output[1].shape[2] == output[1].shape[3] >= prompt:
                 return
-            seen.scores.append(_last_row(output[1]))
+            seen.scores.append(_last_row(output[1], prompt))
             following = len(seen.scores)
             if self._unrotated and following in self._layers:
                 # Cosine 1 and sine 0 turn nothing. `forward` has no hooks.
                 cosine, sine = kwargs["position_embeddings"]
                 still = (torch.ones_like(cosine), torch.zeros_like(sine))
                 again = {**kwargs, "position_embeddings": still, "past_key_values": None}
-                seen.unrotated[following] = _last_row(module.forward(*args, **again)[1])
+                seen.unrotated[following] = _last_row(module.forward(*args, **again)[1], prompt)
 
         def hidden(layer: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             seen.hidden[layer].append(args[0] if args else kwargs["hidden_states"])
@@ -150,8 +174,9 @@ class _Seen:
     unrotated: dict[int, torch.Tensor] = field(default_factory=dict)
 
 
-def _last_row(weights: Float[torch.Tensor, "1 H S S"]) -> Float[torch.Tensor, " S"]:
-    return weights[0, :, -1].float().mean(0)
+def _last_row(weights: Float[torch.Tensor, "1 H rows rows"], prompt: int) -> Float[torch.Tensor, " S"]:
+    """Of the prompt's S rows, before those of an answer."""
+    return weights[0, :, prompt - 1, :prompt].float().mean(0)
 
 
 def _prompt_arguments(inputs: Inputs) -> dict[str, Any]:

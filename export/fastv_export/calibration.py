@@ -31,6 +31,8 @@ class Settings(Model):
     answer_tokens: int
     """Most tokens of the unpruned answer that plans are compared on."""
     image_tokens: int | None
+    precisions: tuple[str, ...] = ("fp32",)
+    """As `--precision` of an export names them."""
 
 
 class Objectives(Model):
@@ -41,7 +43,10 @@ class Objectives(Model):
     max_memory: float | None
     """GiB of weights and caches."""
     precision: Precision
+    """Of caches, and of weights that have no fewer bits."""
     max_new_tokens: int
+    max_ttft: float | None = None
+    """Milliseconds to the first token, median."""
 
 
 class Point(Model):
@@ -50,13 +55,29 @@ class Point(Model):
     layer: int | None
     keep: float
     ranker: str
+    precision: str = "fp32"
+    """`fp32`: weights as they are stored; or one of `precisions.FEW_BITS`."""
 
     def __str__(self) -> str:
-        return "unpruned" if self.layer is None else f"K={self.layer} keep {self.keep:g} {self.ranker}"
+        plan = "unpruned" if self.layer is None else f"K={self.layer} keep {self.keep:g} {self.ranker}"
+        return plan if self.precision == "fp32" else f"{plan} {self.precision}"
+
+
+class Ttft(Model):
+    """Milliseconds to a plan's first token: the median of a bundle's, or what other bundles predict."""
+
+    ms: float
+    measured: bool
+
+    def __str__(self) -> str:
+        return f"{self.ms:.3g} ms to the first token, {'measured' if self.measured else 'predicted'}"
 
 
 class PlanFigures(Model):
-    """One plan against the unpruned model, on all samples. Shares lie in 0 to 1, their intervals are Wilson's."""
+    """One plan against the unpruned model in fp32, on all samples.
+
+    Shares lie in 0 to 1, their intervals are Wilson's.
+    """
 
     point: Point
     first_token: Estimate
@@ -78,6 +99,39 @@ class PlanFigures(Model):
     cache_share: float
     memory_bytes: int
     """Weights, and caches as allocated for the longest prompt of the data."""
+    ttft: Ttft | None = None
+    """None where no bundle was timed."""
+
+
+class Spread(Model):
+    """Median, and 5th and 95th percentile, of single timings."""
+
+    median: float
+    low: float
+    high: float
+
+
+class BundleLatency(Model):
+    """One bundle on the machine that calibrated: ONNX Runtime, CPU. Milliseconds."""
+
+    name: str
+    point: Point
+    kind: str
+    """Precision of activations and weights."""
+    samples: int
+    ttft: Spread
+    per_token: Spread
+    """Of a decoded token after the first: a sample's mean."""
+    stages: dict[str, float]
+    """Medians of what `ttft` is made of."""
+
+
+class Latency(Model):
+    """What bundles took, in turns, and how well they predict each other."""
+
+    bundles: tuple[BundleLatency, ...]
+    error: float | None
+    """Largest relative error of a bundle's TTFT as the others predict it; None for a single bundle."""
 
 
 class Lengths(Model):
@@ -99,6 +153,8 @@ class Choice(Model):
     max_text: int
     """The longest text of the data, rounded up to a multiple of 16."""
     image_tokens: int | None
+    precision: str
+    """As a point has it: `fp32` leaves the precision to the target."""
     fixed_length: int
     """Pruned length of the longest prompt under the policy `fixed`."""
 
@@ -125,6 +181,8 @@ class Calibration(Model):
     """sha256 of the file of activations, which lies beside this one (`activations.sidecar_of`)."""
     chosen: Choice | None
     warnings: tuple[str, ...]
+    latency: Latency | None = None
+    """None without `--bundle`."""
 
 
 class _SchemaVersion(BaseModel):
@@ -152,14 +210,14 @@ def read_calibration(path: str | Path) -> Calibration:
         raise UserError(f"{path}: {where}: {first['msg']}: run fastv-calibrate again") from None
 
 
-def chosen_for(calibration: Calibration, source: str | Path) -> Choice:
-    """The chosen plan of a calibration of the checkpoint at `source`.
+def chosen_for(calibration: Calibration, source: str | Path, digests: dict[str, str]) -> Choice:
+    """The chosen plan of a calibration of the checkpoint at `source`, whose `source_digests` are given.
 
     Raises UserError for a calibration of another checkpoint, by its files' hashes, and for one that chose nothing.
     """
     if calibration.chosen is None:
         raise UserError("--calibration: it chose no plan: run fastv-calibrate with objectives that a plan meets")
-    if calibration.source != source_digests(Checkpoint(source)):
+    if calibration.source != digests:
         raise UserError(f"--calibration: is of another checkpoint than {source}: run fastv-calibrate on this one")
     return calibration.chosen
 

@@ -1,13 +1,13 @@
 """A saved graph cut into chunks of nodes whose weights are small, so that it can be executed without loading it whole.
 
 Large weights become inputs of their chunk: read by offset when the chunk runs, into memory that the next chunk reuses.
-Those of four or eight bits stay constants, as ONNX Runtime fuses their products only then.
+Those of few bits are dequantised by their chunk, so that they count as what they become.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
@@ -20,39 +20,60 @@ from onnx import NodeProto, TensorProto, helper
 WEIGHT = 1 << 20
 """Bytes from which on an initializer counts as large."""
 
-FEW_BITS = (TensorProto.INT4, TensorProto.INT8)
-COPIES = 4
-"""Times that ONNX Runtime holds a constant of few bits while it loads a chunk: as read, serialised, parsed, packed."""
+PACKED = "MatMulNBits"
+"""The product that takes a weight of few bits as it is stored."""
 
 
 @dataclass(frozen=True)
 class Weight:
-    """A large initializer, or some columns of one: `pieces` of equal length, `stride` bytes apart, in the data file."""
+    """A large initializer, or some outputs of one: `pieces` of equal length, `stride` bytes apart, in the data file."""
 
-    dtype: np.dtype[Any]
+    element: int
+    """Element type, as ONNX counts them."""
     shape: tuple[int, ...]
+    width: int
+    """Bytes that one element becomes when it is multiplied."""
     offset: int
+    by_output: bool = False
+    """Whether the first axis is that of outputs, not the last."""
     stride: int = 0
     pieces: int = 1
 
     @property
     def nbytes(self) -> int:
-        return prod(self.shape) * self.dtype.itemsize
+        return _stored(self.element, prod(self.shape))
 
-    def columns(self, start: int, stop: int) -> Weight:
-        """Columns [start, stop) of a matrix."""
-        rows, columns = self.shape
-        width = self.dtype.itemsize
+    @property
+    def held(self) -> int:
+        """Bytes when it is multiplied."""
+        return prod(self.shape) * self.width
+
+    @property
+    def outputs(self) -> int:
+        return self.shape[0 if self.by_output else -1]
+
+    def part(self, start: int, stop: int) -> Weight:
+        """Outputs [start, stop) of a whole weight; even numbers where two values share a byte."""
+        if self.by_output:
+            _, *rest = self.shape
+            return replace(
+                self, shape=(stop - start, *rest), offset=self.offset + _stored(self.element, start * prod(rest))
+            )
+        *rest, outputs = self.shape
         return replace(
-            self, shape=(rows, stop - start), offset=self.offset + start * width, stride=columns * width, pieces=rows
+            self,
+            shape=(*rest, stop - start),
+            offset=self.offset + _stored(self.element, start),
+            stride=_stored(self.element, outputs),
+            pieces=prod(rest),
         )
 
     def read(self, file: int, buffer: np.ndarray) -> np.ndarray:
-        """The values, in `buffer`: bytes, as many as there are."""
+        """The stored bytes, in `buffer`, which has as many."""
         for index, piece in enumerate(buffer.reshape(self.pieces, -1)):
             if os.preadv(file, [piece.data], self.offset + index * self.stride) != piece.nbytes:
                 raise OSError(f"a weight ends before its {self.nbytes} bytes")
-        return buffer.view(self.dtype).reshape(self.shape)
+        return buffer
 
 
 @dataclass(frozen=True)
@@ -62,7 +83,7 @@ class Chunk:
     nodes: tuple[NodeProto, ...]
     weights: dict[str, Weight]
     constants: tuple[TensorProto, ...]
-    """Small initializers, and those of few bits, their values inside."""
+    """Small initializers, their values inside."""
     inputs: tuple[str, ...]
     """Values that come from outside: inputs of the graph and results of earlier chunks."""
     outputs: tuple[str, ...]
@@ -70,21 +91,35 @@ class Chunk:
     spent: tuple[str, ...]
     """Inputs that no later chunk needs."""
 
-    def wide(self, limit: int) -> str | None:
-        """The weight that alone exceeds the limit, if its product can be computed column by column."""
-        node = self.nodes[0]
-        name = node.input[1] if len(self.nodes) == 1 and node.op_type == "MatMul" else None
-        wide = name in self.weights and self.weights[name].nbytes > limit and len(self.weights[name].shape) == 2
-        return name if wide else None
+    def portions(self, limit: int) -> Iterator[dict[str, Weight]]:
+        """The weights; those of a single product above the limit come some outputs at a time, as it can be computed."""
+        held = max((weight.held for weight in self.weights.values()), default=0)
+        if held <= limit or not _is_product(self.nodes) or not self._divisible():
+            yield self.weights
+            return
+        outputs = next(iter(self.weights.values())).outputs
+        # Parts of one size: a smaller last one would make ONNX Runtime's arena grow by blocks that nothing else fits.
+        step = -(-outputs // -(-held // limit))
+        step += step % 2
+        for start in range(0, outputs, step):
+            stop = min(start + step, outputs)
+            yield {name: weight.part(start, stop) for name, weight in self.weights.items()}
 
-    def model(self, arrays: Mapping[str, np.ndarray], opsets: Any, ir_version: int) -> bytes:
-        """The chunk as a model; `arrays`: its inputs and weights, whose element types it takes."""
-        inputs = [
-            helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(arrays[name].dtype), None)
-            for name in (*self.inputs, *self.weights)
-        ]
+    def _divisible(self) -> bool:
+        """Whether all that belongs to the weight of a single product can be read by columns."""
+        *dequantise, product = self.nodes
+        return all(name in self.weights for name in (dequantise[0].input if dequantise else product.input[1:]))
+
+    def model(
+        self, arrays: Mapping[str, np.ndarray], weights: Mapping[str, Weight], opsets: Any, ir_version: int
+    ) -> bytes:
+        """The chunk as a model. `arrays`: its inputs, whose element types it takes; `weights`: a portion of them."""
+        elements: dict[str, int] = {name: helper.np_dtype_to_tensor_dtype(arrays[name].dtype) for name in self.inputs}
+        elements |= {name: weight.element for name, weight in weights.items()}
+        inputs = [helper.make_tensor_value_info(name, element, None) for name, element in elements.items()]
         outputs = [onnx.ValueInfoProto(name=name) for name in self.outputs]
-        graph = helper.make_graph(list(self.nodes), "chunk", inputs, outputs, list(self.constants))
+        nodes = [_of_portion(node, weights) for node in self.nodes]
+        graph = helper.make_graph(nodes, "chunk", inputs, outputs, list(self.constants))
         return helper.make_model(graph, opset_imports=opsets, ir_version=ir_version).SerializeToString()
 
 
@@ -95,13 +130,8 @@ def cut(model: onnx.ModelProto, folder: Path, limit: int) -> Iterator[Chunk]:
     """
     graph = model.graph
     initializers = {tensor.name: tensor for tensor in graph.initializer}
-    sizes = {
-        name: size * (COPIES if tensor.data_type in FEW_BITS else 1)
-        for name, tensor in initializers.items()
-        if (size := _size(tensor)) >= WEIGHT
-    }
-    weights = {name: _weight(initializers[name]) for name in sizes if initializers[name].data_type not in FEW_BITS}
-    runs = _runs(list(graph.node), sizes, limit)
+    weights = _weights(list(graph.node), initializers)
+    runs = _runs(_units(list(graph.node), weights), weights, limit)
     last_use = {name: number for number, nodes in enumerate(runs) for node in nodes for name in node.input}
     last_use |= {output.name: len(runs) for output in graph.output}
     for number, nodes in enumerate(runs):
@@ -119,18 +149,59 @@ def cut(model: onnx.ModelProto, folder: Path, limit: int) -> Iterator[Chunk]:
         )
 
 
-def _runs(nodes: list[NodeProto], sizes: dict[str, int], limit: int) -> list[list[NodeProto]]:
+def _weights(nodes: list[NodeProto], initializers: Mapping[str, TensorProto]) -> dict[str, Weight]:
+    """Large initializers, and the scales of those that are dequantised, unless the graph itself holds them."""
+    large = {name: tensor for name, tensor in initializers.items() if _size(tensor) >= WEIGHT}
+    widths = {name: _itemsize(tensor) for name, tensor in large.items()}
+    by_output: set[str] = set()
+    for node in nodes:
+        if node.op_type == "DequantizeLinear" and node.input[0] in large:
+            (values, scales), shrunk = node.input[:2], 1
+        elif node.op_type == PACKED and node.input[1] in large:
+            (values, scales), shrunk = node.input[1:], 8 // _attribute(node, "bits")
+            by_output |= {values, scales}
+        else:
+            continue
+        width = _itemsize(initializers[scales])
+        widths[values] = width * shrunk
+        if initializers[scales].external_data:
+            widths[scales] = width
+    return {name: _weight(initializers[name], width, name in by_output) for name, width in widths.items()}
+
+
+def _units(nodes: list[NodeProto], weights: Mapping[str, Weight]) -> list[list[NodeProto]]:
+    """What is never cut: a product stays with the node that dequantises its weight."""
+    units: list[list[NodeProto]] = []
+    for node in nodes:
+        if units and _is_product([*units[-1], node]) and units[-1][0].input[0] in weights:
+            units[-1].append(node)
+        else:
+            units.append([node])
+    return units
+
+
+def _is_product(nodes: Sequence[NodeProto]) -> bool:
+    """Whether nodes are one product with a weight, as stored or dequantised."""
+    *before, product = nodes
+    if product.op_type not in ("MatMul", PACKED) or len(before) > 1:
+        return False
+    return not before or (before[0].op_type == "DequantizeLinear" and before[0].output[0] == product.input[1])
+
+
+def _runs(units: list[list[NodeProto]], weights: Mapping[str, Weight], limit: int) -> list[list[NodeProto]]:
     runs: list[list[NodeProto]] = [[]]
     held: set[str] = set()
-    for node in nodes:
-        needed = {name for name in node.input if name in sizes}
-        if runs[-1] and needed and sum(sizes[name] for name in held | needed) > limit:
+
+    def size(names: set[str]) -> int:
+        return sum(weights[name].held for name in names)
+
+    for unit in units:
+        needed = {name for node in unit for name in node.input if name in weights}
+        # The second: what follows a weight above the limit, so that it stays alone.
+        if runs[-1] and (size(held | needed) > limit if needed else size(held) > limit):
             runs.append([])
             held = set()
-        elif runs[-1] and not needed and sum(sizes[name] for name in held) > limit:
-            runs.append([])  # what follows a weight above the limit, so that it stays alone
-            held = set()
-        runs[-1].append(node)
+        runs[-1].extend(unit)
         held |= needed
     return runs
 
@@ -139,17 +210,36 @@ def _external(tensor: TensorProto) -> dict[str, str]:
     return {entry.key: entry.value for entry in tensor.external_data}
 
 
-def _dtype(tensor: TensorProto) -> np.dtype[Any]:
-    return helper.tensor_dtype_to_np_dtype(tensor.data_type)
-
-
 def _size(tensor: TensorProto) -> int:
     """Bytes in the data file; 0 for what the graph itself holds."""
     return int(_external(tensor)["length"]) if tensor.external_data else 0
 
 
-def _weight(tensor: TensorProto) -> Weight:
-    return Weight(_dtype(tensor), tuple(tensor.dims), int(_external(tensor).get("offset", 0)))
+def _itemsize(tensor: TensorProto) -> int:
+    return helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+
+
+def _stored(element: int, count: int) -> int:
+    """Bytes of so many values in a file: four-bit ones share bytes."""
+    return count // 2 if element == TensorProto.INT4 else count * helper.tensor_dtype_to_np_dtype(element).itemsize
+
+
+def _weight(tensor: TensorProto, width: int, by_output: bool) -> Weight:
+    return Weight(tensor.data_type, tuple(tensor.dims), width, int(_external(tensor).get("offset", 0)), by_output)
+
+
+def _attribute(node: NodeProto, name: str) -> int:
+    return next(attribute.i for attribute in node.attribute if attribute.name == name)
+
+
+def _of_portion(node: NodeProto, weights: Mapping[str, Weight]) -> NodeProto:
+    """A node with some of its outputs: MatMulNBits says how many it has."""
+    if node.op_type != PACKED or node.input[1] not in weights:
+        return node
+    copy = NodeProto()
+    copy.CopyFrom(node)
+    next(attribute for attribute in copy.attribute if attribute.name == "N").i = weights[node.input[1]].outputs
+    return copy
 
 
 def _inlined(tensor: TensorProto, folder: Path) -> TensorProto:

@@ -7,16 +7,16 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from fastv_runtime.bundle import Precision, Weights
+from fastv_export.precisions import FEW_BITS, WIDE
+from fastv_runtime.bundle import Part, Precision, Weights
 from fastv_runtime.cli.console import command, stderr
 from fastv_runtime.errors import missing_extra
 
 TARGETS = ("ort", "trt", "trt-rtx", "trt-legacy")
 RANKERS = ("fastv", "random", "uniform", "fastv+uniform", "norope", "dart")
 """As `rankers.RANKERS` has them, which needs packages that --help does not."""
-WEIGHTS: dict[str, Literal[4, 8]] = {"int8": 8, "int4": 4}
 PRECISIONS: dict[str, Precision] = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 PLANNED = ("layer", "keep", "ranker", "length", "max_text", "image_tokens")
 """Flags whose values a calibration can give, and otherwise `Options`."""
@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--precision",
-        choices=(*PRECISIONS, *WEIGHTS),
+        choices=(*PRECISIONS, *FEW_BITS),
         help="of weights and activations; int4 and int8 are of weights alone, but with int8 products are int8 as well "
         "on ort, and on trt targets with --calibration (default: fp16; fp32 for ort)",
     )
@@ -54,15 +54,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--int8-parts",
         nargs="*",
         choices=["vision", "prefix", "first", "last", "head"],
-        default=["vision", "prefix", "head"],
+        default=list(WIDE),
         metavar="PART",
         help="parts that keep 8 bits in int4: vision prefix first last head (default: vision prefix head)",
     )
     parser.add_argument(
         "--calibration",
         metavar="FILE",
-        help="what fastv-calibrate chose for this checkpoint: --layer, --keep, --ranker, --length and --max-text, "
-        "where they are not given; and by what it saw int4 and int8 weights are scaled (AWQ, SmoothQuant)",
+        help="what fastv-calibrate chose for this checkpoint: --layer, --keep, --ranker, --length, --max-text and "
+        "--precision int8 or int4, where they are not given; and by what it saw int4 and int8 weights are scaled (AWQ, "
+        "SmoothQuant)",
     )
     parser.add_argument("--layer", type=int, metavar="K", help="prune after this many layers (default: 2)")
     parser.add_argument("--keep", type=float, metavar="R", help="fraction of visual tokens kept (default: 0.5)")
@@ -109,7 +110,8 @@ def run(args: argparse.Namespace) -> None:
         import torch  # noqa: F401  first, so that a device's user reads of torch and not of some helper
 
         from fastv_export.activations import read_activations, sidecar_of
-        from fastv_export.calibration import chosen_for, read_calibration
+        from fastv_export.calibration import chosen_for, read_calibration, source_digests
+        from fastv_export.checkpoint import Checkpoint
         from fastv_export.engines import build_after_export
         from fastv_export.export import check_output, export_bundle
         from fastv_export.hub import resolve
@@ -121,28 +123,35 @@ def run(args: argparse.Namespace) -> None:
     # A terminated export cleans up as an interrupted one does.
     signal.signal(signal.SIGTERM, _raise_exit)
     calibration = None if args.calibration is None else read_calibration(args.calibration)
-    activations = None
-    if calibration is not None and args.precision in WEIGHTS:
-        activations = read_activations(sidecar_of(Path(args.calibration)), calibration.activations)
     check_output(args.output)
     with Progress(stderr) as progress:
         source = resolve(args.source, args.revision, progress)
         chosen: dict[str, Any] = {}
+        digests = None
+        precision = args.precision
         if calibration is not None:
             with progress.step("compare with the calibration"):
-                chosen = chosen_for(calibration, source).model_dump(include=set(PLANNED))
+                digests = source_digests(Checkpoint(source))
+                choice = chosen_for(calibration, source, digests)
+            chosen = choice.model_dump(include=set(PLANNED))
+            if precision is None and choice.precision in FEW_BITS:  # others are the target's own
+                precision = choice.precision
+        weights = _weights(precision, args.block, args.int8_parts, args.target, calibration is not None)
+        activations = None
+        if calibration is not None and weights is not None:
+            activations = read_activations(sidecar_of(Path(args.calibration)), calibration.activations)
         given = {name: value for name in PLANNED if (value := getattr(args, name)) is not None}
         options = Options(
             **chosen | given | ({"layer": None} if args.no_prune else {}),
             max_images=args.max_images,
             max_visual=args.max_visual,
             max_new_tokens=args.max_new_tokens,
-            precision=PRECISIONS.get(args.precision),
-            weights=_weights(args),
+            precision=PRECISIONS.get(precision),
+            weights=weights,
             target=args.target,
             verify=not args.no_verify,
         )
-        manifest = export_bundle(source, args.output, options, progress, activations)
+        manifest = export_bundle(source, args.output, options, progress, activations, digests=digests)
         build_after_export(Path(args.output), manifest, args.target, progress)
     if args.json:
         print(manifest.model_dump_json())
@@ -155,14 +164,15 @@ def run(args: argparse.Namespace) -> None:
     stderr.print(f"{args.output}: {size / 2**20:,.1f} MiB, {verified}", highlight=False)
 
 
-def _weights(args: argparse.Namespace) -> Weights | None:
-    bits = WEIGHTS.get(args.precision)
-    if bits is None:
+def _weights(
+    precision: str | None, block: int | None, parts: Sequence[Part], target: str, calibrated: bool
+) -> Weights | None:
+    weights = None if precision is None else FEW_BITS.get(precision)
+    if weights is None:
         return None
-    if bits == 8:
-        static = args.calibration is not None and args.target != "ort" and args.block is None
-        return Weights(bits=bits, block=args.block, static=static)
-    return Weights(bits=bits, block=args.block or 64, wide=tuple(args.int8_parts))
+    if weights.bits == 8:
+        return weights.model_copy(update={"block": block, "static": calibrated and target != "ort" and block is None})
+    return weights.model_copy(update={"block": block or weights.block, "wide": tuple(parts)})
 
 
 def _raise_exit(signum: int, _: Any) -> None:

@@ -13,6 +13,7 @@ from fastv_export.passes import (
     lower_argsort,
     lower_to_dynamic_int8,
     lower_to_group_query_attention,
+    lower_to_matmul_nbits,
     lower_to_multi_head_attention,
     lower_to_plain_attention,
     lower_to_where,
@@ -43,6 +44,7 @@ def _lower_to_ort(model: ir.Model) -> None:
     lower_to_group_query_attention(model)
     lower_to_multi_head_attention(model)
     lower_to_dynamic_int8(model)
+    lower_to_matmul_nbits(model)
     declare_opset(model, ORT.opset)
 
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from onnx import ModelProto, NodeProto, helper
 
+UNSET = 0
+"""accuracy_level of MatMulNBits at which it computes in the type of its activations."""
+
 
 def with_exact_products(model: ModelProto) -> None:
-    """In place, back to what `lower_to_dynamic_int8` and `quantise_activations` started from.
+    """In place: products whose activations are rounded take them as they are.
 
     Nothing bounds what eight bits in one range do to a model's outputs; what the graph is and which weights it has
     can be compared exactly.
@@ -32,6 +35,9 @@ def with_exact_products(model: ModelProto) -> None:
             nodes.append(helper.make_node("DequantizeLinear", [weight, scales], [name], axis=1))
             nodes.append(helper.make_node("MatMul", [activations[rows], name], list(node.output)))
         elif node.op_type != "DynamicQuantizeLinear":
+            for attribute in node.attribute:
+                if attribute.name == "accuracy_level":
+                    attribute.i = UNSET
             nodes.append(node)
     del model.graph.node[:]
     model.graph.node.extend(nodes)

@@ -63,18 +63,21 @@ def export_bundle(
     options: Options,
     progress: Progress,
     activations: Mapping[str, Activation] | None = None,
+    *,
+    digests: dict[str, str] | None = None,
 ) -> Manifest:
     """Write the bundle of a checkpoint to `output`, which must not exist.
 
     activations: what its products are given, by which weights of few bits are scaled; None rounds them as they are.
-    It appears there whole or not at all. Raises UserError for what cannot be exported, VerificationError when a
-    graph and transformers disagree.
+    digests: `calibration.source_digests` of the checkpoint; None hashes it while its graphs are traced.
+    The bundle appears there whole or not at all. Raises UserError for what cannot be exported, VerificationError when
+    a graph and transformers disagree.
     """
     output = check_output(output)
     checkpoint = Checkpoint(source)
     family = family_of(checkpoint.model_type(), str(checkpoint.path / "config.json"))
     with staging(output) as folder:
-        manifest = _write(checkpoint, family, options, activations, output, folder, progress)
+        manifest = _write(checkpoint, family, options, activations, output, folder, progress, digests)
         folder.rename(output)
     return manifest
 
@@ -97,6 +100,7 @@ def _write(
     output: Path,
     folder: Path,
     progress: Progress,
+    source: dict[str, str] | None,
 ) -> Manifest:
     attention.register()
     tower_attention.register()
@@ -120,7 +124,8 @@ def _write(
     family.write_processor(checkpoint, folder / PROCESSOR)
     with progress.weights("hash") as hashed, Digests(hashed) as digests:
         # The checkpoint is hashed while its graphs are traced, and the bundle while it is verified.
-        digests.add(checkpoint.path / "config.json", *checkpoint.files)
+        unhashed = () if source is not None else (checkpoint.path / "config.json", *checkpoint.files)
+        digests.add(*unhashed)
         contract = contracts(dimensions, vision, video, plan, plan.precision)
         graphs, rounded, scaled = _write_graphs(
             contract, TARGETS[options.target], skeleton, family, vision, plan, dimensions, activations, folder, progress
@@ -156,7 +161,7 @@ def _write(
             graphs=graphs,
             embedding_dtype=embedding_dtype,
             files={str(path.relative_to(folder)): digests[path] for path in _files(folder)},
-            source={path.name: digests[path].sha256 for path in (checkpoint.path / "config.json", *checkpoint.files)},
+            source=source or {path.name: digests[path].sha256 for path in unhashed},
             versions={name: importlib.metadata.version(name) for name in RECORDED_VERSIONS},
             verified=verified,
         )

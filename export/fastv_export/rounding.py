@@ -32,8 +32,10 @@ class Rounding:
         """Whether a weight can be rounded: a matrix [inputs, outputs] of whole blocks, and bytes of whole pairs."""
         if len(weight.shape) != 2:
             return False
-        inputs, outputs = weight.shape.numpy()
-        return weight.transposed and inputs % (self.block or 1) == 0 and (self.bits == 8 or outputs % 2 == 0)
+        return weight.transposed and self.fits_shape(*weight.shape.numpy())
+
+    def fits_shape(self, inputs: int, outputs: int) -> bool:
+        return inputs % (self.block or 1) == 0 and (self.bits == 8 or outputs % 2 == 0)
 
     def quantise(
         self, rows: Float[torch.Tensor, "O I"], dtype: torch.dtype
@@ -65,6 +67,19 @@ class RoundedWeight:
     def __init__(self, weight: CheckpointTensor, rounding: Rounding):
         self._weight, self._rounding = weight, rounding
         self._inputs, self._outputs = weight.shape.numpy()
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(inputs, outputs)."""
+        return self._inputs, self._outputs
+
+    @property
+    def bits(self) -> int:
+        return self._rounding.bits
+
+    @property
+    def block(self) -> int | None:
+        return self._rounding.block
 
     def values(self, name: str) -> ir.LazyTensor:
         """INT4 or INT8 [inputs, outputs]."""
@@ -100,6 +115,32 @@ class RoundedWeight:
             return ir.Tensor(whole.view(torch.uint8).numpy().view(self._weight.dtype.numpy()), name=name)
 
         return ir.LazyTensor(read, self._weight.dtype, shape, name=name)
+
+    def packed(self, name: str) -> tuple[ir.LazyTensor, ir.LazyTensor]:
+        """Values UINT8 [outputs, blocks, bytes of a block] and scales [outputs, blocks]: what MatMulNBits takes.
+
+        Values are counted from their least one; two of four bits share a byte, the lower half first.
+        """
+        bits, block = self.bits, self.block or self._inputs
+        shape = ir.Shape([self._outputs, self._inputs // block, block * bits // 8])
+        scales_of = self.scales(f"{name}.scales")
+
+        def read() -> ir.TensorProtocol:
+            whole = np.empty((self._outputs, self._inputs * bits // 8), np.uint8)
+            for start, values, _ in self._blocks():
+                counted = (values.to(torch.int16) + 2 ** (bits - 1)).to(torch.uint8)
+                if bits == 4:
+                    counted = counted[:, ::2] | (counted[:, 1::2] << 4)
+                whole[start : start + counted.shape[0]] = counted.numpy()
+            return ir.Tensor(whole.reshape(shape.numpy()), name=f"{name}.int{bits}")
+
+        def read_scales() -> ir.TensorProtocol:
+            return ir.Tensor(np.ascontiguousarray(scales_of.numpy().T), name=scales_of.name)
+
+        return (
+            ir.LazyTensor(read, ir.DataType.UINT8, shape, name=f"{name}.int{bits}"),
+            ir.LazyTensor(read_scales, self._weight.dtype, ir.Shape(shape.numpy()[:2]), name=scales_of.name),
+        )
 
     def _blocks(self) -> Iterator[tuple[int, torch.Tensor, torch.Tensor]]:
         """(first output, values, scales) of blocks of an even number of outputs."""

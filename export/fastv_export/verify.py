@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -101,28 +101,35 @@ class _Runner:
         self._options.log_severity_level = 3
         self._options.intra_op_num_threads = default_threads()
         self._options.add_session_config_entry("session.use_env_allocators", "1")
-        # Activations stay as they are beside rounded weights: what a device rounds on top is not the graph's.
+        # Small weights are constants of their chunk: where ONNX Runtime fuses one that is dequantised into a product,
+        # activations stay as they are.
         self._options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "0")
 
     def run(self, chunk: Chunk, file: int, runs: list[_Run]) -> None:
-        """Execute a chunk for every case. The product with a wide weight is computed some columns at a time."""
+        """Execute a chunk for every case, on one portion of its weights after the other."""
         results: list[list[list[np.ndarray]]] = [[] for _ in runs]
-        session = None
-        for weights in _portions(chunk, self._limit):
-            arrays = self._load(weights, file)
-            if session is None:
-                known = {name: runs[0].take(name) for name in chunk.inputs} | arrays
+        first = {name: runs[0].take(name) for name in chunk.inputs}
+        session, shapes = None, None
+        for weights in chunk.portions(self._limit):
+            if session is None or shapes != [weight.shape for weight in weights.values()]:
+                shapes = [weight.shape for weight in weights.values()]
                 session = onnxruntime.InferenceSession(
-                    chunk.model(known, self._opsets, self._ir_version), self._options, ["CPUExecutionProvider"]
+                    chunk.model(first, weights, self._opsets, self._ir_version), self._options, ["CPUExecutionProvider"]
                 )
+            raw = self._load(weights, file)
             for run, parts in zip(runs, results, strict=True):
-                parts.append(_execute(session, {name: run.take(name) for name in chunk.inputs} | arrays, chunk.outputs))
+                binding = session.io_binding()
+                for name, weight in weights.items():
+                    binding.bind_input(name, "cpu", 0, weight.element, weight.shape, raw[name].ctypes.data)
+                inputs = {name: run.take(name) for name in chunk.inputs}
+                parts.append(_execute(session, binding, inputs, chunk.outputs))
         for run, parts in zip(runs, results, strict=True):
             for name, values in zip(chunk.outputs, zip(*parts, strict=True), strict=True):
                 run.put(name, values[0] if len(values) == 1 else np.concatenate(values, axis=-1))
             run.drop((*chunk.spent, *(name for name in chunk.outputs if name.startswith("present_"))))
 
     def _load(self, weights: Mapping[str, Weight], file: int) -> dict[str, np.ndarray]:
+        """Stored bytes of each weight."""
         total = sum(weight.nbytes for weight in weights.values())
         if total > self._buffer.size:
             self._buffer = np.empty(total, np.uint8)
@@ -134,22 +141,8 @@ class _Runner:
         return arrays
 
 
-def _portions(chunk: Chunk, limit: int) -> Iterator[dict[str, Weight]]:
-    wide = chunk.wide(limit)
-    if wide is None:
-        yield chunk.weights
-        return
-    weight = chunk.weights[wide]
-    columns = weight.shape[1]
-    # Parts of one size: a smaller last one would make ONNX Runtime's arena grow by blocks that nothing else fits.
-    step = -(-columns // -(-weight.nbytes // limit))
-    for start in range(0, columns, step):
-        yield {wide: weight.columns(start, min(start + step, columns))}
-
-
-def _execute(session: Any, inputs: Mapping[str, np.ndarray], outputs: Iterable[str]) -> list[np.ndarray]:
+def _execute(session: Any, binding: Any, inputs: Mapping[str, np.ndarray], outputs: Iterable[str]) -> list[np.ndarray]:
     """Outputs of one run. A cache is updated in place, as on a device: past and present are one buffer."""
-    binding = session.io_binding()
     for name, array in inputs.items():
         binding.bind_input(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
     for name in outputs:

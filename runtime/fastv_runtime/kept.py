@@ -5,18 +5,29 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw
 
-from fastv_runtime.visuals import View
+from fastv_runtime.visuals import View, Visual
 
 FADED = 0.15
 """Share of a dropped patch that shows through."""
 LINE = (230, 60, 60)
 MIN_SIDE = 448
 """Small pictures are enlarged to this many pixels, so that patches can be told apart."""
+
+
+def numbered(visuals: Sequence[Visual]) -> list[View]:
+    """The views of all visuals of a prompt, in its order: tokens are numbered through, -1 stays none."""
+    views: list[View] = []
+    first = 0
+    for visual in visuals:
+        views += [replace(view, tokens=np.where(view.tokens < 0, -1, view.tokens + first)) for view in visual.views()]
+        first += visual.tokens
+    return views
 
 
 def draw_kept(views: Sequence[View], kept: Sequence[int]) -> Image.Image:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -18,14 +18,14 @@ from fastv_runtime.decoder import load_decoder
 from fastv_runtime.encoder import Encoder
 from fastv_runtime.engines.backends import BackendName, DeviceName, open_backend
 from fastv_runtime.errors import UserError
-from fastv_runtime.kept import draw_kept
+from fastv_runtime.kept import draw_kept, numbered
 from fastv_runtime.lengths import capacity, kept_count, pruned_length
 from fastv_runtime.positions import position_ids
 from fastv_runtime.prompt import PromptBuilder
 from fastv_runtime.sampling import Sampler, Sampling
 from fastv_runtime.video import Video
 from fastv_runtime.vision import Aspect
-from fastv_runtime.visuals import View, Visual, load_images, load_videos, no_videos
+from fastv_runtime.visuals import Visual, load_images, load_videos, no_videos
 
 
 @dataclass
@@ -66,14 +66,7 @@ class Generation(Iterator[str]):
 
     def draw_kept(self) -> Image.Image:
         """The pictures as the model saw them: patches whose visual tokens were dropped are faded, kept ones framed."""
-        views: list[View] = []
-        first = 0
-        for visual in self._visuals:
-            views += [
-                replace(view, tokens=np.where(view.tokens < 0, -1, view.tokens + first)) for view in visual.views()
-            ]
-            first += visual.tokens
-        return draw_kept(views, self.answer.kept_visual_tokens)
+        return draw_kept(numbered(self._visuals), self.answer.kept_visual_tokens)
 
     def __next__(self) -> str:
         return next(self._pieces)

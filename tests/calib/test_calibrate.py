@@ -11,16 +11,22 @@ import pytest
 from safetensors.numpy import save
 
 from fastv_calib.cli import main as fastv_calibrate
+from fastv_export import calibration as calibration_file
+from fastv_export import digests
 from fastv_export.activations import sidecar_of
 from fastv_export.calibration import Calibration, read_calibration
 from fastv_export.cli import main as fastv_export
-from fastv_runtime.bundle import read_manifest
+from fastv_export.precisions import FEW_BITS
+from fastv_runtime.bundle import read_manifest, sha256
 from tests.conftest import noise_picture
 from tests.families.rows import ROWS
+from tests.families.rows.video_llava import TOKENS, write_tiny_video_llava
+from tests.runtime.test_video import video
 from tests.tiny import write_tiny_llava
 
 SAMPLES = 4
-QUICK = ["--layers", "1", "2", "--keeps", "0.5", "0.1", "--answer-tokens", "3", "--min-agreement", "0.1"]
+QUICK = ["--layers", "1", "2", "--keeps", "0.5", "0.1", "--rankers", "fastv", "random"]
+QUICK += ["--answer-tokens", "3", "--min-agreement", "0.1"]
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +82,11 @@ def test_figures_of_every_plan(
     assert chosen.fixed_length == chosen.max_text + round(144 * chosen.keep)
     html = page.read_text()
     assert "<svg" in html and "K=2 keep 0.5 fastv" in html and str(output) in html
-    assert not any(loads in html for loads in ("<script", "src=", "http", "url(", "@import"))
+    assert html.count('<svg class="kept"') == SAMPLES  # fewer than there are places for
+    assert html.count("data:image/jpeg;base64,") == html.count("<image") == SAMPLES
+    # Nothing is loaded, and the page forbids it too.
+    assert "default-src 'none'; img-src data:" in html
+    assert not any(loads in html for loads in ("src=", "http:", "https:", "url(", "@import"))
 
 
 def test_an_interrupted_sweep_goes_on(
@@ -152,9 +162,37 @@ def test_objectives(tiny_llava: Path, data: Path, tmp_path: Path, capsys: pytest
     assert calibrate(tiny_llava, data, output, "--max-memory", str(gib)).chosen == easy.chosen
 
 
+def test_precisions(tiny_llava: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The answers compared with are those of fp32; of plans with as many FLOPs the smallest that agrees is chosen."""
+    output, small = tmp_path / "calibration.json", ["--layers", "2", "--keeps", "0.5"]
+    plain = calibrate(tiny_llava, data, output, *small)
+    capsys.readouterr()
+    both = calibrate(tiny_llava, data, tmp_path / "both.json", *small, "--precisions", "fp32", "int4", "int8")
+    said = capsys.readouterr().err
+    names = ["K=2 keep 0.5 fastv", "K=2 keep 0.5 random"]
+    assert [str(plan.point) for plan in both.plans] == [
+        *names,
+        *(f"{name} {bits}" for bits in ("int4", "int8") for name in ("unpruned", *names)),
+        "unpruned",
+    ]
+    assert (*both.plans[:2], both.plans[-1]) == plain.plans
+    unpruned = {plan.point.precision: plan for plan in both.plans if plan.point.layer is None}
+    assert unpruned["fp32"].kl.mean == 0 < unpruned["int8"].kl.mean
+    weights = {name: plan.memory_bytes for name, plan in unpruned.items()}
+    assert weights["int4"] < weights["int8"] < weights["fp32"]
+    chosen = both.chosen
+    assert chosen is not None and plain.chosen is not None
+    pruned = [plan for plan in both.plans if str(plan.point).startswith(names[0])]
+    smallest = min(pruned, key=lambda plan: plan.memory_bytes)
+    assert (chosen.precision, plain.chosen.precision) == (smallest.point.precision, "fp32")
+    assert f"both.json: {smallest.point}: " in said
+    assert both.plans.index(smallest) in both.pareto and smallest.point.precision != "fp32"
+
+
 @pytest.mark.parametrize(
     ("flags", "expected"),
     [
+        (["--precisions", "fp16"], "--precisions fp16: not measured; there are fp32, int8, int4"),
         (["--layers", "5"], "--layers 5: must be 1 to 4"),
         (["--keeps", "1"], "--keeps 1: must be above 0 and below 1"),
         (["--rankers", "best"], "--rankers best: not known; there are fastv, random, uniform"),
@@ -199,13 +237,61 @@ def test_a_damaged_picture_is_named_and_nothing_is_lost(
     assert len(output.with_suffix(".samples.jsonl").read_text().splitlines()) == 2
 
 
+def test_one_sample(tiny_llava: Path, data: Path, tmp_path: Path) -> None:
+    first = tmp_path / "first.jsonl"
+    (tmp_path / "0.png").write_bytes((data.parent / "0.png").read_bytes())
+    first.write_text(data.read_text().splitlines()[0])
+    output, page = tmp_path / "calibration.json", tmp_path / "report.html"
+    calibration = calibrate(tiny_llava, first, output, "--min-agreement", "0.2", "--report", str(page))
+    assert calibration.samples == 1 and calibration.chosen is not None
+    assert any("give more samples" in warning for warning in calibration.warnings)
+    assert page.read_text().count('<svg class="kept"') == 1
+
+
+def test_a_model_that_says_nothing(tiny_llava: Path, data: Path, tmp_path: Path) -> None:
+    output = tmp_path / "calibration.json"
+    calibrate(tiny_llava, data, output)
+    lines = output.with_suffix(".samples.jsonl")
+    header, first, *rest = lines.read_text().splitlines()
+    lines.write_text("\n".join([header, json.dumps(json.loads(first) | {"answer": ""}), *rest]) + "\n")
+    assert any("empty on 1 of 4 samples" in warning for warning in calibrate(tiny_llava, data, output).warnings)
+
+
+def test_rankers_that_no_export_can_have(
+    tiny_llava: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from torch import nn
+    from transformers.models.llama.modeling_llama import LlamaAttention
+
+    def fused(self: Any, *arguments: Any, real: Any = LlamaAttention.__init__, **named: Any) -> None:
+        real(self, *arguments, **named)
+        self.qk_proj = nn.Identity()
+        self.q_proj = None
+
+    monkeypatch.setattr(LlamaAttention, "__init__", fused)
+    error = fails(capsys, tiny_llava, data, tmp_path / "calibration.json", "--rankers", "fastv", "norope")
+    assert "--ranker norope: family llava projects queries and keys in one product" in error
+
+
 def test_an_export_takes_what_was_chosen(
-    tiny_llava: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny_llava: Path,
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     output = tmp_path / "calibration.json"
-    chosen = calibrate(tiny_llava, data, output).chosen
-    assert chosen is not None
-    flags = ["--calibration", str(output), "--no-verify", "--precision", "int4", "--block", "32"]
+    chosen = calibrate(tiny_llava, data, output, "--precisions", "int8").chosen
+    assert chosen is not None and chosen.precision == "int8"
+    flags = ["--calibration", str(output), "--no-verify"]
+    hashed: list[str] = []
+
+    def counted(path: Path, *progress: Any) -> str:
+        hashed.append(path.name)
+        return sha256(path, *progress)
+
+    for module in (calibration_file, digests):
+        monkeypatch.setattr(module, "sha256", counted)
     capsys.readouterr()
     # One export says both: what is given wins, the rest is what was chosen.
     fastv_export([str(tiny_llava), "-o", str(tmp_path / "given.fastv"), *flags, "--length", "fixed"])
@@ -217,6 +303,9 @@ def test_an_export_takes_what_was_chosen(
         chosen.max_text,
     )
     assert (chosen.length, plan.length) == ("exact", "fixed")
+    assert hashed.count("model.safetensors") == 1  # which is gigabytes, elsewhere
+    assert read_manifest(tmp_path / "given.fastv").source == read_calibration(output).source
+    assert plan.weights == FEW_BITS["int8"]
     assert "scales by the calibration: 21 inputs of products" in capsys.readouterr().err
     sidecar = sidecar_of(output)
     sidecar.rename(tmp_path / "elsewhere")
@@ -256,8 +345,32 @@ def test_a_folder_with_positions_of_three_axes(tmp_path: Path) -> None:
         noise_picture(index, size).save(tmp_path / "pictures" / f"{index}.png")
     output = tmp_path / "calibration.json"
     calibration = calibrate(
-        tmp_path / "checkpoint", tmp_path / "pictures", output, "--prompt", "What is it?", "--image-tokens", "64"
+        tmp_path / "checkpoint",
+        tmp_path / "pictures",
+        output,
+        *("--prompt", "What is it?", "--image-tokens", "64", "--report", str(tmp_path / "report.html")),
     )
     assert calibration.lengths.visual_max == 39
     assert all(plan.accuracy is None for plan in calibration.plans)
     assert calibration.chosen is not None and calibration.chosen.image_tokens == 64
+    page = (tmp_path / "report.html").read_text()
+    # Each picture by its own shape and grid (visual tokens of 4 x 4 pixels), and both on one map.
+    assert 'viewBox="0 0 7 5"' in page and 'viewBox="0 0 13 3"' in page and "laid over each other" in page
+
+
+def test_videos(tiny_llava: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_tiny_video_llava(tmp_path / "checkpoint")
+    noise_picture(0).save(tmp_path / "a.png")
+    frames = [np.asarray(noise_picture(index)) for index in range(9)]
+    for name, count in (("long", 9), ("short", 3)):
+        (tmp_path / f"{name}.mp4").write_bytes(video("mp4", "mpeg4", frames[:count]))
+    shown = [{"image": "a.png"}, {"video": "long.mp4"}, {"video": "short.mp4"}]
+    data, output = tmp_path / "data.jsonl", tmp_path / "calibration.json"
+    data.write_text("".join(json.dumps(each | {"prompt": "What happens?"}) + "\n" for each in shown))
+    page = tmp_path / "report.html"
+    calibrate(tmp_path / "checkpoint", data, output, "--report", str(page))
+    assert "4 more views not shown" in page.read_text()  # of eight frames
+    assert "8 frames were asked for and the video has 3" in " ".join(capsys.readouterr().err.split())
+    lines = output.with_suffix(".samples.jsonl").read_text().splitlines()[1:]
+    assert [json.loads(line)["visual"] for line in lines] == [TOKENS, 8 * (TOKENS + 1), 3 * (TOKENS + 1)]
+    assert "data.jsonl:2: llava models take no video" in fails(capsys, tiny_llava, data, tmp_path / "x.json")

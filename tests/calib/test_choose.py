@@ -7,7 +7,7 @@ import pytest
 from fastv_calib.choose import choose, doubts, refusal
 from fastv_calib.intervals import bootstrap, wilson
 from fastv_calib.summary import pareto
-from fastv_export.calibration import Objectives, PlanFigures, Point
+from fastv_export.calibration import Objectives, PlanFigures, Point, Ttft
 
 GIB = 2**30
 
@@ -17,7 +17,13 @@ def hits(count: int, n: int = 100) -> list[bool]:
 
 
 def plan(
-    flops: float, matched: list[bool], *, ranker: str = "fastv", layer: int | None = 2, gib: float = 1
+    flops: float,
+    matched: list[bool],
+    *,
+    ranker: str = "fastv",
+    layer: int | None = 2,
+    gib: float = 1,
+    ms: float | None = None,
 ) -> PlanFigures:
     return PlanFigures(
         point=Point(layer=layer, keep=flops, ranker=ranker),
@@ -30,11 +36,12 @@ def plan(
         cache_bytes=flops,
         cache_share=flops,
         memory_bytes=int(gib * GIB),
+        ttft=None if ms is None else Ttft(ms=ms, measured=False),
     )
 
 
-def asked(agreement: float, memory: float | None = None) -> Objectives:
-    return Objectives(min_agreement=agreement, max_memory=memory, precision="float32", max_new_tokens=1)
+def asked(agreement: float, memory: float | None = None, ttft: float | None = None) -> Objectives:
+    return Objectives(min_agreement=agreement, max_memory=memory, precision="float32", max_new_tokens=1, max_ttft=ttft)
 
 
 MATCHES = [hits(100), hits(97), hits(90), hits(100), hits(100)]
@@ -71,6 +78,39 @@ def test_a_refusal_says_what_would_do() -> None:
     assert "no plan meets it; the best, K=2 keep 0.4 fastv, matches on 90.0%" in refusal(without, asked(0.99))
 
 
+TIMED = [
+    plan(0.6, hits(100), gib=2, ms=10),
+    plan(0.4, hits(100), gib=1, ms=30),  # cheaper, and slower: a ranker's own work, or a measurement
+    plan(0.2, hits(50), gib=0.5, ms=5),
+]
+
+
+@pytest.mark.parametrize(
+    ("objectives", "expected"),
+    [
+        (asked(0.9), 1),
+        (asked(0.9, ttft=20), 0),
+        (asked(0.9, 3, 10), 0),
+        (asked(0.4, 1, 20), 2),
+        (asked(0.9, ttft=9), "0.9 and --max-ttft 9 contradict each other: the fastest plan that agrees, K=2 keep 0.6 "),
+        (asked(0.9, 1.5, 20), "0.9, --max-memory 1.5 and --max-ttft 20 contradict each other: the smallest plan that"),
+        (asked(0.9, 1.5, 9), "0.9 and --max-ttft 9 contradict"),
+        (asked(0.9, 0.7, 20), "0.9 and --max-memory 0.7 contradict"),
+        (asked(0.9, 0.7, 9), "0.9, --max-memory 0.7 and --max-ttft 9 contradict"),
+    ],
+)
+def test_objectives_combine(objectives: Objectives, expected: int | str) -> None:
+    chosen = choose(TIMED, objectives)
+    if isinstance(expected, int):
+        assert chosen == expected
+    else:
+        assert chosen is None and refusal(TIMED, objectives).startswith("--min-agreement " + expected)
+
+
+def test_nothing_times_what_agrees() -> None:
+    assert "no --bundle tells how long plans that agree take: add one of fp32" in refusal(PLANS, asked(0.9, ttft=9))
+
+
 def test_doubts() -> None:
     assert doubts(PLANS, MATCHES, 2, asked(0.9)) == []  # nothing is cheaper
     (below,) = doubts(PLANS, MATCHES, 1, asked(0.985))
@@ -79,7 +119,9 @@ def test_doubts() -> None:
     (alike,) = doubts(PLANS, MATCHES, 0, asked(0.99))
     assert "too few to tell K=2 keep 0.8 fastv from the next cheaper plan, K=2 keep 0.6 fastv" in alike
     one = [[True], [False]]
-    assert len(doubts([plan(0.8, one[0]), plan(0.6, one[1])], one, 0, asked(0.9))) == 1
+    unsure, untold = doubts([plan(0.8, one[0]), plan(0.6, one[1])], one, 0, asked(0.9))
+    assert "1 sample is too few to know that K=2 keep 0.8 fastv reaches 90.0%: the 95% interval goes down to" in unsure
+    assert "1 sample is too few to tell" in untold
 
 
 def test_the_pareto_set() -> None:

@@ -59,9 +59,11 @@ GOOD = '{"image": "a.png", "prompt": "What?"}\n'
         ('{"image": "a.png", "prompt": ""}\n', r"data\.jsonl:1: the prompt is empty"),
         ('{"image": "a.png"}\n', r"data\.jsonl:1: prompt: Field required"),
         ('{"image": "a.png", "prompt": "What?", "anwser": "x"}\n', r"data\.jsonl:1: anwser: Extra inputs"),
-        ('{"prompt": "What?"}\n', r'data\.jsonl:1: give either "image" or "images"'),
-        ('{"images": [], "prompt": "What?"}\n', r'data\.jsonl:1: give either "image" or "images"'),
-        ('{"image": "a.png", "images": ["a.png"], "prompt": "What?"}\n', r'data\.jsonl:1: give either "image"'),
+        ('{"prompt": "What?"}\n', r'data\.jsonl:1: give one of "image", "images" and "video"'),
+        ('{"images": [], "prompt": "What?"}\n', r'data\.jsonl:1: give one of "image", "images" and "video"'),
+        ('{"image": "a.png", "video": "a.mp4", "prompt": "What?"}\n', r'data\.jsonl:1: give one of "image"'),
+        ('{"video": "gone.mp4", "prompt": "What?"}\n', r"data\.jsonl:1: no such video: .*gone\.mp4"),
+        ('{"image": "a.png", "images": ["a.png"], "prompt": "What?"}\n', r'data\.jsonl:1: give one of "image"'),
     ],
 )
 def test_bad_lines_are_named(folder: Path, text: str, expected: str) -> None:

@@ -22,7 +22,7 @@ from fastv_export.reference import load_model, pruned
 from fastv_runtime.lengths import kept_count
 from tests.conftest import noise_picture
 from tests.export.test_rankers import kept as kept_by_graph
-from tests.families.row import Row, stock_inputs
+from tests.families.row import Row, noise_video, stock_inputs
 from tests.families.rows import ROWS
 from tests.tiny import write_tiny_llava
 
@@ -73,6 +73,38 @@ def test_reruns_are_the_masked_forward(row: Row, tmp_path: Path) -> None:
         # Beside another plan, which must not change it.
         keeps = torch.stack([kept("random", seen, length), pruning.keep])
         _close(sweep.pruned(dense, layer, keeps)[1], expected)
+    again = sweep.forced(inputs, dense, 2).seen(2)
+    assert again.unrotated is not None
+    for ours, theirs in zip(
+        (again.scores, again.unrotated, again.hidden), (seen.scores, seen.unrotated, seen.hidden), strict=True
+    ):
+        _close(ours, theirs)
+
+
+@pytest.mark.parametrize("name", ["video_llava", "llava_onevision", "qwen3_vl"])
+def test_a_video_is_what_the_stock_model_sees(name: str, tmp_path: Path) -> None:
+    """A tower of its own for frames; pooled frames; time steps told apart by text, with deepstack."""
+    row = next(row for row in ROWS if str(row) == name)
+    row.write(tmp_path / "checkpoint")
+    checkpoint, family = Checkpoint(tmp_path / "checkpoint"), FAMILIES[row.model_type]
+    stock, model = (load_model(checkpoint.path, family) for _ in range(2))
+    stock.generation_config.eos_token_id = None
+    sizes, frames = next((sizes, frames) for sizes, frames in zip(row.cases, row.videos, strict=False) if frames)
+    video = noise_video(1, sizes[0], frames)
+    assert row.video_inputs is not None
+    given = row.video_inputs(checkpoint.path, video, QUESTION)
+
+    inputs = InputMaker(checkpoint, family, model)([], QUESTION, [video])
+    dense = Sweep(family.decoder(model), family.head(model), (2,)).dense(inputs, frozenset(), ANSWER)
+
+    visual = given["input_ids"][0] == family.video_token_id(family.config(checkpoint))
+    assert torch.equal(inputs.visual, visual)
+    with torch.no_grad():
+        answer = stock.generate(
+            **given, max_new_tokens=ANSWER, do_sample=False, output_logits=True, return_dict_in_generate=True
+        )
+    assert dense.tokens == answer.sequences[0, visual.numel() :].tolist()
+    _close(dense.logits, torch.cat(answer.logits))
 
 
 def test_attention_by_layer_is_that_of_the_stock_model(tiny_llava: Path) -> None:

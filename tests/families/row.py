@@ -25,6 +25,16 @@ def stock_inputs(path: Path, pictures: list[Image.Image], question: str) -> dict
     return dict(processor(images=pictures, text=text, return_tensors="pt", add_special_tokens=False))
 
 
+def noise_video(seed: int, size: Size, count: int) -> Video:
+    """A video of `count` frames, all sampled, two a second."""
+    from fastv_runtime.video import Video
+    from tests.conftest import noise_picture
+
+    frames = tuple(noise_picture(1000 + 100 * seed + index, size) for index in range(count))
+    times = tuple(index / 2 for index in range(count))
+    return Video(frames, tuple(range(count)), times, total=count, duration=count / 2, fps=2.0, notes=())
+
+
 @dataclass(frozen=True)
 class Row:
     """One line of the table.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from itertools import zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,11 +20,8 @@ from fastv_export.reference import load_model, pruned
 from fastv_runtime import Pipeline
 from fastv_runtime.bundle import Bundle, read_manifest
 from tests.conftest import MakeBundle, noise_picture
-from tests.families.row import Row, Size
+from tests.families.row import Row, noise_video
 from tests.families.rows import ROWS
-
-if TYPE_CHECKING:
-    from fastv_runtime.video import Video
 
 NEW_TOKENS = 32
 LAYER = 2
@@ -88,7 +85,7 @@ def compare(row: Row, source: Path, stock: Any, make_bundle: MakeBundle, layer: 
         pictures, videos = [], []
         if frames:
             assert row.video_inputs is not None
-            videos = [_video(number, sizes[0], frames)]
+            videos = [noise_video(number, sizes[0], frames)]
             inputs = row.video_inputs(source, videos[0], question)
         else:
             pictures = [noise_picture(10 * number + index, size) for index, size in enumerate(sizes)]
@@ -117,15 +114,6 @@ def compare(row: Row, source: Path, stock: Any, make_bundle: MakeBundle, layer: 
             pass
         assert answer.token_ids == expected.sequences[0, length:].tolist()
         _compare_caches(pipeline, expected.past_key_values, layer, length, kept)
-
-
-def _video(seed: int, size: Size, count: int) -> Video:
-    """A video of `count` frames, all sampled, two a second."""
-    from fastv_runtime.video import Video
-
-    frames = tuple(noise_picture(1000 + 100 * seed + index, size) for index in range(count))
-    times = tuple(index / 2 for index in range(count))
-    return Video(frames, tuple(range(count)), times, total=count, duration=count / 2, fps=2.0, notes=())
 
 
 def _compare_caches(pipeline: Pipeline, cache: Any, layer: int | None, length: int, kept: torch.Tensor) -> None:

@@ -3,6 +3,7 @@
 from fastv_export.passes.dynamic_int8 import lower_to_dynamic_int8
 from fastv_export.passes.group_query_attention import lower_to_group_query_attention
 from fastv_export.passes.inverse_permutation import lower_argsort
+from fastv_export.passes.matmul_nbits import lower_to_matmul_nbits
 from fastv_export.passes.multi_head_attention import lower_to_multi_head_attention
 from fastv_export.passes.opset import declare_opset
 from fastv_export.passes.plain_attention import lower_to_plain_attention
@@ -20,6 +21,7 @@ __all__ = [
     "lower_argsort",
     "lower_to_dynamic_int8",
     "lower_to_group_query_attention",
+    "lower_to_matmul_nbits",
     "lower_to_multi_head_attention",
     "lower_to_plain_attention",
     "lower_to_where",

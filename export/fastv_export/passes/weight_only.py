@@ -1,6 +1,6 @@
 """Weights of products in four or eight bits: MatMul(x, W) becomes MatMul(x, DequantizeLinear(values, scales)).
 
-ONNX Runtime fuses the two into MatMulNBits when it loads the graph; TensorRT takes them as they stand.
+TensorRT takes the two as they stand; for ONNX Runtime `lower_to_matmul_nbits` makes one operator of them.
 """
 
 from __future__ import annotations
@@ -12,6 +12,9 @@ from onnx_ir.tape import Tape
 
 from fastv_export.rounding import RoundedWeight, Rounding
 from fastv_export.weights import CheckpointTensor
+
+ROUNDED = "rounded"
+"""Of a dequantised value's meta: the RoundedWeight that it was made of, for dialects with an operator of their own."""
 
 
 def quantise_weights(model: ir.Model, rounding_of: Callable[[str], Rounding | None]) -> dict[str, Rounding]:
@@ -55,5 +58,6 @@ def _dequantised(
     axes = {"axis": 1} if rounding.block is None else {"axis": 0, "block_size": rounding.block}
     output = tape.op("DequantizeLinear", inputs, axes)
     output.name, output.type, output.shape = f"{name}.dequantised", ir.TensorType(weight.dtype), weight.shape
+    output.meta[ROUNDED] = rounded
     graph.insert_before(before, tape.nodes)
     return output

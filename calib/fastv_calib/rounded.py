@@ -1,0 +1,182 @@
+"""A loaded model whose products compute as a bundle of few bits does on ONNX Runtime's CPU provider.
+
+Weights are rounded as an export rounds them, once, and kept in a byte each. Activations are rounded as the kernels do:
+beside weights with one scale an output to unsigned bytes in one range of all rows at hand (DynamicQuantizeLinear),
+beside weights in blocks to signed bytes block by block of every row (MatMulNBits). The embedding table is of fp16.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import nn
+
+from fastv_export.families import Family
+from fastv_export.rounding import Rounding
+from fastv_export.rounding_plan import rounding_of
+from fastv_runtime.bundle import Plan, Precision, Weights
+from fastv_runtime.cost import BYTES
+
+TABLE = torch.float16
+"""Of the embedding table beside weights of few bits."""
+
+ROWS = 4096
+"""Outputs of a weight that are rounded at once."""
+
+
+@dataclass(frozen=True)
+class Product:
+    """A linear layer, and where it is: of the decoder's layer, or the head, or else of the graph `vision`."""
+
+    module: nn.Linear
+    name: str
+    layer: int | None = None
+
+
+class Rounded:
+    """One loaded model in any number of roundings."""
+
+    def __init__(self, model: Any, family: Family):
+        self._decoder = family.decoder(model)
+        self._products = products(model, family)
+        self._kept: dict[tuple[nn.Linear, Rounding], tuple[torch.Tensor, torch.Tensor]] = {}
+
+    @contextmanager
+    def __call__(self, weights: Weights, layer: int | None, answer: int = 0) -> Iterator[None]:
+        """Within this context the model's products have weights of few bits.
+
+        layer: K, before which layers are the graph `prefix`; None is the unsplit decoder. answer: the last so many rows
+        of the decoder's layers are tokens that the runtime decodes one by one.
+        """
+        patched = []
+        for product in self._products:
+            rounding = rounding_in(product, weights, layer, len(self._decoder.layers))
+            if rounding is not None:
+                alone = answer if product.layer is not None else None if product.name == "head.weight" else 0
+                product.module.forward = self._forward(product, rounding, alone)  # type: ignore[method-assign]
+                patched.append(product.module)
+        table = self._decoder.embed_tokens.register_forward_hook(lambda _, args, rows: rows.to(TABLE).float())
+        try:
+            yield
+        finally:
+            table.remove()
+            for module in patched:
+                del module.forward
+
+    def _forward(self, product: Product, rounding: Rounding, alone: int | None) -> Any:
+        module, together = product.module, product.layer is None
+
+        def forward(rows: torch.Tensor) -> torch.Tensor:
+            if (module, rounding) not in self._kept:
+                self._kept[module, rounding] = _quantised(module.weight.detach(), rounding)
+            values, scales = self._kept[module, rounding]
+            weight = (values.float().reshape(*scales.shape, -1) * scales[..., None]).reshape(values.shape)
+            if rounding.block is not None:
+                return F.linear(_in_blocks(rows, rounding.block), weight, module.bias)
+            return F.linear(_in_ranges(rows, alone, together), weight, module.bias)
+
+        return forward
+
+
+def products(model: Any, family: Family) -> list[Product]:
+    """The linear layers of a model, by the names that its graphs' weights have."""
+    head, layers = family.head(model), family.decoder(model).layers
+    found = [Product(head, "head.weight")] if isinstance(head, nn.Linear) else []
+    found += [
+        Product(module, f"{name}.weight", index)
+        for index, layer in enumerate(layers)
+        for name, module in layer.named_modules()
+        if isinstance(module, nn.Linear)
+    ]
+    known = {id(product.module) for product in found}
+    return found + [
+        Product(module, f"{name}.weight")
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and id(module) not in known
+    ]
+
+
+def weight_bytes(model: Any, family: Family, weights: Weights, layer: int | None, precision: Precision) -> int:
+    """Bytes of a bundle's weights of few bits, of its table, and of the rest in `precision`."""
+    layers = len(family.decoder(model).layers)
+    table = family.decoder(model).embed_tokens.weight
+    rounded, total = {id(table)}, table.numel() * TABLE.itemsize
+    for product in products(model, family):
+        rounding = rounding_in(product, weights, layer, layers)
+        weight = product.module.weight
+        if rounding is not None:
+            rounded.add(id(weight))
+            scales = weight.shape[0] * (1 if rounding.block is None else weight.shape[1] // rounding.block)
+            total += weight.numel() * rounding.bits // 8 + scales * BYTES[precision]
+    rest = {id(each): prod(each.shape) for each in model.parameters() if id(each) not in rounded}
+    return total + sum(rest.values()) * BYTES[precision]
+
+
+def rounding_in(product: Product, weights: Weights, layer: int | None, layers: int) -> Rounding | None:
+    """Of a product's weight in the bundle of a plan for ONNX Runtime."""
+    graph, name, first = "vision", product.name, layer or 0
+    if product.name == "head.weight":
+        graph = "decoder" if layer is None else "suffix"
+    elif product.layer is not None:
+        graph = "decoder" if layer is None else "prefix" if product.layer < first else "suffix"
+        name = f"layers.{product.layer - (first if graph == 'suffix' else 0)}.{product.name}"
+    plan = Plan(
+        layer=layer,
+        keep=1.0,
+        ranker="fastv",
+        length="exact",
+        precision="float32",
+        weights=weights,
+        max_text=1,
+        max_visual=1,
+        max_new_tokens=1,
+    )
+    rounding = rounding_of(graph, plan, layers, "ort")(name)
+    outputs, inputs = product.module.weight.shape
+    return rounding if rounding is not None and rounding.fits_shape(inputs, outputs) else None
+
+
+def _quantised(weight: Float[torch.Tensor, "O I"], rounding: Rounding) -> tuple[torch.Tensor, torch.Tensor]:
+    """Part by part, since temporaries take several times as much."""
+    parts = [rounding.quantise(rows, torch.float32) for rows in weight.split(ROWS)]
+    values, scales = zip(*parts, strict=True)
+    return torch.cat(values), torch.cat(scales)
+
+
+def _in_ranges(
+    rows: Float[torch.Tensor, "plans rows I"], alone: int | None, together: bool
+) -> Float[torch.Tensor, "plans rows I"]:
+    """Activations as DynamicQuantizeLinear makes them.
+
+    alone: so many last rows, each in a range of its own, those before in one; None means all rows. together: one range
+    for all along the first axis too.
+    """
+    if alone is None:
+        return _bytes(rows, (-1,))
+    split = rows.shape[-2] - alone
+    axes = tuple(range(rows.dim())) if together else (-2, -1)
+    first = _bytes(rows[..., :split, :], axes) if split else rows[..., :0, :]
+    return torch.cat([first, _bytes(rows[..., split:, :], (-1,))], -2) if alone else first
+
+
+def _bytes(rows: torch.Tensor, axes: tuple[int, ...]) -> torch.Tensor:
+    """ONNX, DynamicQuantizeLinear: the range has zero in it, and zero is exact."""
+    low = rows.amin(axes, keepdim=True).clamp_max(0)
+    scale = (rows.amax(axes, keepdim=True).clamp_min(0) - low) / 255
+    scale = torch.where(scale == 0, 1.0, scale)
+    zero = torch.round(-low / scale).clamp_(0, 255)
+    return ((torch.round(rows / scale) + zero).clamp_(0, 255) - zero) * scale
+
+
+def _in_blocks(rows: Float[torch.Tensor, "... I"], block: int) -> Float[torch.Tensor, "... I"]:
+    blocks = rows.unflatten(-1, (-1, block))
+    scale = blocks.abs().amax(-1, keepdim=True) / 127
+    scale = torch.where(scale == 0, 1.0, scale)
+    return (torch.round(blocks / scale) * scale).flatten(-2)

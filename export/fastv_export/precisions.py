@@ -1,0 +1,11 @@
+"""What `--precision int8` and `int4` are where nothing more is said."""
+
+from __future__ import annotations
+
+from fastv_runtime.bundle import Part, Weights
+
+BLOCK = 64
+"""Inputs that share a scale in four bits."""
+WIDE: tuple[Part, ...] = ("vision", "prefix", "head")
+"""Parts that keep eight bits where others have four."""
+FEW_BITS = {"int8": Weights(bits=8, block=None), "int4": Weights(bits=4, block=BLOCK, wide=WIDE)}

@@ -1,0 +1,103 @@
+"""Products of few bits as the sweep computes them, against ONNX Runtime's own kernels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from torch import nn
+
+from fastv_calib.rounded import Rounded, products, rounding_in
+from fastv_export.families import FAMILIES
+from fastv_export.precisions import FEW_BITS
+from fastv_export.reference import load_model
+from fastv_export.rounding import Rounding
+
+
+def kernel(weight: torch.Tensor, rounding: Rounding, rows: torch.Tensor) -> torch.Tensor:
+    """One product as an `ort` graph has it: `lower_to_dynamic_int8` beside one scale an output, else MatMulNBits."""
+    values, scales = (each.numpy() for each in rounding.quantise(weight, torch.float32))
+    if rounding.block is None:
+        nodes = [
+            helper.make_node("DynamicQuantizeLinear", ["x"], ["q", "s", "z"]),
+            helper.make_node("MatMulIntegerToFloat", ["q", "w", "s", "ws", "z"], ["y"], domain="com.microsoft"),
+        ]
+        initializers = [numpy_helper.from_array(values.T.copy(), "w"), numpy_helper.from_array(scales[:, 0], "ws")]
+    else:
+        nodes = [
+            helper.make_node("DequantizeLinear", ["w", "ws"], ["d"], axis=0, block_size=rounding.block),
+            helper.make_node("MatMul", ["x", "d"], ["y"]),
+        ]
+        kind = TensorProto.INT4 if rounding.bits == 4 else TensorProto.INT8
+        stored = helper.make_tensor("w", kind, values.T.shape, values.T.reshape(-1).tolist())
+        initializers = [stored, numpy_helper.from_array(scales.T.copy(), "ws")]
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [None] * rows.dim()) for name in "xy"]
+    graph = helper.make_graph(nodes, "product", ends[:1], ends[1:], initializers)
+    opsets = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
+    onnx.checker.check_model(model)
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    return torch.from_numpy(session.run(None, {"x": rows.numpy()})[0])
+
+
+@pytest.fixture(scope="module")
+def model(tiny_llava: Path) -> nn.Module:
+    return load_model(tiny_llava, FAMILIES["llava"])
+
+
+@pytest.mark.parametrize("name", FEW_BITS)
+@torch.no_grad()
+def test_products_are_those_of_the_kernels(name: str, model: nn.Module) -> None:
+    """The runtime sees a prompt's rows together, and those of an answer one by one; the head sees one row at a time."""
+    weights, layer, answer, generator = FEW_BITS[name], 2, 3, torch.Generator().manual_seed(0)
+    few, eight = Rounding(weights.bits, weights.block), Rounding(8, weights.block)
+    decoder: Any = model.model.language_model  # type: ignore[union-attr]
+    projector: Any = model.model.multi_modal_projector  # type: ignore[union-attr]
+    linear = {
+        few: decoder.layers[layer].mlp.down_proj,
+        eight: decoder.layers[layer - 1].self_attn.k_proj,
+    }
+    rounded = Rounded(model, FAMILIES["llava"])
+    for rounding, module in linear.items():
+        plain = module.weight.detach()
+        rows = torch.randn(2, 9, module.in_features, generator=generator)
+        expected = [
+            torch.cat([kernel(plain, rounding, part) for part in plan[None].split([6, 1, 1, 1], 1)], 1) for plan in rows
+        ]
+        with rounded(weights, layer, answer):
+            close(module(rows), torch.cat(expected))
+        assert torch.equal(module(rows), nn.functional.linear(rows, plain))
+    rows = torch.randn(1, 4, model.lm_head.in_features, generator=generator)  # type: ignore[union-attr]
+    with rounded(weights, layer, answer):
+        said = model.lm_head(rows)  # type: ignore[operator]
+        table = decoder.embed_tokens(torch.arange(9))
+    head: Any = model.lm_head
+    close(said, torch.cat([kernel(head.weight.detach(), eight, row) for row in rows.split(1, 1)], 1))
+    assert torch.equal(table, decoder.embed_tokens.weight[:9].half().float())
+    pixels = torch.randn(1, 5, projector.linear_2.in_features, generator=generator)
+    with rounded(weights, None):
+        features = projector.linear_2(pixels)
+    close(features - projector.linear_2.bias, kernel(projector.linear_2.weight.detach(), eight, pixels))
+
+
+def test_parts_of_a_bundle_have_their_bits(model: nn.Module) -> None:
+    """As graphs have them: in int4 eight bits in tower, prefix and head; none where a weight has no whole blocks."""
+    family = FAMILIES["llava"]
+    weights = FEW_BITS["int4"]
+    for layer in (None, 1, 3):
+        for product in products(model, family):
+            inputs, outputs = product.module.in_features, product.module.out_features
+            wide = product.layer is None or (layer is not None and product.layer < layer)
+            bits = 8 if wide else 4
+            fits = inputs % 64 == 0 and (bits == 8 or outputs % 2 == 0)
+            assert rounding_in(product, weights, layer, 5) == (Rounding(bits, 64) if fits else None), product.name
+
+
+def close(ours: torch.Tensor, theirs: torch.Tensor) -> None:
+    np.testing.assert_allclose(ours.numpy(), theirs.numpy(), rtol=0, atol=2e-6 * float(theirs.abs().max()))
