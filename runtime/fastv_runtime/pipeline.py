@@ -103,10 +103,10 @@ class Pipeline:
             vision, video = with_aspect(vision, video, aspect)
         self.bundle = bundle
         self.capacity = capacity(manifest.plan)
-        self._backend = open_backend(bundle, backend, device, threads=threads)
-        self._decoder = load_decoder(manifest, self._backend, self.capacity)
+        self.backend = open_backend(bundle, backend, device, threads=threads)
+        self._decoder = load_decoder(manifest, self.backend, self.capacity)
         self._embedding = bundle.embedding()
-        self._encoder = Encoder(manifest, self._backend, self._decoder)
+        self._encoder = Encoder(manifest, self.backend, self._decoder)
         self._prompts = PromptBuilder(bundle.file(PROCESSOR), manifest.tokens)
         self._images = load_images(bundle.file(PROCESSOR), vision)
         self._videos = None if video is None else load_videos(bundle.file(PROCESSOR), video)
@@ -185,7 +185,7 @@ class Pipeline:
                 f"max-new-tokens {limit}: this bundle bears 1 to {plan.max_new_tokens}: "
                 "export with a larger --max-new-tokens"
             )
-        clock = Clock(settle=self._backend.synchronize)
+        clock = Clock(settle=self.backend.synchronize)
         with clock("preprocess"):
             visuals = [*map(self._images, images), *map(self._video, videos)]
             built = self._prompts.build(prompt, visuals)
@@ -206,7 +206,7 @@ class Pipeline:
             visual_tokens=visual,
             kept_visual_tokens=(np.cumsum(built.visual) - 1)[kept[built.visual[kept]]].tolist(),
             pruned_length=pruned,
-            backend=self._backend.name,
+            backend=self.backend.name,
             notes=[*(note for video in videos for note in video.notes), *_notes(plan, total, visual, pruned)],
         )
         pieces = self._decode(token, answer, limit, Sampler(sampling or Sampling()), ignore_stop, clock)
@@ -247,7 +247,7 @@ class Pipeline:
                 whole = backend.decode(answer.token_ids, skip_special_tokens=True)
                 piece = whole[len(answer.text) :]
                 answer.timings_ms = clock.timings()
-                answer.notes += self._backend.notes
+                answer.notes += self.backend.notes
             if piece:
                 answer.text += piece
                 yield piece
