@@ -1,0 +1,70 @@
+"""A report for a terminal."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Column, Table
+
+from fastv_runtime.bench.models import Figure, Report
+
+MIB = 2**20
+COLUMNS = {"vision": "vision", "prefill": "prefill", "ttft": "first token", "decode": "per token"}
+INTERVALS = ("ttft", "decode")
+SAID = ("ttft", "decode")
+"""Quantities whose verdicts are printed; the report has them all."""
+
+
+def show(report: Report, console: Console | None = None) -> None:
+    """Print a table for each workload, and what to make of it."""
+    console = console or Console()
+
+    def line(text: str, style: str = "") -> None:
+        console.print(text, style=style, highlight=False, soft_wrap=True)
+
+    for workload in report.workloads:
+        line(f"\n{workload.name}: {workload.prompt_tokens} tokens, {workload.visual_tokens} visual; ms (p5 to p95)")
+        console.print(_figures(report, workload.name))
+        for ratio in report.ratios:
+            if ratio.workload == workload.name and ratio.quantity in SAID:
+                line(f"{ratio.contestant}: {ratio.verdict}")
+    memory = Table("memory, MiB", *(_right(name) for name in ("weights", "caches", "workspace", "libraries", "peak")))
+    for contestant in report.contestants:
+        if (held := contestant.memory) is not None:
+            parts = (held.weights, held.caches, held.workspace, held.libraries, held.process)
+            memory.add_row(contestant.name, *(f"{part / MIB:,.0f}" for part in parts))
+    if memory.row_count:
+        console.print(memory)
+    for note in report.notes:
+        line(f"note: {note}", "yellow")
+    for reason in report.noise:
+        line(f"noisy machine: {reason}", "red")
+    if not report.complete:
+        line("interrupted: these are the rounds until then", "red")
+
+
+def _figures(report: Report, workload: str) -> Table:
+    table = Table("", *(_right(title) for title in COLUMNS.values()), _right("gain"), _right("bound"))
+    for contestant in report.contestants:
+        result = report.result(contestant.name, workload)
+        if result is None:
+            continue
+        ratio = report.ratio(contestant.name, workload, "ttft")
+        table.add_row(
+            contestant.name,
+            *(_shown(result.figures.get(name), name in INTERVALS) for name in COLUMNS),
+            "" if ratio is None else f"{ratio.figure.median:.2f}x",
+            "" if ratio is None or ratio.bound is None else f"{ratio.bound:.2f}x",
+        )
+    return table
+
+
+def _right(title: str) -> Column:
+    return Column(title, justify="right", no_wrap=True)
+
+
+def _shown(figure: Figure | None, interval: bool) -> str:
+    if figure is None:
+        return ""
+    digits = 2 if figure.median < 10 else 1 if figure.median < 100 else 0
+    middle = f"{figure.median:,.{digits}f}"
+    return f"{middle} ({figure.p5:,.{digits}f}–{figure.p95:,.{digits}f})" if interval else middle
