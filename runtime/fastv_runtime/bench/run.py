@@ -54,7 +54,7 @@ class Run:
     def report(self, complete: bool) -> Report:
         """What was measured until now."""
         conditions = self.watch.conditions()
-        found = results(self.rounds, self.predicted)
+        found = results(self.rounds, self.contestants, self.predicted)
         return Report(
             schema_version=REPORT_VERSION,
             version=version("fastv-edge"),

@@ -31,10 +31,16 @@ def quantities(round_: Round) -> dict[str, float]:
     return {name: known[name] for name in QUANTITIES if name in known}
 
 
-def results(rounds: Sequence[Round], predicted: Mapping[tuple[str, str], Prediction]) -> list[Result]:
-    """One per contestant and workload, in the order in which they first appear. `predicted` by the two names."""
+def results(
+    rounds: Sequence[Round],
+    contestants: Sequence[ContestantRecord],
+    predicted: Mapping[tuple[str, str], Prediction] | None = None,
+) -> list[Result]:
+    """One per workload and contestant that answered. `predicted` by the names of contestant and workload."""
+    order = [each.name for each in contestants]
+    workloads = list(dict.fromkeys(each.workload for each in rounds))
     groups: dict[tuple[str, str], list[Round]] = {}
-    for each in rounds:
+    for each in sorted(rounds, key=lambda each: (workloads.index(each.workload), order.index(each.contestant))):
         groups.setdefault((each.contestant, each.workload), []).append(each)
     made = []
     for (contestant, workload), group in groups.items():
@@ -49,7 +55,7 @@ def results(rounds: Sequence[Round], predicted: Mapping[tuple[str, str], Predict
                     for name in QUANTITIES
                     if all(name in value for value in values)
                 },
-                predicted=dict(predicted.get((contestant, workload), {})),
+                predicted=dict((predicted or {}).get((contestant, workload), {})),
             )
         )
     return made

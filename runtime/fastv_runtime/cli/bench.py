@@ -22,6 +22,7 @@ from fastv_runtime.bench.facts import bundle_facts, names
 from fastv_runtime.bench.measure import Refusal
 from fastv_runtime.bench.models import ContestantRecord, Report, Settings
 from fastv_runtime.bench.ours import BundleContestant, Choice, plan_settings
+from fastv_runtime.bench.page import page
 from fastv_runtime.bench.run import Run
 from fastv_runtime.bench.tables import show
 from fastv_runtime.bench.workloads import Workload, built_in, given
@@ -61,6 +62,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--backend", choices=list(DEVICES), default="ort", help="ONNX Runtime (default) or TensorRT")
     parser.add_argument("--device", choices=["cpu", "cuda"], help="default: cpu for ort, cuda for trt")
     parser.add_argument("--threads", type=int, metavar="N", help="of one operator (default: one per core)")
+    parser.add_argument("--report", type=Path, metavar="OUT.html", help="write a page to look at")
     parser.add_argument("--json", type=Path, metavar="OUT.json", help="write everything that was measured")
     return parser
 
@@ -96,7 +98,7 @@ def run(args: argparse.Namespace) -> None:
         meter = find_meter(whole.settings.device)
         if meter is not None:
             stack.callback(meter.close)
-        report = measured(whole, load(whole, bundles, args), meter, args.json)
+        report = measured(whole, load(whole, bundles, args), meter, args.json, args.report)
     show(report)
     if not report.complete:
         raise KeyboardInterrupt
@@ -114,7 +116,7 @@ def check(args: argparse.Namespace) -> None:
             raise UserError(f"--{name.replace('_', '-')} {value}: must be at least {least}")
     if args.image and args.prompt is None:
         raise UserError("--image: say what to ask about the pictures with --prompt")
-    for path in (args.json,):
+    for path in (args.json, args.report):
         if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
             raise UserError(f"{path}: not a file in a directory that exists")
 
@@ -174,7 +176,9 @@ def load(whole: Run, bundles: dict[str, Bundle], args: argparse.Namespace) -> li
     return loaded
 
 
-def measured(whole: Run, contestants: list[BundleContestant], meter: Meter | None, json: Path | None) -> Report:
+def measured(
+    whole: Run, contestants: list[BundleContestant], meter: Meter | None, json: Path | None, html: Path | None
+) -> Report:
     """Go through the rounds; after each, and when interrupted, the report so far is written."""
     settings = whole.settings
     total = (settings.warmup + settings.rounds) * len(whole.workloads) * len(contestants)
@@ -195,18 +199,20 @@ def measured(whole: Run, contestants: list[BundleContestant], meter: Meter | Non
         if not whole.rounds:
             raise
         report = whole.report(complete=False)
-        write(report, json)
+        write(report, json, html)
         return report
     if not whole.rounds:
         raise UserError(whole.notes[0])
     report = whole.report(complete=True)
-    write(report, json)
+    write(report, json, html)
     return report
 
 
-def write(report: Report, path: Path | None) -> None:
-    if path is not None:
-        write_atomically(path, report.model_dump_json(indent=1) + "\n")
+def write(report: Report, json: Path | None, html: Path | None = None) -> None:
+    if json is not None:
+        write_atomically(json, report.model_dump_json(indent=1) + "\n")
+    if html is not None:
+        write_atomically(html, page(report))
 
 
 @contextmanager

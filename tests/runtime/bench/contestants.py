@@ -129,7 +129,7 @@ def report_of(
         for name, several in turns.items()
         for index, each in enumerate(several)
     )
-    found = results(rounds, {})
+    found = results(rounds, contestants)
     return Report(
         schema_version=1,
         version="0.1.0",

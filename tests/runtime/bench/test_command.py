@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -93,9 +93,18 @@ def interrupted(signal_number: int, after: int, run: Callable[..., Any]) -> Call
     return wrapped
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Interrupts reach this process, which in a background job of a shell they would not."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_keeps_what_it_measured(
     signal_number: int,
+    interruptible: None,
     tiny_bundle: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -104,7 +113,7 @@ def test_an_interrupted_run_keeps_what_it_measured(
     monkeypatch.setattr(BundleContestant, "run", interrupted(signal_number, 5, BundleContestant.run))
     out = tmp_path / "report.json"
     before = signal.getsignal(signal.SIGTERM)
-    assert exits(tiny_bundle, "--json", out, "--prompt", "What?", *QUICK, "--rounds", "50") == 130
+    assert exits(tiny_bundle, "--json", out, "--prompt", "What?", *QUICK, "--rounds", "8") == 130
     report = read_report(out)
     assert not report.complete and len(report.rounds) == 5
     assert list(tmp_path.iterdir()) == [out]
