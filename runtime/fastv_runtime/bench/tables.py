@@ -5,6 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Column, Table
 
+from fastv_runtime.bench.compare import Comparison
 from fastv_runtime.bench.models import Figure, Report
 
 MIB = 2**20
@@ -40,6 +41,35 @@ def show(report: Report, console: Console | None = None) -> None:
         line(f"noisy machine: {reason}", "red")
     if not report.complete:
         line("interrupted: these are the rounds until then", "red")
+
+
+def show_comparison(found: Comparison, console: Console | None = None) -> None:
+    """Print what changed, and what that is worth."""
+    console = console or Console()
+    table = Table("", "prompt", "quantity", _right("old"), _right("new"), _right("new/old"), "")
+    same = 0
+    for change in found.changes:
+        if change.outcome == "same":
+            same += 1
+            continue
+        style = {"worse": "red", "better": "green"}.get(change.outcome, "")
+        cells = (change.contestant, change.workload, change.quantity, change.old, change.new)
+        table.add_row(*cells, f"{change.factor:.2f}", change.outcome, style=style)
+    if table.row_count:
+        console.print(table)
+    for text in found.missing:
+        console.print(f"only in the old report: {text}", highlight=False, soft_wrap=True)
+    if found.environment:
+        console.print("other conditions, so that seconds are not judged, only ratios and memory:", style="yellow")
+        for text in found.environment:
+            console.print(f"  {text}", highlight=False, soft_wrap=True)
+    for text in found.caveats:
+        console.print(text, style="yellow", highlight=False, soft_wrap=True)
+    console.print(
+        f"{len(found.worse)} worse beyond noise, {sum(each.outcome == 'better' for each in found.changes)} better, "
+        f"{same} the same",
+        highlight=False,
+    )
 
 
 def _figures(report: Report, workload: str) -> Table:

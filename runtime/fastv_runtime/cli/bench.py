@@ -14,17 +14,18 @@ from pathlib import Path
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from fastv_runtime.bench.alone import measure_memory
+from fastv_runtime.bench.compare import compare
 from fastv_runtime.bench.conditions import Watch
 from fastv_runtime.bench.contestant import Refused
 from fastv_runtime.bench.energy import Meter, find_meter
 from fastv_runtime.bench.environment import capture
 from fastv_runtime.bench.facts import bundle_facts, names
 from fastv_runtime.bench.measure import Refusal
-from fastv_runtime.bench.models import ContestantRecord, Report, Settings
+from fastv_runtime.bench.models import ContestantRecord, Report, Settings, read_report
 from fastv_runtime.bench.ours import BundleContestant, Choice, plan_settings
 from fastv_runtime.bench.page import page
 from fastv_runtime.bench.run import Run
-from fastv_runtime.bench.tables import show
+from fastv_runtime.bench.tables import show, show_comparison
 from fastv_runtime.bench.workloads import Workload, built_in, given
 from fastv_runtime.bundle import Bundle, read_manifest
 from fastv_runtime.cli.console import command, open_bundle, stderr
@@ -62,12 +63,22 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--backend", choices=list(DEVICES), default="ort", help="ONNX Runtime (default) or TensorRT")
     parser.add_argument("--device", choices=["cpu", "cuda"], help="default: cpu for ort, cuda for trt")
     parser.add_argument("--threads", type=int, metavar="N", help="of one operator (default: one per core)")
+    parser.add_argument(
+        "--compare",
+        nargs=2,
+        type=Path,
+        metavar=("OLD.json", "NEW.json"),
+        help="measure nothing, say what changed; exit code 1 if something got worse beyond noise",
+    )
     parser.add_argument("--report", type=Path, metavar="OUT.html", help="write a page to look at")
     parser.add_argument("--json", type=Path, metavar="OUT.json", help="write everything that was measured")
     return parser
 
 
 def run(args: argparse.Namespace) -> None:
+    if args.compare is not None:
+        compare_reports(args)
+        return
     check(args)
     environment = capture()
     paths = [*args.bundles, *([] if args.baseline is None else [args.baseline])]
@@ -103,6 +114,19 @@ def run(args: argparse.Namespace) -> None:
     if not report.complete:
         raise KeyboardInterrupt
     if any(each.refused for each in report.contestants):
+        sys.exit(1)
+
+
+def compare_reports(args: argparse.Namespace) -> None:
+    """Print what changed between two reports; exit with 1 if something got worse beyond noise."""
+    if args.bundles:
+        raise UserError(f"--compare measures nothing: leave out {args.bundles[0]}, or --compare")
+    old, new = map(read_report, args.compare)
+    found = compare(old, new)
+    if not found.changes:
+        raise UserError(f"{args.compare[1]}: no bundle and prompt of {args.compare[0]}: give two reports of the same")
+    show_comparison(found)
+    if found.worse:
         sys.exit(1)
 
 
