@@ -14,8 +14,9 @@ from tokenizers.decoders import DecodeStream
 from fastv_runtime.aspect import with_aspect
 from fastv_runtime.bundle import PROCESSOR, Bundle, Plan
 from fastv_runtime.clock import Clock
-from fastv_runtime.decoder import load_decoder
+from fastv_runtime.decoder import Decoder, load_decoder
 from fastv_runtime.encoder import Encoder
+from fastv_runtime.engines import Backend
 from fastv_runtime.engines.backends import BackendName, DeviceName, open_backend
 from fastv_runtime.errors import UserError
 from fastv_runtime.kept import draw_kept
@@ -103,10 +104,10 @@ class Pipeline:
             vision, video = with_aspect(vision, video, aspect)
         self.bundle = bundle
         self.capacity = capacity(manifest.plan)
-        self.backend = open_backend(bundle, backend, device, threads=threads)
-        self._decoder = load_decoder(manifest, self.backend, self.capacity)
+        self._backend = open_backend(bundle, backend, device, threads=threads)
+        self._decoder = load_decoder(manifest, self._backend, self.capacity)
         self._embedding = bundle.embedding()
-        self._encoder = Encoder(manifest, self.backend, self._decoder)
+        self._encoder = Encoder(manifest, self._backend, self._decoder)
         self._prompts = PromptBuilder(bundle.file(PROCESSOR), manifest.tokens)
         self._images = load_images(bundle.file(PROCESSOR), vision)
         self._videos = None if video is None else load_videos(bundle.file(PROCESSOR), video)
@@ -185,7 +186,7 @@ class Pipeline:
                 f"max-new-tokens {limit}: this bundle bears 1 to {plan.max_new_tokens}: "
                 "export with a larger --max-new-tokens"
             )
-        clock = Clock(settle=self.backend.synchronize)
+        clock = Clock(settle=self._backend.synchronize)
         with clock("preprocess"):
             visuals = [*map(self._images, images), *map(self._video, videos)]
             built = self._prompts.build(prompt, visuals)
@@ -206,11 +207,22 @@ class Pipeline:
             visual_tokens=visual,
             kept_visual_tokens=(np.cumsum(built.visual) - 1)[kept[built.visual[kept]]].tolist(),
             pruned_length=pruned,
-            backend=self.backend.name,
+            backend=self._backend.name,
             notes=[*(note for video in videos for note in video.notes), *_notes(plan, total, visual, pruned)],
         )
         pieces = self._decode(token, answer, limit, Sampler(sampling or Sampling()), ignore_stop, clock)
         return Generation(pieces, answer, clock, [visuals[index] for index in built.order])
+
+    @property
+    def backend(self) -> Backend:
+        """What executes the graphs."""
+        return self._backend
+
+    @property
+    def decoder(self) -> Decoder:
+        """The language model and its buffers; using it ends the generation that the pipeline is at."""
+        self._current = None
+        return self._decoder
 
     @property
     def logits(self) -> Float[np.ndarray, " V"]:
@@ -247,7 +259,7 @@ class Pipeline:
                 whole = backend.decode(answer.token_ids, skip_special_tokens=True)
                 piece = whole[len(answer.text) :]
                 answer.timings_ms = clock.timings()
-                answer.notes += self.backend.notes
+                answer.notes += self._backend.notes
             if piece:
                 answer.text += piece
                 yield piece

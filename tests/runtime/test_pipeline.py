@@ -188,7 +188,7 @@ def test_image_features_land_in_the_prompt_without_a_copy(tiny_pipeline: Pipelin
     tiny_pipeline.generate([picture], "<image>" + QUESTION, max_new_tokens=1)
     visual = tiny_pipeline._images(picture)
     features = np.zeros((VISUAL_TOKENS, 64), np.float32)
-    tiny_pipeline.backend.engine("vision").bind(visual.pieces[0].inputs, {"image_features": features}).run()
+    tiny_pipeline._backend.engine("vision").bind(visual.pieces[0].inputs, {"image_features": features}).run()
     ((start, _),) = tiny_pipeline._prompts.build("<image>" + QUESTION, [visual]).runs
     prompt = tiny_pipeline._decoder.prompt
     np.testing.assert_array_equal(prompt.rows(start, start + VISUAL_TOKENS).array(), features)

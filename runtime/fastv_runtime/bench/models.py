@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from fastv_runtime.bench.conditions import Conditions
 from fastv_runtime.bench.contestant import Turn
 from fastv_runtime.bench.environment import Environment
+from fastv_runtime.bench.profile import DeviceProfile
 from fastv_runtime.bundle import Decoder, Plan
 from fastv_runtime.clock import STAGES
 from fastv_runtime.errors import UserError
@@ -163,6 +164,8 @@ class Report(Model):
     settings: Settings
     environment: Environment
     conditions: Conditions
+    profiles: tuple[DeviceProfile, ...]
+    """What predictions are made of: one for each precision."""
     noise: tuple[str, ...]
     """Why the figures should not be trusted, a line for each reason; empty for a quiet machine."""
     contestants: tuple[ContestantRecord, ...]

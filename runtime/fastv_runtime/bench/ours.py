@@ -38,7 +38,7 @@ class BundleContestant:
         self.name = choice.name
         self.self_test = self_test
         self.settings = plan_settings(pipeline.bundle.manifest.plan) | {"backend": pipeline.backend.name}
-        self._pipeline: Pipeline | None = pipeline
+        self.pipeline: Pipeline | None = pipeline
 
     @classmethod
     def load(cls, choice: Choice, bundle: Bundle | None = None) -> BundleContestant:
@@ -52,10 +52,10 @@ class BundleContestant:
 
     def run(self, request: Request) -> Turn:
         """One turn. Raises UserError for a request that the bundle's plan cannot bear."""
-        assert self._pipeline is not None, "this contestant was closed"
+        assert self.pipeline is not None, "this contestant was closed"
         pictures = [_decoded(path) for path in request.pictures]
         gc.collect()  # of what earlier turns left, before the clock starts
-        answer = self._pipeline.generate(pictures, request.prompt, max_new_tokens=request.new_tokens, ignore_stop=True)
+        answer = self.pipeline.generate(pictures, request.prompt, max_new_tokens=request.new_tokens, ignore_stop=True)
         timings = answer.timings_ms
         return Turn(
             stages_ms={stage: timings[stage] for stage in STAGES},
@@ -67,7 +67,7 @@ class BundleContestant:
         )
 
     def close(self) -> None:
-        self._pipeline = None
+        self.pipeline = None
 
 
 def import_libraries() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from importlib.metadata import version
@@ -21,7 +21,9 @@ from fastv_runtime.bench.models import (
     WorkloadRecord,
 )
 from fastv_runtime.bench.noise import noise
-from fastv_runtime.bench.summary import Prediction, baseline_of, ratios, results
+from fastv_runtime.bench.prediction import predicted
+from fastv_runtime.bench.profile import DeviceProfile
+from fastv_runtime.bench.summary import baseline_of, ratios, results
 from fastv_runtime.bench.workloads import Workload
 
 
@@ -35,7 +37,7 @@ class Run:
     contestants: list[ContestantRecord]
     workloads: Sequence[Workload]
     watch: Watch
-    predicted: Mapping[tuple[str, str], Prediction] = field(default_factory=dict)
+    profiles: list[DeviceProfile] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     rounds: list[Round] = field(default_factory=list)
 
@@ -54,7 +56,7 @@ class Run:
     def report(self, complete: bool) -> Report:
         """What was measured until now."""
         conditions = self.watch.conditions()
-        found = results(self.rounds, self.contestants, self.predicted)
+        found = predicted(results(self.rounds, self.contestants), self.rounds, self.contestants, self.profiles)
         return Report(
             schema_version=REPORT_VERSION,
             version=version("fastv-edge"),
@@ -64,6 +66,7 @@ class Run:
             settings=self.settings,
             environment=self.environment,
             conditions=conditions,
+            profiles=tuple(self.profiles),
             noise=tuple(noise(conditions, found)),
             contestants=tuple(self.contestants),
             workloads=tuple(record for each in self.workloads if (record := self._workload(each)) is not None),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from fastv_runtime.bench.bounds import WORTH, decode_bound, prefill_bound, reached, ttft_bound
 from fastv_runtime.bench.figures import figure
@@ -10,9 +10,6 @@ from fastv_runtime.bench.models import COMPARED, QUANTITIES, BundleFacts, Contes
 from fastv_runtime.clock import STAGES
 
 PREFILL = ("prefix", "select", "suffix")
-
-Prediction = Mapping[str, float]
-"""By quantity."""
 
 
 def quantities(round_: Round) -> dict[str, float]:
@@ -31,12 +28,8 @@ def quantities(round_: Round) -> dict[str, float]:
     return {name: known[name] for name in QUANTITIES if name in known}
 
 
-def results(
-    rounds: Sequence[Round],
-    contestants: Sequence[ContestantRecord],
-    predicted: Mapping[tuple[str, str], Prediction] | None = None,
-) -> list[Result]:
-    """One per workload and contestant that answered. `predicted` by the names of contestant and workload."""
+def results(rounds: Sequence[Round], contestants: Sequence[ContestantRecord]) -> list[Result]:
+    """One per workload and contestant that answered, without predictions."""
     order = [each.name for each in contestants]
     workloads = list(dict.fromkeys(each.workload for each in rounds))
     groups: dict[tuple[str, str], list[Round]] = {}
@@ -55,7 +48,7 @@ def results(
                     for name in QUANTITIES
                     if all(name in value for value in values)
                 },
-                predicted=dict((predicted or {}).get((contestant, workload), {})),
+                predicted={},
             )
         )
     return made

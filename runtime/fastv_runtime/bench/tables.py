@@ -9,8 +9,9 @@ from fastv_runtime.bench.compare import Comparison
 from fastv_runtime.bench.models import Figure, Report
 
 MIB = 2**20
-COLUMNS = {"vision": "vision", "prefill": "prefill", "ttft": "first token", "decode": "per token"}
-INTERVALS = ("ttft", "decode")
+COLUMNS = {"prefill": "prefill", "ttft": "first token", "decode": "per token"}
+"""As many as a terminal of 80 columns bears."""
+INTERVALS = ("ttft",)
 SAID = ("ttft", "decode")
 """Quantities whose verdicts are printed; the report has them all."""
 
@@ -73,7 +74,9 @@ def show_comparison(found: Comparison, console: Console | None = None) -> None:
 
 
 def _figures(report: Report, workload: str) -> Table:
-    table = Table("", *(_right(title) for title in COLUMNS.values()), _right("gain"), _right("bound"))
+    table = Table(
+        Column("", no_wrap=True), *(_right(title) for title in COLUMNS.values()), _right("gain"), _right("bound")
+    )
     for contestant in report.contestants:
         result = report.result(contestant.name, workload)
         if result is None:

@@ -24,6 +24,8 @@ from fastv_runtime.bench.measure import Refusal
 from fastv_runtime.bench.models import ContestantRecord, Report, Settings, read_report
 from fastv_runtime.bench.ours import BundleContestant, Choice, plan_settings
 from fastv_runtime.bench.page import page
+from fastv_runtime.bench.probe import probe
+from fastv_runtime.bench.profile import DeviceProfile, fit, read_profile
 from fastv_runtime.bench.run import Run
 from fastv_runtime.bench.tables import show, show_comparison
 from fastv_runtime.bench.workloads import Workload, built_in, given
@@ -62,6 +64,13 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--backend", choices=list(DEVICES), default="ort", help="ONNX Runtime (default) or TensorRT")
     parser.add_argument("--device", choices=["cpu", "cuda"], help="default: cpu for ort, cuda for trt")
+    parser.add_argument(
+        "--profile",
+        type=Path,
+        metavar="FILE",
+        help="predict from this device profile (default: a probe of each baseline)",
+    )
+    parser.add_argument("--save-profile", type=Path, metavar="FILE", help="write the profile of the first baseline")
     parser.add_argument("--threads", type=int, metavar="N", help="of one operator (default: one per core)")
     parser.add_argument(
         "--compare",
@@ -109,7 +118,9 @@ def run(args: argparse.Namespace) -> None:
         meter = find_meter(whole.settings.device)
         if meter is not None:
             stack.callback(meter.close)
-        report = measured(whole, load(whole, bundles, args), meter, args.json, args.report)
+        contestants = load(whole, bundles, args)
+        whole.profiles += profiles(whole, contestants, args)
+        report = measured(whole, contestants, meter, args.json, args.report)
     show(report)
     if not report.complete:
         raise KeyboardInterrupt
@@ -140,7 +151,7 @@ def check(args: argparse.Namespace) -> None:
             raise UserError(f"--{name.replace('_', '-')} {value}: must be at least {least}")
     if args.image and args.prompt is None:
         raise UserError("--image: say what to ask about the pictures with --prompt")
-    for path in (args.json, args.report):
+    for path in (args.json, args.report, args.save_profile):
         if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
             raise UserError(f"{path}: not a file in a directory that exists")
 
@@ -198,6 +209,35 @@ def load(whole: Run, bundles: dict[str, Bundle], args: argparse.Namespace) -> li
             "no bundle can be benchmarked: " + "; ".join(f"{e.name}: {e.refused}" for e in whole.contestants)
         )
     return loaded
+
+
+def profiles(whole: Run, contestants: list[BundleContestant], args: argparse.Namespace) -> list[DeviceProfile]:
+    """What predictions are made of: the profile that was given, or one of each baseline, probed now."""
+    if args.profile is not None:
+        return [read_profile(args.profile)]
+    records = {each.name: each for each in whole.contestants}
+    made: list[DeviceProfile] = []
+    for contestant in contestants:
+        facts = records[contestant.name].bundle
+        if facts is None or facts.plan.layer is not None or contestant.pipeline is None:
+            continue
+        with stderr.status(f"{contestant.name}: probe for predictions"):
+            points = probe(contestant.pipeline)
+        made.append(
+            fit(
+                points,
+                facts.plan,
+                device=whole.environment.device,
+                backend=contestant.pipeline.backend.name,
+                threads=args.threads,
+                dialect=facts.dialect,
+            )
+        )
+    if args.save_profile is not None:
+        if not made:
+            raise UserError("--save-profile: there is no baseline to probe: give a bundle exported with --no-prune")
+        write_atomically(args.save_profile, made[0].model_dump_json(indent=1) + "\n")
+    return made
 
 
 def measured(

@@ -139,6 +139,7 @@ def report_of(
         settings=Settings(rounds=len(rounds), warmup=0, threads=1, backend="ort", device="cpu"),
         environment=ENVIRONMENT,
         conditions=conditions,
+        profiles=(),
         noise=tuple(noise(conditions, found)),
         contestants=contestants,
         workloads=(
