@@ -13,22 +13,21 @@ from pathlib import Path
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from fastv_runtime.bench.alone import measure_memory
 from fastv_runtime.bench.compare import compare
 from fastv_runtime.bench.conditions import Watch
-from fastv_runtime.bench.contestant import Refused
+from fastv_runtime.bench.contestant import Contestant
 from fastv_runtime.bench.energy import Meter, find_meter
 from fastv_runtime.bench.environment import capture
-from fastv_runtime.bench.facts import bundle_facts, names
+from fastv_runtime.bench.facts import names
 from fastv_runtime.bench.measure import Refusal
-from fastv_runtime.bench.models import ContestantRecord, Report, Settings, read_report
-from fastv_runtime.bench.ours import BundleContestant, Choice, plan_settings
+from fastv_runtime.bench.models import Report, Settings, read_report
+from fastv_runtime.bench.ours import BundleContestant
 from fastv_runtime.bench.page import page
-from fastv_runtime.bench.probe import probe
-from fastv_runtime.bench.profile import DeviceProfile, fit, read_profile
+from fastv_runtime.bench.prepare import load_bundles, probe_baselines
+from fastv_runtime.bench.profile import DeviceProfile, read_profile
 from fastv_runtime.bench.run import Run
 from fastv_runtime.bench.tables import show, show_comparison
-from fastv_runtime.bench.workloads import Workload, built_in, given
+from fastv_runtime.bench.workloads import built_in, given
 from fastv_runtime.bundle import Bundle, read_manifest
 from fastv_runtime.cli.console import command, open_bundle, stderr
 from fastv_runtime.engines.backends import DEVICES
@@ -89,9 +88,10 @@ def run(args: argparse.Namespace) -> None:
         compare_reports(args)
         return
     check(args)
+    profile = None if args.profile is None else read_profile(args.profile)
     environment = capture()
     paths = [*args.bundles, *([] if args.baseline is None else [args.baseline])]
-    bundles = open_bundles(paths)
+    bundles = open_bundles(paths, args.baseline)
     new_tokens = answer_length(bundles, args.max_new_tokens)
     with ExitStack() as stack:
         stack.enter_context(terminable())
@@ -118,8 +118,9 @@ def run(args: argparse.Namespace) -> None:
         meter = find_meter(whole.settings.device)
         if meter is not None:
             stack.callback(meter.close)
-        contestants = load(whole, bundles, args)
-        whole.profiles += profiles(whole, contestants, args)
+        contestants = prepared(whole, bundles, args, profile)
+        for contestant in contestants:
+            stack.callback(contestant.close)
         report = measured(whole, contestants, meter, args.json, args.report)
     show(report)
     if not report.complete:
@@ -156,13 +157,15 @@ def check(args: argparse.Namespace) -> None:
             raise UserError(f"{path}: not a file in a directory that exists")
 
 
-def open_bundles(paths: Sequence[str]) -> dict[str, Bundle]:
+def open_bundles(paths: Sequence[str], baseline: str | None) -> dict[str, Bundle]:
     """Opened bundles by the names that the report gives them. Raises UserError."""
     whole = [Path(path).resolve() for path in paths]
     for path in paths:
         if whole.count(Path(path).resolve()) > 1:
             raise UserError(f"{path}: given twice")
         read_manifest(path)  # what is no bundle is said before gigabytes of others are hashed
+    if baseline is not None and read_manifest(baseline).plan.layer is not None:
+        raise UserError(f"--baseline {baseline}: it prunes: give a bundle that was exported with --no-prune")
     return {name: open_bundle(path) for name, path in zip(names(list(paths)), paths, strict=True)}
 
 
@@ -177,71 +180,42 @@ def answer_length(bundles: dict[str, Bundle], asked: int | None) -> int:
     return asked or min(NEW_TOKENS, *bears.values())
 
 
-def load(whole: Run, bundles: dict[str, Bundle], args: argparse.Namespace) -> list[BundleContestant]:
-    """Contestants that passed their self-test; those that did not are recorded with the reason, and left out."""
-    largest = max(whole.workloads, key=lambda each: len(each.request.pictures) and _pixels(each))
-    loaded = []
-    for name, bundle in bundles.items():
-        plan = bundle.manifest.plan
-        choice = Choice(
-            path=str(bundle.path), name=name, backend=args.backend, device=args.device, threads=args.threads
+def prepared(
+    whole: Run, bundles: dict[str, Bundle], args: argparse.Namespace, profile: DeviceProfile | None
+) -> list[BundleContestant]:
+    """Contestants that may be measured; the run knows all of them, and what to predict from."""
+    records, contestants = load_bundles(
+        bundles,
+        whole.workloads,
+        backend=args.backend,
+        device=args.device,
+        threads=args.threads,
+        status=stderr.status,
+    )
+    whole.contestants += records
+    refused = [f"{each.name}: not benchmarked: {each.refused}" for each in records if each.refused]
+    for line in refused:
+        stderr.print(f"fastv-bench: {line}", style="red", highlight=False, soft_wrap=True)
+    if not contestants:
+        raise UserError("no bundle can be benchmarked: " + "; ".join(refused))
+    if whole.settings.device == "cuda":
+        whole.notes.append("memory is the host's: what the GPU holds is not measured")
+    whole.profiles += (
+        [profile]
+        if profile is not None
+        else probe_baselines(
+            contestants, records, whole.settings, machine=whole.environment.device, status=stderr.status
         )
-        record = ContestantRecord(
-            name=name, role="baseline" if plan.layer is None else "bundle", settings=plan_settings(plan)
-        )
-        try:
-            with stderr.status(f"{name}: self-test and memory"):
-                memory = measure_memory(choice, bundle, largest.request)
-                contestant = BundleContestant.load(choice, bundle)
-        except Refused as error:
-            whole.contestants.append(record.model_copy(update={"refused": str(error)}))
-            stderr.print(f"fastv-bench: {name}: not benchmarked: {error}", style="red", highlight=False, soft_wrap=True)
-            continue
-        update = {
-            "settings": contestant.settings,
-            "bundle": bundle_facts(bundle, contestant.self_test),
-            "memory": memory,
-        }
-        whole.contestants.append(record.model_copy(update=update))
-        loaded.append(contestant)
-    if not loaded:
-        raise UserError(
-            "no bundle can be benchmarked: " + "; ".join(f"{e.name}: {e.refused}" for e in whole.contestants)
-        )
-    return loaded
-
-
-def profiles(whole: Run, contestants: list[BundleContestant], args: argparse.Namespace) -> list[DeviceProfile]:
-    """What predictions are made of: the profile that was given, or one of each baseline, probed now."""
-    if args.profile is not None:
-        return [read_profile(args.profile)]
-    records = {each.name: each for each in whole.contestants}
-    made: list[DeviceProfile] = []
-    for contestant in contestants:
-        facts = records[contestant.name].bundle
-        if facts is None or facts.plan.layer is not None or contestant.pipeline is None:
-            continue
-        with stderr.status(f"{contestant.name}: probe for predictions"):
-            points = probe(contestant.pipeline)
-        made.append(
-            fit(
-                points,
-                facts.plan,
-                device=whole.environment.device,
-                backend=contestant.pipeline.backend.name,
-                threads=args.threads,
-                dialect=facts.dialect,
-            )
-        )
+    )
     if args.save_profile is not None:
-        if not made:
+        if not whole.profiles:
             raise UserError("--save-profile: there is no baseline to probe: give a bundle exported with --no-prune")
-        write_atomically(args.save_profile, made[0].model_dump_json(indent=1) + "\n")
-    return made
+        write_atomically(args.save_profile, whole.profiles[0].model_dump_json(indent=1) + "\n")
+    return contestants
 
 
 def measured(
-    whole: Run, contestants: list[BundleContestant], meter: Meter | None, json: Path | None, html: Path | None
+    whole: Run, contestants: Sequence[Contestant], meter: Meter | None, json: Path | None, html: Path | None
 ) -> Report:
     """Go through the rounds; after each, and when interrupted, the report so far is written."""
     settings = whole.settings
@@ -291,10 +265,6 @@ def terminable() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def _pixels(workload: Workload) -> int:
-    return sum(each.width * each.height for each in workload.pictures())
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from fastv_runtime.bench import prepare
 from fastv_runtime.bench.alone import measure_memory
 from fastv_runtime.bench.contestant import Request
 from fastv_runtime.bench.models import read_report
@@ -33,7 +34,7 @@ def dense(tiny_llava: Path, make_bundle: MakeBundle) -> Path:
 @pytest.fixture
 def without_children(monkeypatch: pytest.MonkeyPatch) -> None:
     """A process for each bundle takes seconds; one test has one."""
-    monkeypatch.setattr(command, "measure_memory", lambda *arguments: None)
+    monkeypatch.setattr(prepare, "measure_memory", lambda *arguments: None)
 
 
 def exits(*arguments: object) -> int:
@@ -58,6 +59,7 @@ def test_bundles_are_compared_with_their_baseline(
     assert seen is not None and seen.pruned_length == report.workloads[1].prompt_tokens - 72
     assert {"preprocess", "vision", "prefix", "select", "suffix", "rest", "ttft", "decode"} < set(seen.figures)
     assert seen.figures["prefix"].runs == 2
+    assert set(seen.predicted) == {"prefill", "ttft", "decode"} and report.profiles[0].precision == "float32, ort"
     for quantity in ("ttft", "prefill", "decode"):
         ratio = report.ratio(pruned, "144 visual tokens", quantity)
         assert ratio is not None and ratio.baseline == baseline and ratio.bound is not None
@@ -161,6 +163,9 @@ def test_memory_is_that_of_a_process_of_its_own(tiny_bundle: Path, broken: Path)
         (["/no/such"], "no such bundle"),
         (["BUNDLE", "--rounds", "0"], "--rounds 0: must be at least 1"),
         (["BUNDLE", "--warmup", "-1"], "--warmup -1: must be at least 0"),
+        (["BUNDLE", "--baseline", "/no/such"], "no such bundle"),
+        (["BUNDLE", "--profile", "/no/such.json"], "--profile /no/such.json: No such file"),
+        (["BUNDLE", "--compare", "a.json", "b.json"], "--compare measures nothing"),
         (["BUNDLE", "--image", "x.png"], "--image: say what to ask about the pictures with --prompt"),
         (["BUNDLE", "--image", "x.png", "--prompt", "What?"], "x.png: no such picture"),
         (["BUNDLE", "--json", "/no/such/report.json"], "not a file in a directory that exists"),
