@@ -4,7 +4,7 @@ VENV ?= .venv
 CONSTRAINTS ?= constraints-cpu.txt
 RUN = $(VENV)/bin/python
 
-.PHONY: demo test lint bench evaluate calibrate train clean
+.PHONY: demo test lint bench report evaluate calibrate train clean
 
 demo: $(VENV)/.installed
 	$(RUN) demo/demo.py
@@ -20,6 +20,11 @@ lint: $(VENV)/.installed
 
 bench: $(VENV)/.installed
 	$(RUN) benchmarks/decoder.py --json docs/benchmarks/decoder.json --markdown docs/benchmarks/decoder.md
+
+# fastv-bench on the demo checkpoint and on a random model of 0.5B, and how well predictions do. For an idle machine.
+report: $(VENV)/.installed
+	$(RUN) benchmarks/report.py --picture docs/bench.png
+	$(RUN) benchmarks/prediction.py --json docs/benchmarks/prediction.json --markdown docs/benchmarks/prediction.md
 
 # The demo checkpoint's accuracy for every K, keep and ranker, written into its model card.
 evaluate: $(VENV)/.installed

@@ -14,8 +14,9 @@ from tokenizers.decoders import DecodeStream
 from fastv_runtime.aspect import with_aspect
 from fastv_runtime.bundle import PROCESSOR, Bundle, Plan
 from fastv_runtime.clock import Clock
-from fastv_runtime.decoder import load_decoder
+from fastv_runtime.decoder import Decoder, load_decoder
 from fastv_runtime.encoder import Encoder
+from fastv_runtime.engines import Backend
 from fastv_runtime.engines.backends import BackendName, DeviceName, open_backend
 from fastv_runtime.errors import UserError
 from fastv_runtime.kept import draw_kept, numbered
@@ -204,6 +205,17 @@ class Pipeline:
         )
         pieces = self._decode(token, answer, limit, Sampler(sampling or Sampling()), ignore_stop, clock)
         return Generation(pieces, answer, clock, [visuals[index] for index in built.order])
+
+    @property
+    def backend(self) -> Backend:
+        """What executes the graphs."""
+        return self._backend
+
+    @property
+    def decoder(self) -> Decoder:
+        """The language model and its buffers; using it ends the generation that the pipeline is at."""
+        self._current = None
+        return self._decoder
 
     @property
     def logits(self) -> Float[np.ndarray, " V"]:

@@ -1,0 +1,1 @@
+"""Latency, memory and energy of bundles, measured side by side."""

@@ -1,0 +1,200 @@
+"""The report as data: what `--json` writes, `--report` draws and `--compare` reads.
+
+Its schema is published as docs/schemas/bench.schema.json.
+
+Times are milliseconds, memory bytes, energy joules. `rounds` has every turn as it was measured; all that comes after
+it in the file is computed from it (`summary.py`) and is there for readers who do not want to.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import ValidationError
+
+from fastv_runtime.bench.conditions import Conditions
+from fastv_runtime.bench.contestant import Turn
+from fastv_runtime.bench.environment import Environment
+from fastv_runtime.bench.profile import DeviceProfile
+from fastv_runtime.bundle import Decoder, Plan
+from fastv_runtime.clock import STAGES
+from fastv_runtime.errors import UserError
+from fastv_runtime.schema import Model
+
+REPORT_VERSION: Literal[1] = 1
+
+QUANTITIES = (*STAGES, "rest", "prefill", "ttft", "decode", "tokens_per_second", "joules")
+"""`rest`: of the time to the first token, what belongs to no stage. `prefill`: prefix, select and suffix. `decode`: per
+token after the first. `joules`: of a whole turn."""
+
+COMPARED = ("ttft", "prefill", "decode", "joules")
+"""Quantities with a ratio to the baseline's."""
+
+
+class Figure(Model):
+    """A quantity over the rounds of a run."""
+
+    median: float
+    p5: float
+    p95: float
+    runs: int
+
+
+class Memory(Model):
+    """Bytes of one contestant alone in a process."""
+
+    weights: int
+    """Of its graphs, as they are stored."""
+    caches: int
+    """Keys and values, as they are allocated."""
+    libraries: int
+    """Resident before the model was loaded."""
+    process: int
+    """Most that was resident, all of it together."""
+    workspace: int
+    """The rest of that: activations, what the engine holds beside the weights (packed copies, its arena), tokenizer. At
+    least 0: weights that are mapped and were not read are not resident."""
+
+
+class BundleFacts(Model):
+    """What a bundle is, to find it again and to compute with."""
+
+    path: str
+    sha256: str
+    """Of its manifest, which has those of all its files."""
+    family: str
+    source: dict[str, str]
+    versions: dict[str, str]
+    decoder: Decoder
+    plan: Plan
+    dialect: str
+    decoder_bytes: int
+    """Weights that every decoded token reads."""
+    self_test: dict[str, float]
+    """Largest difference from transformers per graph, on this device."""
+
+
+class ContestantRecord(Model):
+    """One that took part, or would have. A bundle that does not prune is a baseline."""
+
+    name: str
+    role: Literal["baseline", "bundle", "peer"]
+    settings: dict[str, str]
+    bundle: BundleFacts | None = None
+    memory: Memory | None = None
+    refused: str | None = None
+    """Why there are no figures."""
+
+
+class PictureRecord(Model):
+    name: str
+    sha256: str
+    width: int
+    height: int
+
+
+class WorkloadRecord(Model):
+    """What all were asked. The token counts are those of the baseline, or of the first that answered."""
+
+    name: str
+    pictures: tuple[PictureRecord, ...]
+    prompt: str
+    new_tokens: int
+    prompt_tokens: int
+    visual_tokens: int
+
+
+class Round(Model):
+    """One turn of one contestant. `index` counts rounds from 0, warm-up not counted."""
+
+    index: int
+    workload: str
+    contestant: str
+    turn: Turn
+    joules: float | None = None
+
+
+class Result(Model):
+    """One contestant on one workload; `figures` by names of QUANTITIES."""
+
+    contestant: str
+    workload: str
+    pruned_length: int
+    figures: dict[str, Figure]
+    predicted: dict[str, float]
+    """Quantities that the cost model and the device profile predict."""
+
+
+class Ratio(Model):
+    """How many times faster than its baseline a contestant is: that one's time by its own, round by round."""
+
+    contestant: str
+    baseline: str
+    workload: str
+    quantity: str
+    figure: Figure
+    bound: float | None
+    """What arithmetic allows: FLOPs for prefill and first token, bytes read for decode. None where it says nothing."""
+    reached: float | None
+    """Share of the time that the bound would save; None where it would save next to nothing."""
+    verdict: str
+    """The same in words."""
+
+
+class Settings(Model):
+    rounds: int
+    warmup: int
+    threads: int | None
+    backend: str
+    device: str | None
+
+
+class Report(Model):
+    """One run of fastv-bench."""
+
+    schema_version: Literal[1]
+    version: str
+    """Of fastv-edge."""
+    created: str
+    """UTC, ISO 8601."""
+    command: str
+    complete: bool
+    """False for a run that was interrupted: it has the rounds that were measured by then."""
+    settings: Settings
+    environment: Environment
+    conditions: Conditions
+    profiles: tuple[DeviceProfile, ...]
+    """What predictions are made of: one for each precision."""
+    noise: tuple[str, ...]
+    """Why the figures should not be trusted, a line for each reason; empty for a quiet machine."""
+    contestants: tuple[ContestantRecord, ...]
+    workloads: tuple[WorkloadRecord, ...]
+    rounds: tuple[Round, ...]
+    results: tuple[Result, ...]
+    ratios: tuple[Ratio, ...]
+    notes: tuple[str, ...]
+    """What the reader must know: what was left out, and why."""
+
+    def result(self, contestant: str, workload: str) -> Result | None:
+        return next((each for each in self.results if (each.contestant, each.workload) == (contestant, workload)), None)
+
+    def ratio(self, contestant: str, workload: str, quantity: str) -> Ratio | None:
+        key = (contestant, workload, quantity)
+        return next((each for each in self.ratios if (each.contestant, each.workload, each.quantity) == key), None)
+
+
+def read_report(path: Path) -> Report:
+    """The report in a file. Raises UserError for what is none, or one of another version."""
+    try:
+        return Report.model_validate_json(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}: give a file that fastv-bench --json wrote") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: not a text file: give one that fastv-bench --json wrote") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the whole file"
+        raise UserError(
+            f"{path}: {where}: {first['msg']}: give a file that fastv-bench --json of this version wrote"
+        ) from None

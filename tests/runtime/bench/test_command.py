@@ -1,0 +1,185 @@
+"""fastv-bench from the command line: what it writes, how it stops, how it refuses."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from fastv_runtime.bench import prepare
+from fastv_runtime.bench.alone import measure_memory
+from fastv_runtime.bench.contestant import Request
+from fastv_runtime.bench.models import read_report
+from fastv_runtime.bench.ours import BundleContestant, Choice
+from fastv_runtime.bundle import GOLDEN, MANIFEST, Bundle, sha256
+from fastv_runtime.cli import bench as command
+from tests.conftest import MakeBundle, noise_picture
+
+QUICK = ["--rounds", "2", "--warmup", "0", "--max-new-tokens", "2", "--threads", "1"]
+
+
+@pytest.fixture(scope="module")
+def dense(tiny_llava: Path, make_bundle: MakeBundle) -> Path:
+    return make_bundle(tiny_llava, layer=None, max_text=64, max_new_tokens=16)
+
+
+@pytest.fixture
+def without_children(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process for each bundle takes seconds; one test has one."""
+    monkeypatch.setattr(prepare, "measure_memory", lambda *arguments: None)
+
+
+def exits(*arguments: object) -> int:
+    with pytest.raises(SystemExit) as caught:
+        command.main([str(argument) for argument in arguments])
+    assert isinstance(caught.value.code, int)
+    return caught.value.code
+
+
+def test_bundles_are_compared_with_their_baseline(
+    dense: Path, tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], without_children: None
+) -> None:
+    out = tmp_path / "report.json"
+    command.main([str(tiny_bundle), "--baseline", str(dense), "--json", str(out), *QUICK])
+    report = read_report(out)
+    assert report.complete and report.command.startswith("fastv-bench ") and "--baseline" in report.command
+    pruned, baseline = (each.name for each in report.contestants)
+    assert [each.role for each in report.contestants] == ["bundle", "baseline"]
+    assert [(each.visual_tokens, len(each.pictures)) for each in report.workloads] == [(0, 0), (144, 1)]
+    assert len(report.rounds) == 2 * 2 * 2
+    seen = report.result(pruned, "144 visual tokens")
+    assert seen is not None and seen.pruned_length == report.workloads[1].prompt_tokens - 72
+    assert {"preprocess", "vision", "prefix", "select", "suffix", "rest", "ttft", "decode"} < set(seen.figures)
+    assert seen.figures["prefix"].runs == 2
+    assert set(seen.predicted) == {"prefill", "ttft", "decode"} and report.profiles[0].precision == "float32, ort"
+    for quantity in ("ttft", "prefill", "decode"):
+        ratio = report.ratio(pruned, "144 visual tokens", quantity)
+        assert ratio is not None and ratio.baseline == baseline and ratio.bound is not None
+    assert report.environment.versions["onnxruntime"]
+    printed = capsys.readouterr().out
+    assert "144 visual tokens" in printed and pruned in printed
+
+
+def test_without_a_baseline_it_says_how_to_come_by_one(
+    tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], without_children: None
+) -> None:
+    picture, out = tmp_path / "picture.png", tmp_path / "report.json"
+    noise_picture(0).save(picture)
+    command.main([str(tiny_bundle), "--image", str(picture), "--prompt", "What?", "--json", str(out), *QUICK])
+    report = read_report(out)
+    assert report.ratios == ()
+    assert "has no ratios: export the same checkpoint with the same options and --no-prune" in report.notes[0]
+    assert report.workloads[0].pictures[0].sha256 == sha256(picture)
+    assert "--no-prune" in capsys.readouterr().out
+
+
+def interrupted(signal_number: int, after: int, run: Callable[..., Any]) -> Callable[..., Any]:
+    """`run`, which sends this process a signal after so many turns."""
+    count = 0
+
+    def wrapped(*arguments: object) -> Any:
+        nonlocal count
+        count += 1
+        if count > after:
+            os.kill(os.getpid(), signal_number)
+        return run(*arguments)
+
+    return wrapped
+
+
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Interrupts reach this process, which in a background job of a shell they would not."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_keeps_what_it_measured(
+    signal_number: int,
+    interruptible: None,
+    tiny_bundle: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    without_children: None,
+) -> None:
+    monkeypatch.setattr(BundleContestant, "run", interrupted(signal_number, 5, BundleContestant.run))
+    out = tmp_path / "report.json"
+    before = signal.getsignal(signal.SIGTERM)
+    assert exits(tiny_bundle, "--json", out, "--prompt", "What?", *QUICK, "--rounds", "8") == 130
+    report = read_report(out)
+    assert not report.complete and len(report.rounds) == 5
+    assert list(tmp_path.iterdir()) == [out]
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+@pytest.fixture
+def broken(tiny_bundle: Path, tmp_path: Path) -> Path:
+    """A whole bundle by its hashes, whose suffix does not do what transformers did."""
+    path = Path(shutil.copytree(tiny_bundle, tmp_path / "broken.fastv"))
+    golden = load_file(path / GOLDEN)
+    golden |= {name: np.roll(value, 1, -1) for name, value in golden.items() if "/out/logits" in name}
+    save_file(golden, path / GOLDEN)
+    manifest = json.loads((path / MANIFEST).read_text())
+    manifest["files"][GOLDEN] = {"sha256": sha256(path / GOLDEN), "size": (path / GOLDEN).stat().st_size}
+    (path / MANIFEST).write_text(json.dumps(manifest))
+    return path
+
+
+def test_what_fails_its_self_test_is_not_benchmarked(
+    broken: Path, dense: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], without_children: None
+) -> None:
+    out = tmp_path / "report.json"
+    assert exits(broken, dense, "--json", out, "--prompt", "What?", *QUICK) == 1
+    report = read_report(out)
+    assert {each.contestant for each in report.rounds} == {report.contestants[1].name}
+    assert "suffix fails its self-test on this device: logits differs" in (report.contestants[0].refused or "")
+    assert "broken: not benchmarked: suffix fails its self-test" in capsys.readouterr().err
+
+
+def test_memory_is_that_of_a_process_of_its_own(tiny_bundle: Path, broken: Path) -> None:
+    request = Request(pictures=(), prompt="What?", new_tokens=2)
+    choice = Choice(path=str(tiny_bundle), name="tiny", threads=1)
+    memory = measure_memory(choice, Bundle.open(tiny_bundle), request)
+    assert memory is not None
+    assert memory.process > memory.libraries > 2**20
+    assert memory.process == memory.weights + memory.caches + memory.libraries + memory.workspace
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "no bundle: give one or more"),
+        (["BUNDLE", "BUNDLE"], "given twice"),
+        (["/no/such"], "no such bundle"),
+        (["BUNDLE", "--rounds", "0"], "--rounds 0: must be at least 1"),
+        (["BUNDLE", "--warmup", "-1"], "--warmup -1: must be at least 0"),
+        (["BUNDLE", "--baseline", "/no/such"], "no such bundle"),
+        (["BUNDLE", "--profile", "/no/such.json"], "--profile /no/such.json: No such file"),
+        (["BUNDLE", "--compare", "a.json", "b.json"], "--compare measures nothing"),
+        (["BUNDLE", "--image", "x.png"], "--image: say what to ask about the pictures with --prompt"),
+        (["BUNDLE", "--image", "x.png", "--prompt", "What?"], "x.png: no such picture"),
+        (["BUNDLE", "--json", "/no/such/report.json"], "not a file in a directory that exists"),
+        (["BUNDLE", "--max-new-tokens", "1000", "--prompt", "What?"], "--max-new-tokens 1000: 0 bears at most 64"),
+    ],
+)
+def test_wrong_inputs_get_a_clear_line(
+    arguments: list[str],
+    message: str,
+    tiny_bundle: Path,
+    capsys: pytest.CaptureFixture[str],
+    without_children: None,
+) -> None:
+    given = [str(tiny_bundle) if argument == "BUNDLE" else argument for argument in arguments]
+    assert exits(*given) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("fastv-bench")]
+    assert message in line

@@ -1,0 +1,120 @@
+"""Device profiles: fitted rates foretell what they were not fitted to, of a machine that is made up."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fastv_runtime import Pipeline, UserError
+from fastv_runtime.bench.prediction import predicted
+from fastv_runtime.bench.probe import probe
+from fastv_runtime.bench.profile import Point, fit, kind, predict, read_profile, run_ms
+from fastv_runtime.bundle import Decoder, Weights
+from tests.runtime.bench.contestants import DECODER, DENSE, KEPT, PRUNED, TEXT, VISUAL, WORKLOAD, report_of, turn
+
+
+def decoder_of(width: int, layers: int) -> Decoder:
+    return DECODER.model_copy(
+        update={
+            "hidden_size": width,
+            "num_hidden_layers": layers,
+            "num_attention_heads": width // 64,
+            "intermediate_size": 5 * width,
+        }
+    )
+
+
+def machine(point: Point) -> float:
+    """Milliseconds of a device: 100 multiply-adds a nanosecond in products, 20 in attention, 10 bytes a nanosecond."""
+    decoder, rows = point.decoder, point.rows
+    heads = decoder.num_attention_heads + decoder.num_key_value_heads
+    weights = point.layers * decoder.hidden_size * (2 * heads * decoder.head_dim + 3 * decoder.intermediate_size)
+    head = decoder.hidden_size * decoder.vocab_size if point.head else 0
+    keys = 8 * decoder.num_key_value_heads * decoder.head_dim * point.cached * point.layers
+    read = 4 * (weights + head) + keys
+    if rows == 1:
+        return 0.02 * point.layers + read / 1e7
+    attention = point.layers * 2 * rows * rows * decoder.num_attention_heads * decoder.head_dim
+    return 0.05 * point.layers + rows * weights / 1e8 + attention / 2e7 + read / 1e7
+
+
+def points(decoder: Decoder) -> list[Point]:
+    made = [
+        Point(decoder=decoder, layers=decoder.num_hidden_layers, rows=rows, head=True, cached=0, ms=1.0)
+        for rows in (16, 64, 128, 256, 512)
+    ]
+    made += [
+        Point(decoder=decoder, layers=decoder.num_hidden_layers, rows=1, head=True, cached=cached, ms=1.0)
+        for cached in (16, 512)
+    ]
+    return [each.model_copy(update={"ms": machine(each)}) for each in made]
+
+
+def profile_of(*decoders: Decoder):  # type: ignore[no-untyped-def]
+    known = [point for decoder in decoders for point in points(decoder)]
+    return fit(known, DENSE, device="made up", backend="ort cpu", threads=1, dialect="ort")
+
+
+def test_other_widths_depths_and_lengths_are_foretold() -> None:
+    profile = profile_of(decoder_of(256, 6), decoder_of(896, 12))
+    assert profile.error < 1e-6
+    other = decoder_of(512, 9)
+    for rows, head, cached in ((333, True, 0), (96, False, 0), (1, True, 300)):
+        point = Point(decoder=other, layers=7, rows=rows, head=head, cached=cached, ms=0.0)
+        assert run_ms(profile, point, DENSE) == pytest.approx(machine(point), rel=1e-3)
+
+
+def test_a_plan_is_the_sum_of_its_layers() -> None:
+    decoder = decoder_of(640, 10)
+    profile = profile_of(decoder_of(256, 6), decoder_of(896, 12))
+    plan = PRUNED.model_copy(update={"layer": 3})
+    found = predict(profile, decoder, plan, 640, 352)
+
+    def ms(layers: int, rows: int, head: bool, cached: int = 0) -> float:
+        return machine(Point(decoder=decoder, layers=layers, rows=rows, head=head, cached=cached, ms=0.0))
+
+    assert found["prefill"] == pytest.approx(ms(3, 640, False) + ms(7, 352, True), rel=1e-3)
+    assert found["decode"] == pytest.approx(ms(3, 1, False, 640) + ms(7, 1, True, 352), rel=1e-3)
+    dense = predict(profile, decoder, DENSE, 640, 640)
+    assert dense["prefill"] == pytest.approx(ms(10, 640, True), rel=1e-3)
+
+
+def test_no_rate_is_negative() -> None:
+    noisy = [each.model_copy(update={"ms": each.ms * (0.5 if each.rows == 64 else 1)}) for each in points(DECODER)]
+    profile = fit(noisy, DENSE, device="", backend="", threads=1, dialect="ort")
+    assert min([*profile.prefill.values(), *profile.decode.values()]) >= 0
+    assert max(profile.prefill.values()) > 0
+
+
+def test_predictions_stand_beside_what_was_measured() -> None:
+    report = report_of({"dense": [turn()] * 2, "pruned": [turn(60, pruned=TEXT + KEPT)] * 2})
+    profile = profile_of(DECODER)
+    found = {each.contestant: each for each in predicted(report.results, report.rounds, report.contestants, [profile])}
+    expected = predict(profile, DECODER, PRUNED, TEXT + VISUAL, TEXT + KEPT)
+    assert found["pruned"].predicted["prefill"] == expected["prefill"]
+    # 23 ms of the baseline's first token are no prefill.
+    assert found["pruned"].predicted["ttft"] == pytest.approx(expected["prefill"] + 23)
+    few = profile.model_copy(
+        update={"precision": kind(DENSE.model_copy(update={"weights": Weights(bits=4, block=64)}), "ort")}
+    )
+    assert {str(each.predicted) for each in predicted(report.results, report.rounds, report.contestants, [few])} == {
+        "{}"
+    }
+    assert found["dense"].workload == WORKLOAD.name
+
+
+def test_a_probe_runs_the_bundles_own_graphs(tiny_pipeline: Pipeline, tmp_path: Path) -> None:
+    found = probe(tiny_pipeline)
+    longest = tiny_pipeline.capacity.prompt
+    assert {(each.layers, each.head) for each in found if each.rows > 1} == {(2, False), (3, True)}
+    assert max(each.rows for each in found) == longest
+    assert all(each.ms > 0 for each in found) and sum(each.rows == 1 for each in found) == 2
+    manifest = tiny_pipeline.bundle.manifest
+    profile = fit(found, manifest.plan, device="this", backend="ort cpu", threads=1, dialect="ort")
+    path = tmp_path / "profile.json"
+    path.write_text(profile.model_dump_json())
+    assert read_profile(path) == profile
+    path.write_text("{}")
+    with pytest.raises(UserError, match="not a device profile"):
+        read_profile(path)
