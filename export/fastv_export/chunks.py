@@ -22,6 +22,8 @@ WEIGHT = 1 << 20
 
 PACKED = "MatMulNBits"
 """The product that takes a weight of few bits as it is stored."""
+FP32 = 4
+"""Bytes of one of its values once it is dequantised, whatever the type of activations."""
 
 
 @dataclass(frozen=True)
@@ -156,16 +158,16 @@ def _weights(nodes: list[NodeProto], initializers: Mapping[str, TensorProto]) ->
     by_output: set[str] = set()
     for node in nodes:
         if node.op_type == "DequantizeLinear" and node.input[0] in large:
-            (values, scales), shrunk = node.input[:2], 1
+            values, scales = node.input[:2]
+            widths[values] = _itemsize(initializers[scales])
         elif node.op_type == PACKED and node.input[1] in large:
-            (values, scales), shrunk = node.input[1:], 8 // _attribute(node, "bits")
+            values, scales = node.input[1:]
+            widths[values] = FP32 * 8 // _attribute(node, "bits")
             by_output |= {values, scales}
         else:
             continue
-        width = _itemsize(initializers[scales])
-        widths[values] = width * shrunk
         if initializers[scales].external_data:
-            widths[scales] = width
+            widths[scales] = _itemsize(initializers[scales])
     return {name: _weight(initializers[name], width, name in by_output) for name, width in widths.items()}
 
 

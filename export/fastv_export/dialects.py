@@ -16,6 +16,8 @@ from fastv_export.passes import (
     lower_to_matmul_nbits,
     lower_to_multi_head_attention,
     lower_to_plain_attention,
+    lower_to_rms_norm,
+    lower_to_rotary_embedding,
     lower_to_where,
 )
 from fastv_export.trace import OPSET
@@ -41,7 +43,9 @@ class Dialect:
 
 
 def _lower_to_ort(model: ir.Model) -> None:
+    lower_to_rotary_embedding(model)
     lower_to_group_query_attention(model)
+    lower_to_rms_norm(model)
     lower_to_multi_head_attention(model)
     lower_to_dynamic_int8(model)
     lower_to_matmul_nbits(model)

@@ -8,6 +8,8 @@ from fastv_export.passes.multi_head_attention import lower_to_multi_head_attenti
 from fastv_export.passes.opset import declare_opset
 from fastv_export.passes.plain_attention import lower_to_plain_attention
 from fastv_export.passes.plain_scatter import lower_to_where
+from fastv_export.passes.rms_norm import lower_to_rms_norm
+from fastv_export.passes.rotary_embedding import lower_to_rotary_embedding
 from fastv_export.passes.scale_inputs import Scaled, scale_inputs
 from fastv_export.passes.scatter_reduction import drop_scatter_reduction
 from fastv_export.passes.static_int8 import quantise_activations
@@ -24,6 +26,8 @@ __all__ = [
     "lower_to_matmul_nbits",
     "lower_to_multi_head_attention",
     "lower_to_plain_attention",
+    "lower_to_rms_norm",
+    "lower_to_rotary_embedding",
     "lower_to_where",
     "quantise_activations",
     "quantise_weights",

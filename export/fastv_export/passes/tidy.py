@@ -16,13 +16,13 @@ from fastv_export.weights import CheckpointTensor
 def tidy(model: ir.Model) -> None:
     """Simplify in place, without reading a deferred weight."""
     fold_weight_transposes(model)
-    with _hidden_weights(model.graph):
+    with hidden_weights(model.graph):
         onnxscript.optimizer.optimize_ir(model)
     common.ClearMetadataAndDocStringPass()(model)
 
 
 @contextmanager
-def _hidden_weights(graph: ir.Graph) -> Iterator[None]:
+def hidden_weights(graph: ir.Graph) -> Iterator[None]:
     """Within this context deferred weights have no values: the optimizer would read them to fold and compare them."""
     deferred = [
         (value, value.const_value)
