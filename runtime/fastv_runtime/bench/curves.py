@@ -29,8 +29,7 @@ def keep_plot(report: Report) -> str | None:
     keeps = [0, 0.25, 0.5, 0.75, 1]
     parts = [
         axes.rows(top, [f"{tick:,g}" for tick in top]),
-        axes.columns(keeps, [f"{keep:g}" for keep in keeps], "keep (1: not pruned)"),
-        text(2, 10, "ms"),
+        axes.columns(keeps, [f"{keep:g}" for keep in keeps], "ms to the first token, by keep (1: not pruned)"),
     ]
     for index, (workload, points) in enumerate(series):
         kind = f"series-{index % SERIES}"

@@ -73,7 +73,7 @@ def title(report: Report) -> str:
     """The finding, in a line."""
     found = best(report)
     if found is not None:
-        return f"{times(found.figure.median)} faster to the first token"
+        return f"{times(found.figure.median)} as fast to the first token"
     if report.ratios:
         return "No gain that these repeats can tell"
     return f"Latency of {', '.join(each.name for each in report.contestants)}"

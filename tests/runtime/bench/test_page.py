@@ -55,7 +55,7 @@ def test_the_page_loads_nothing_and_is_well_formed(report: Report) -> None:
     elements = Elements(text)
     assert elements.left == [] and elements.links == []
     assert "http" not in text and "@import" not in text and "url(" not in text
-    for words in ("1.81× faster to the first token", "bundle.json 0000", report.command, "a board", "MAXN_SUPER"):
+    for words in ("1.81× as fast to the first token", "bundle.json 0000", report.command, "a board", "MAXN_SUPER"):
         assert words in text, words
 
 
