@@ -23,7 +23,13 @@ PIXELS = 672
 """Of the picture's sides: 24 x 24 visual tokens of 28 x 28 pixels."""
 QUESTION = "What is in the picture and where are they?"
 """Makes, with the template and the markers around the picture, 60 tokens that are not visual."""
-SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>") + (
+SPECIAL = (
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|vision_pad|>",
     "<|image_pad|>",
     "<|video_pad|>",
     "<|object_ref_start|>",

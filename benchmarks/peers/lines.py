@@ -74,7 +74,7 @@ def serve(load: Callable[[argparse.Namespace], Peer], description: str | None, m
 
 
 def receipt(args: argparse.Namespace) -> dict[str, str]:
-    """What a converted model says of itself. Raises Refused if it is of another precision than asked, or says nothing."""
+    """What a converted model says of itself. Raises Refused if that is another precision than asked, or nothing."""
     path = args.model / RECEIPT
     try:
         said: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))

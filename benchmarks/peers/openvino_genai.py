@@ -1,4 +1,4 @@
-"""OpenVINO GenAI's VLMPipeline on the CPU, with its own pruning (CDPruner, before the language model) if --keep is below 1.
+"""OpenVINO GenAI's VLMPipeline on the CPU; with --keep below 1, its own pruning: CDPruner, before the language model.
 
 Its clock: `get_ttft` from the call of `generate` to the first token; of that, `get_prepare_embeddings_duration` is
 resizing, tower, tokenizer, embeddings and its pruning, reported as `vision`; the rest is the language model's prefill.
@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 
 import numpy as np
+
 from peers.lines import Refused, Turn, decoded, options, receipt, serve
 
 MARKERS = 2
