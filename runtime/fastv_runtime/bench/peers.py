@@ -25,7 +25,8 @@ Counts = Callable[[Request], tuple[int, int]]
 
 
 class PeerFile(Model):
-    """How a peer is started. It is given `--threads N` as well."""
+    """How a peer is started. It is given `--threads N` as well, and says as its setting `checkpoint` the sha256 of the
+    weights file that it was made of."""
 
     name: str
     weights: Literal["fp32", "fp16", "int8", "int4"]
@@ -91,6 +92,7 @@ def start_peers(
         try:
             with status(f"{file.name}: starting"):
                 peer = PeerContestant(Child(command, name=file.name), file, counts)
+                _check_weights(peer, bundle)
         except Refused as error:
             records.append(ContestantRecord(name=file.name, role="peer", settings=settings, refused=str(error)))
             continue
@@ -114,6 +116,14 @@ def token_counts(bundle: Bundle) -> Counts:
         return known[request]
 
     return counts
+
+
+def _check_weights(peer: PeerContestant, bundle: Bundle) -> None:
+    """Raises Refused, and ends the peer, if it runs another checkpoint than the bundle was made of."""
+    checkpoint = peer.settings.get("checkpoint")
+    if checkpoint not in bundle.manifest.source.values():
+        peer.close()
+        raise Refused(f"it runs weights of another checkpoint than the bundles: sha256 {checkpoint}")
 
 
 def _read(path: Path) -> PeerFile:
