@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from transformers import AutoConfig
 # Benchmarks are scripts that import each other by name.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
 
-from configurations import configuration
+from configurations import CONFIGURATIONS, as_config
 from peers import checkpoint
 
 from fastv_runtime.bundle import Tokens
@@ -23,8 +24,8 @@ SIDE = checkpoint.PIXELS // 28
 
 
 def test_the_prompt_has_576_visual_tokens_and_60_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    small = configuration(checkpoint.CONFIGURATION)
-    small.text_config.num_hidden_layers, small.text_config.intermediate_size = 1, 64
+    entry = copy.deepcopy(CONFIGURATIONS[checkpoint.CONFIGURATION])
+    small = as_config(entry | {"text_config": entry["text_config"] | {"num_hidden_layers": 1, "intermediate_size": 64}})
     monkeypatch.setattr(checkpoint, "configuration", lambda name: small)
     out, picture = tmp_path / "out", tmp_path / "picture.png"
     checkpoint.write_checkpoint(out)
