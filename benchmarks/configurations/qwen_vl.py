@@ -6,7 +6,7 @@ tapped after layers 5, 11 and 17.
 
 from __future__ import annotations
 
-from configurations.parts import QWEN2_15B, Part, default_rope
+from configurations.parts import QWEN2_05B, QWEN2_15B, Part, default_rope
 
 TOKENS: Part = {
     "image_token_id": 151655,
@@ -65,6 +65,34 @@ QWEN25_VL_3B: Part = {
     **TOKENS,
 }
 
+PEERS_QWEN25_VL: Part = {
+    "model_type": "qwen2_5_vl",
+    "vision_config": QWEN25_VL_3B["vision_config"]
+    | {
+        "depth": 4,
+        "hidden_size": 256,
+        "intermediate_size": 768,
+        "num_heads": 4,
+        "out_hidden_size": 896,
+        "fullatt_block_indexes": [3],
+    },
+    "text_config": QWEN2_05B
+    | {
+        "model_type": "qwen2_5_vl_text",
+        "vocab_size": 8000,
+        "rope_parameters": default_rope(1000000.0, mrope_section=[8, 12, 12]),
+        "bos_token_id": 7990,
+        "eos_token_id": 7992,
+        "pad_token_id": 7990,
+    },
+    "tie_word_embeddings": True,
+    "vision_start_token_id": 7993,
+    "vision_end_token_id": 7994,
+    "image_token_id": 7996,
+    "video_token_id": 7997,
+}
+"""Not a published model: what every other runtime loads too, the decoder of Qwen2-0.5B behind a thin tower."""
+
 QWEN3_VL_2B: Part = {
     "model_type": "qwen3_vl",
     "vision_config": {
@@ -104,4 +132,5 @@ CONFIGURATIONS: dict[str, Part] = {
     "qwen2-vl-2b": QWEN2_VL_2B,
     "qwen2.5-vl-3b": QWEN25_VL_3B,
     "qwen3-vl-2b": QWEN3_VL_2B,
+    "peers-qwen2.5-vl": PEERS_QWEN25_VL,
 }

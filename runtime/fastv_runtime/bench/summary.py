@@ -74,14 +74,14 @@ def ratios(rounds: Sequence[Round], contestants: Sequence[ContestantRecord]) -> 
 
 
 def baseline_of(contestant: ContestantRecord, contestants: Sequence[ContestantRecord]) -> ContestantRecord | None:
-    """The unpruned bundle of the same checkpoint, precision and dialect; for a peer the first unpruned bundle.
+    """The unpruned bundle of the same checkpoint, precision and dialect; for a peer that of weights like its own.
 
     None for a baseline itself, and for one whose baseline is missing or was refused.
     """
     for other in contestants:
         if other.role != "baseline" or other.refused is not None or other.bundle is None or other is contestant:
             continue
-        if contestant.role == "peer":
+        if contestant.role == "peer" and contestant.settings.get("weights") == weights_of(other.bundle):
             return other
         if (
             contestant.role == "bundle"
@@ -90,6 +90,12 @@ def baseline_of(contestant: ContestantRecord, contestants: Sequence[ContestantRe
         ):
             return other
     return None
+
+
+def weights_of(bundle: BundleFacts) -> str:
+    """What a bundle's weights are stored as, by the names of peer files."""
+    weights = bundle.plan.weights
+    return bundle.plan.precision.replace("float", "fp") if weights is None else f"int{weights.bits}"
 
 
 def same_model(one: BundleFacts, other: BundleFacts) -> bool:

@@ -20,9 +20,10 @@ from fastv_runtime.bench.energy import Meter, find_meter
 from fastv_runtime.bench.environment import capture
 from fastv_runtime.bench.facts import names
 from fastv_runtime.bench.measure import Refusal
-from fastv_runtime.bench.models import Report, Settings, read_report
+from fastv_runtime.bench.models import ContestantRecord, Report, Settings, read_report
 from fastv_runtime.bench.ours import BundleContestant
 from fastv_runtime.bench.page import page
+from fastv_runtime.bench.peers import PeerContestant, PeerFile, read_peers, start_peers
 from fastv_runtime.bench.prepare import load_bundles, probe_baselines
 from fastv_runtime.bench.profile import DeviceProfile, read_profile
 from fastv_runtime.bench.run import Run
@@ -56,6 +57,9 @@ def parser() -> argparse.ArgumentParser:
         help="pictures of one prompt (default: a built-in set of visual-token counts)",
     )
     parser.add_argument("--prompt", metavar="TEXT", help="the question that goes with them")
+    parser.add_argument(
+        "--peer", type=Path, action="append", default=[], metavar="FILE", help="another runtime: see docs/peers.md"
+    )
     parser.add_argument("--rounds", type=int, default=ROUNDS, metavar="N", help=f"measured (default: {ROUNDS})")
     parser.add_argument("--warmup", type=int, default=WARMUP, metavar="N", help=f"before them (default: {WARMUP})")
     parser.add_argument(
@@ -92,6 +96,7 @@ def run(args: argparse.Namespace) -> None:
     environment = capture()
     paths = [*args.bundles, *([] if args.baseline is None else [args.baseline])]
     bundles = open_bundles(paths, args.baseline)
+    peers = read_peers(args.peer, taken=list(bundles))
     new_tokens = answer_length(bundles, args.max_new_tokens)
     with ExitStack() as stack:
         stack.enter_context(terminable())
@@ -118,7 +123,7 @@ def run(args: argparse.Namespace) -> None:
         meter = find_meter(whole.settings.device)
         if meter is not None:
             stack.callback(meter.close)
-        contestants = prepared(whole, bundles, args, profile)
+        contestants = prepared(whole, bundles, peers, args, profile)
         for contestant in contestants:
             stack.callback(contestant.close)
         report = measured(whole, contestants, meter, args.json, args.report)
@@ -181,8 +186,12 @@ def answer_length(bundles: dict[str, Bundle], asked: int | None) -> int:
 
 
 def prepared(
-    whole: Run, bundles: dict[str, Bundle], args: argparse.Namespace, profile: DeviceProfile | None
-) -> list[BundleContestant]:
+    whole: Run,
+    bundles: dict[str, Bundle],
+    peers: Sequence[PeerFile],
+    args: argparse.Namespace,
+    profile: DeviceProfile | None,
+) -> list[BundleContestant | PeerContestant]:
     """Contestants that may be measured; the run knows all of them, and what to predict from."""
     records, contestants = load_bundles(
         bundles,
@@ -193,9 +202,7 @@ def prepared(
         status=stderr.status,
     )
     whole.contestants += records
-    refused = [f"{each.name}: not benchmarked: {each.refused}" for each in records if each.refused]
-    for line in refused:
-        stderr.print(f"fastv-bench: {line}", style="red", highlight=False, soft_wrap=True)
+    refused = refusals(records)
     if not contestants:
         raise UserError("no bundle can be benchmarked: " + "; ".join(refused))
     if whole.settings.device == "cuda":
@@ -211,7 +218,18 @@ def prepared(
         if not whole.profiles:
             raise UserError("--save-profile: there is no baseline to probe: give a bundle exported with --no-prune")
         write_atomically(args.save_profile, whole.profiles[0].model_dump_json(indent=1) + "\n")
-    return contestants
+    peer_records, started = start_peers(peers, next(iter(bundles.values())), threads=args.threads, status=stderr.status)
+    whole.contestants += peer_records
+    refusals(peer_records)
+    return [*contestants, *started]
+
+
+def refusals(records: Sequence[ContestantRecord]) -> list[str]:
+    """Which contestants are not measured and why; said at once, since measuring takes long."""
+    refused = [f"{each.name}: not benchmarked: {each.refused}" for each in records if each.refused]
+    for line in refused:
+        stderr.print(f"fastv-bench: {line}", style="red", highlight=False, soft_wrap=True)
+    return refused
 
 
 def measured(
