@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fastv_export.precisions import FEW_BITS, WIDE
+from fastv_export.precisions import DEFAULTS, FEW_BITS, WIDE
 from fastv_runtime.bundle import Part, Precision, Weights
 from fastv_runtime.cli.console import command, stderr
-from fastv_runtime.errors import missing_extra
+from fastv_runtime.errors import UserError, missing_extra
 
 TARGETS = ("ort", "trt", "trt-rtx", "trt-legacy")
 RANKERS = ("fastv", "random", "uniform", "fastv+uniform", "norope", "dart")
@@ -42,7 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--precision",
         choices=(*PRECISIONS, *FEW_BITS),
         help="of weights and activations; int4 and int8 are of weights alone, but with int8 products are int8 as well "
-        "on ort, and on trt targets with --calibration (default: fp16; fp32 for ort)",
+        "on ort, and on trt targets with --calibration (default: fp16; for ort int8, which is for CPUs: its CUDA "
+        "provider wants fp16)",
     )
     parser.add_argument(
         "--block",
@@ -129,6 +130,8 @@ def run(args: argparse.Namespace) -> None:
         chosen: dict[str, Any] = {}
         digests = None
         precision = args.precision
+        if precision is None and calibration is None:
+            precision = DEFAULTS.get(args.target)
         if calibration is not None:
             with progress.step("compare with the calibration"):
                 digests = source_digests(Checkpoint(source))
@@ -169,6 +172,8 @@ def _weights(
 ) -> Weights | None:
     weights = None if precision is None else FEW_BITS.get(precision)
     if weights is None:
+        if block is not None:
+            raise UserError(f"--block {block}: is of weights of few bits: add --precision int4 or int8")
         return None
     if weights.bits == 8:
         return weights.model_copy(update={"block": block, "static": calibrated and target != "ort" and block is None})

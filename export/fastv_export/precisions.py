@@ -9,3 +9,6 @@ BLOCK = 64
 WIDE: tuple[Part, ...] = ("vision", "prefix", "head")
 """Parts that keep eight bits where others have four."""
 FEW_BITS = {"int8": Weights(bits=8, block=None), "int4": Weights(bits=4, block=BLOCK, wide=WIDE)}
+DEFAULTS = {"ort": "int8"}
+"""Of targets whose default is not a precision of activations: the fastest answers of up to some sixty tokens on a CPU,
+at no measurable loss (docs/benchmarks/precision.md)."""

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from fastv_export.modules import DecoderPart, VisionPart
-from fastv_export.passes import tidy
+from fastv_export.passes import keep_last_row, tidy
 from fastv_export.skeleton import Skeleton
 from fastv_export.weights import IR_TYPES, CheckpointTensor
 from fastv_runtime.contract import Contract
@@ -61,7 +61,10 @@ def trace_decoder(skeleton: Skeleton, part: DecoderPart, contract: Contract) -> 
     deepstack = [{1: rows}] * (first_past - 3)
     dynamic = ({1: rows}, {len(inputs[1].shape) - 1: rows}, None, deepstack, [(None, None)] * layers)
     symbol = str(inputs[0].shape[1])
-    return _trace(skeleton, part, contract, arrange, dynamic, {symbol: TRACED_ROWS})
+    model = _trace(skeleton, part, contract, arrange, dynamic, {symbol: TRACED_ROWS})
+    if part.head is not None:
+        keep_last_row(model)
+    return model
 
 
 def _trace(

@@ -3,6 +3,7 @@
 from fastv_export.passes.dynamic_int8 import lower_to_dynamic_int8
 from fastv_export.passes.group_query_attention import lower_to_group_query_attention
 from fastv_export.passes.inverse_permutation import lower_argsort
+from fastv_export.passes.last_row import keep_last_row
 from fastv_export.passes.matmul_nbits import lower_to_matmul_nbits
 from fastv_export.passes.multi_head_attention import lower_to_multi_head_attention
 from fastv_export.passes.opset import declare_opset
@@ -20,6 +21,7 @@ __all__ = [
     "Scaled",
     "declare_opset",
     "drop_scatter_reduction",
+    "keep_last_row",
     "lower_argsort",
     "lower_to_dynamic_int8",
     "lower_to_group_query_attention",

@@ -25,6 +25,12 @@ def ints(tape: Tape, values: list[int]) -> ir.Value:
     return tape.op("Constant", [], {"value_ints": values})
 
 
+def number(value: ir.Value | None) -> int | None:
+    """A constant of one element; None if it is none."""
+    tensor = None if value is None else ir.convenience.get_const_tensor(value)
+    return None if tensor is None or tensor.size != 1 else int(tensor.numpy().reshape(-1)[0])
+
+
 def fixed_size(value: ir.Value, axis: int) -> int:
     """Size of an axis that must not be dynamic."""
     size = None if value.shape is None else value.shape[axis]

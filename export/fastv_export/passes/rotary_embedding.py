@@ -11,7 +11,7 @@ import onnx_ir as ir
 import onnx_ir.passes.common as common
 from onnx_ir.tape import Tape
 
-from fastv_export.passes.heads import fixed_size, fold_transpose_pairs, heads_first, ints, rows_first
+from fastv_export.passes.heads import fixed_size, fold_transpose_pairs, heads_first, ints, number, rows_first
 from fastv_export.passes.take_over import take_over
 
 DOMAIN = "com.microsoft"
@@ -94,7 +94,7 @@ def _is_rotated_half(value: ir.Value | None, heads: ir.Value) -> bool:
         return False
     middle = fixed_size(heads, 3) // 2
     # Slice(data, starts, ends, axes, steps)
-    return _number(first.inputs[1]) == 0 and _number(first.inputs[2]) == _number(second.inputs[1]) == middle
+    return number(first.inputs[1]) == 0 and number(first.inputs[2]) == number(second.inputs[1]) == middle
 
 
 def _half(tape: Tape, table: ir.Value, width: int) -> ir.Value:
@@ -106,8 +106,3 @@ def _half(tape: Tape, table: ir.Value, width: int) -> ir.Value:
 def _producer(value: ir.Value | None, kind: str) -> ir.Node | None:
     node = None if value is None else value.producer()
     return node if node is not None and node.op_type == kind else None
-
-
-def _number(value: ir.Value | None) -> int | None:
-    tensor = None if value is None else ir.convenience.get_const_tensor(value)
-    return None if tensor is None or tensor.size != 1 else int(tensor.numpy().reshape(-1)[0])

@@ -124,7 +124,7 @@ def _source(rows: ir.Value, inputs: int, rounding_of: RoundingOf) -> _Source | N
             found = _product(each, rounding_of)
             if found is not None:
                 return found  # gate(x) * up(x)
-    before = _through(rows, "Reshape", "Transpose")
+    before = _through(rows, "Slice", "Reshape", "Transpose")
     attention = before.producer()
     if attention is None or attention.op_type != "Attention" or len(before.uses()) != 1:
         return None
