@@ -1,0 +1,88 @@
+"""Reports of fastv-bench with peers, one per class of precision, as one table in markdown.
+
+    python benchmarks/peers/table.py fp32.json int8.json int4.json --markdown docs/benchmarks/peers.md
+
+Ours is the pruned bundle of each report. What it takes, over what the fastest peer takes, is the median of the rounds' own
+ratios.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import median
+
+from fastv_runtime.bench.models import Report, Result
+
+QUANTITIES = {"prefill": "language model's prefill", "ttft": "time to first token", "decode": "decoded token"}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("reports", type=Path, nargs="+")
+    parser.add_argument("--markdown", type=Path, required=True)
+    args = parser.parse_args()
+    reports = [Report.model_validate_json(path.read_text(encoding="utf-8")) for path in args.reports]
+    args.markdown.write_text("\n".join(page(reports)) + "\n", encoding="utf-8")
+
+
+def page(reports: list[Report]) -> Iterator[str]:
+    """Lines of the page."""
+    first = reports[0]
+    workload = first.workloads[0]
+    yield "# Beside other runtimes, on a CPU"
+    yield ""
+    yield (
+        f"{first.environment.device}, {first.settings.threads} threads, random Qwen2.5-VL (24 layers x 896; "
+        f"[how it is set up](../peers.md)): {workload.prompt_tokens} tokens in the prompt, {workload.visual_tokens} of "
+        "them visual. Ours prunes half of those at K=2, inside the model; OpenVINO GenAI's keep50 half of them before "
+        "it, which is less work and not the same answer. Medians in ms (p5 to p95); contestants of a table took turns."
+    )
+    for report in reports:
+        ours, *_ = report.results
+        yield from ("", f"## {ours.contestant}", "")
+        yield "| | " + " | ".join(QUANTITIES.values()) + " |"
+        yield "| --- |" + " --- |" * len(QUANTITIES)
+        for result in report.results:
+            yield f"| {result.contestant} | " + " | ".join(_figure(result, name) for name in QUANTITIES) + " |"
+        peers = [each.name for each in report.contestants if each.role == "peer" and each.refused is None]
+        cells = (_ratio(report, ours.contestant, peers, name) for name in QUANTITIES)
+        yield "| **ours over the best peer** | " + " | ".join(cells) + " |"
+        yield ""
+        yield (
+            f"{ours.figures['prefill'].runs} rounds, "
+            + (f"a noisy machine: {'; '.join(report.noise)}. " if report.noise else "a quiet machine. ")
+            + f"`{report.command.split()[0]}` {report.version}, {report.created[:10]}; "
+            + ", ".join(f"{name} {version}" for name, version in report.environment.versions.items())
+            + "."
+        )
+        for each in report.contestants:
+            if each.role == "peer":
+                settings = ", ".join(f"{name} {value}" for name, value in each.settings.items())
+                yield f"{each.name}: {each.refused or settings}."
+    yield ""
+
+
+def _figure(result: Result, name: str) -> str:
+    figure = result.figures[name]
+    return f"{figure.median:,.3g} ({figure.p5:,.3g} to {figure.p95:,.3g})"
+
+
+def _ratio(report: Report, ours: str, peers: list[str], name: str) -> str:
+    """Ours over the peer with the lowest median."""
+    medians = {each.contestant: each.figures[name].median for each in report.results if each.contestant in peers}
+    best = min(medians, key=lambda peer: medians[peer])
+    by_round: dict[int, dict[str, float]] = {}
+    for each in report.rounds:
+        stages = each.turn.stages_ms
+        prefill = sum(stages.get(stage, 0.0) for stage in ("prefix", "select", "suffix"))
+        value = {"prefill": prefill, "ttft": each.turn.ttft_ms, "decode": each.turn.decode_ms}[name]
+        if value is not None:
+            by_round.setdefault(each.index, {})[each.contestant] = value
+    ratios = [took[ours] / took[best] for took in by_round.values() if ours in took and best in took]
+    return f"**{median(ratios):.2f}** of {best}"
+
+
+if __name__ == "__main__":
+    main()
