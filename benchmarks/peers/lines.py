@@ -14,6 +14,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
@@ -91,14 +92,16 @@ def unpruned_only(args: argparse.Namespace) -> None:
         raise Refused(f"it cannot prune visual tokens, and --keep {args.keep:g} was asked for")
 
 
-def decoded(pictures: Sequence[str], cache: dict[str, Any] = {}) -> list[Any]:  # noqa: B006 - for the process's life
+def decoded(pictures: Sequence[str]) -> list[Any]:
     """Pictures in RGB, read once: the contract decodes before the clock starts."""
+    return [_decoded(path) for path in pictures]
+
+
+@lru_cache(maxsize=32)
+def _decoded(path: str) -> Any:
     from PIL import Image
 
-    for path in pictures:
-        if path not in cache:
-            cache[path] = Image.open(path).convert("RGB")
-    return [cache[path] for path in pictures]
+    return Image.open(path).convert("RGB")
 
 
 def _parser(description: str | None) -> argparse.ArgumentParser:

@@ -4,7 +4,8 @@ Its clock: `get_ttft` from the call of `generate` to the first token; of that, `
 resizing, tower, tokenizer, embeddings and its pruning, reported as `vision`; the rest is the language model's prefill.
 Pruning is therefore not in its prefill, and in ours it is.
 
-Options: `attention` SDPA (default) or PA, `inference` f32 (default) or bf16, what the kernels compute in.
+Options: `attention` SDPA (default) or PA (its prefix cache switched off: nothing of an earlier turn may be reused),
+`inference` f32 (default) or bf16, what the kernels compute in.
 """
 
 from __future__ import annotations
@@ -32,11 +33,16 @@ class OpenVINOGenAI:
         self._prune = round(100 * (1 - args.keep))
         if abs(self._prune - 100 * (1 - args.keep)) > 1e-6:
             raise Refused(f"it prunes whole percents, and --keep {args.keep:g} was asked for")
-        properties = {
+        properties: dict[str, object] = {
             "ATTENTION_BACKEND": chosen["attention"],
             "INFERENCE_NUM_THREADS": args.threads,
             "INFERENCE_PRECISION_HINT": chosen["inference"],
         }
+        if chosen["attention"] == "PA":
+            # Its scheduler would keep the prompt of the last turn, which is the same one.
+            scheduler = openvino_genai.SchedulerConfig()
+            scheduler.enable_prefix_caching = False
+            properties["scheduler_config"] = scheduler
         self._pipeline = openvino_genai.VLMPipeline(args.model, "CPU", **properties)
         self._lengths: dict[tuple[str, ...], tuple[int, int]] = {}
         self.settings = {
