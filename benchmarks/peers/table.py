@@ -2,8 +2,8 @@
 
     python benchmarks/peers/table.py fp32.json int8.json int4.json --markdown docs/benchmarks/peers.md
 
-Ours is the pruned bundle of each report. What it takes, over what the fastest peer takes, is the median of the rounds' own
-ratios.
+Ours is the pruned bundle of each report. What it takes over what the fastest peer takes is the median of the rounds'
+own ratios.
 """
 
 from __future__ import annotations
