@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from pathlib import Path
-from statistics import median
+from statistics import median as middle
 
 from fastv_runtime.bench.models import Report, Result
 
@@ -66,7 +66,10 @@ def page(reports: list[Report]) -> Iterator[str]:
 
 def _figure(result: Result, name: str) -> str:
     figure = result.figures[name]
-    return f"{figure.median:,.3g} ({figure.p5:,.3g} to {figure.p95:,.3g})"
+    median, low, high = (
+        f"{value:,.0f}" if value >= 100 else f"{value:.1f}" for value in (figure.median, figure.p5, figure.p95)
+    )
+    return f"{median} ({low} to {high})"
 
 
 def _ratio(report: Report, ours: str, peers: list[str], name: str) -> str:
@@ -81,7 +84,7 @@ def _ratio(report: Report, ours: str, peers: list[str], name: str) -> str:
         if value is not None:
             by_round.setdefault(each.index, {})[each.contestant] = value
     ratios = [took[ours] / took[best] for took in by_round.values() if ours in took and best in took]
-    return f"**{median(ratios):.2f}** of {best}"
+    return f"**{middle(ratios):.2f}** of {best}"
 
 
 if __name__ == "__main__":
