@@ -67,6 +67,7 @@ def evidence(taken: list[Measured], *, views: list[View] | None = None, chosen: 
         answers=0,
         lengths=Lengths(text_p50=7, text_p95=7, text_max=7, visual_max=5),
         attention=(0.5,),
+        activations="",
         plans=(fastv, random),
         pareto=(0,),
         chosen=choice if chosen else None,
