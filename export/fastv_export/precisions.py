@@ -10,5 +10,5 @@ WIDE: tuple[Part, ...] = ("vision", "prefix", "head")
 """Parts that keep eight bits where others have four."""
 FEW_BITS = {"int8": Weights(bits=8, block=None), "int4": Weights(bits=4, block=BLOCK, wide=WIDE)}
 DEFAULTS = {"ort": "int8"}
-"""Of targets whose default is not a precision of activations: the fastest answers of up to some sixty tokens on a CPU,
-at no measurable loss (docs/benchmarks/precision.md)."""
+"""Of targets whose default is not a precision of activations: the fastest answers of up to some fifty tokens on a CPU
+(docs/benchmarks/few_bits.md), one in a thousand changed on the demo (docs/benchmarks/precision.md)."""
