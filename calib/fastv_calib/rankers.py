@@ -24,7 +24,7 @@ class Seen:
     unrotated: Float[torch.Tensor, " S"] | None
     """The same without rotary embedding, where a ranker asks for it."""
     hidden: Float[torch.Tensor, "S D"]
-    """Input of layer K."""
+    """States after the attention of layer K-1."""
     visual: Bool[torch.Tensor, " S"]
 
 

@@ -18,6 +18,7 @@ from torch import nn
 
 from fastv_calib.inputs import Inputs
 from fastv_calib.rankers import Seen
+from fastv_export.reference import norm_after_attention
 
 
 @dataclass
@@ -30,6 +31,8 @@ class Dense:
     """From which each token of the answer was chosen."""
     hidden: dict[int, Float[torch.Tensor, "1 rows D"]]
     """Input of layer K, by K: the prompt's rows and those of all answer tokens but the last."""
+    attended: dict[int, Float[torch.Tensor, "1 S D"]]
+    """States after the attention of layer K-1, by K: the prompt's rows."""
     scores: list[Float[torch.Tensor, " S"]]
     """By layer: softmax attention of the prompt's last row, mean over heads."""
     unrotated: dict[int, Float[torch.Tensor, " S"]]
@@ -40,8 +43,7 @@ class Dense:
     def seen(self, layer: int) -> Seen:
         """What rankers look at when K is `layer`."""
         visual = self.inputs.visual
-        hidden = self.hidden[layer][0, : visual.numel()]
-        return Seen(self.scores[layer - 1], self.unrotated.get(layer), hidden, visual)
+        return Seen(self.scores[layer - 1], self.unrotated.get(layer), self.attended[layer][0], visual)
 
     def attention(self) -> list[float]:
         """By layer: the share of the last row's attention that visual tokens get."""
@@ -85,7 +87,7 @@ class Sweep:
         rotary = self._decoder.rotary_emb(
             hidden[self._layers[0]], positions[0] if positions.shape[0] == 1 else positions
         )
-        return Dense(inputs, tokens, torch.stack(logits), hidden, seen.scores, seen.unrotated, rotary)
+        return Dense(inputs, tokens, torch.stack(logits), hidden, seen.attended, seen.scores, seen.unrotated, rotary)
 
     @torch.no_grad()
     def pruned(self, dense: Dense, layer: int, keeps: Int[torch.Tensor, "plans M"]) -> Float[torch.Tensor, "plans n V"]:
@@ -111,7 +113,17 @@ class Sweep:
         rotary = self._decoder.rotary_emb(hidden, positions[0] if positions.shape[0] == 1 else positions)
         with self._observed(prompt) as seen:
             hidden = self._through(0, layer, hidden, rotary, inputs, torch.arange(prompt)[None])
-        return Dense(inputs, reference.tokens, reference.logits, {layer: hidden}, seen.scores, seen.unrotated, rotary)
+        states = {layer: hidden}
+        return Dense(
+            inputs,
+            reference.tokens,
+            reference.logits,
+            states,
+            seen.attended,
+            seen.scores,
+            seen.unrotated,
+            rotary,
+        )
 
     def _through(
         self,
@@ -152,11 +164,21 @@ class Sweep:
         def hidden(layer: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             seen.hidden[layer].append(args[0] if args else kwargs["hidden_states"])
 
+        def attended(layer: int, states: torch.Tensor) -> None:
+            if states.shape[1] >= prompt:
+                seen.attended[layer] = states[:, :prompt]
+
         layers = self._decoder.layers
         handles = [each.self_attn.register_forward_hook(scores, with_kwargs=True) for each in layers]
         handles += [
             layers[layer].register_forward_pre_hook(
                 lambda _, args, kwargs, layer=layer: hidden(layer, args, kwargs), with_kwargs=True
+            )
+            for layer in self._layers
+        ]
+        handles += [
+            norm_after_attention(layers[layer - 1]).register_forward_pre_hook(
+                lambda _, args, layer=layer: attended(layer, *args)
             )
             for layer in self._layers
         ]
@@ -171,6 +193,7 @@ class Sweep:
 class _Seen:
     hidden: dict[int, list[torch.Tensor]]
     scores: list[torch.Tensor] = field(default_factory=list)
+    attended: dict[int, torch.Tensor] = field(default_factory=dict)
     unrotated: dict[int, torch.Tensor] = field(default_factory=dict)
 
 

@@ -10,6 +10,7 @@ import onnx_ir as ir
 from fastv_export.passes import (
     declare_opset,
     drop_scatter_reduction,
+    fold_row_reshapes,
     lower_argsort,
     lower_to_dynamic_int8,
     lower_to_group_query_attention,
@@ -45,6 +46,7 @@ class Dialect:
 def _lower_to_ort(model: ir.Model) -> None:
     lower_to_rotary_embedding(model)
     lower_to_group_query_attention(model)
+    fold_row_reshapes(model)
     lower_to_rms_norm(model)
     lower_to_multi_head_attention(model)
     lower_to_dynamic_int8(model)

@@ -155,7 +155,7 @@ def _split_case(decoder: Any, head: Any, prompt: _Prompt, plan: Plan, layer: int
     logits = head(output.last_hidden_state[:, length - 1 :])
     before, next_hidden = prefill.hidden[:, :length], prefill.hidden[:, length:]
     token = prompt.embedded[:, length:]
-    early, late = range(min(layer, len(prompt.deepstack))), range(layer, len(prompt.deepstack))
+    early, late = range(min(layer - 1, len(prompt.deepstack))), range(layer - 1, len(prompt.deepstack))
     kept_deepstack = [each[:, kept] for each in prompt.deepstack]
     tensors = {
         **_layer_case("prefix", "prefill", prompt.embedded[:, :length], positions, 0),

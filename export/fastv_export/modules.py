@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any
@@ -37,17 +38,24 @@ class VisionPart(nn.Module):
 class DecoderPart(nn.Module):
     """Layers `first` to `stop` - 1 of a decoder over static caches.
 
-    `deepstack` is added after the first of these layers, one after each. With `scored`, also the scores of its last
-    layer (the prefix); without `rotary`, of queries and keys as they are before rotary embedding. With `head`, only
-    the last row goes on, through the final norm and the head, to `logits` f32 [1, 1, V] and the likeliest `token` i64
-    [1, 1] (the suffix, or the whole decoder).
+    The decoder is cut inside a layer, between its attention, which is the last to need all tokens, and its MLP. With
+    `scored` (the prefix) the last layer ends with its attention, and its scores are an output; without `rotary`, those
+    of queries and keys as they are before rotary embedding. A part that does not begin with layer 0 (the suffix) begins
+    with the MLP of the layer before. `deepstack` is added after the first of these layers, one after each that ends
+    here. With `head`, only the last row goes on, through the final norm and the head, to `logits` f32 [1, 1, V] and the
+    likeliest `token` i64 [1, 1] (the suffix, or the whole decoder).
     """
 
     def __init__(
         self, decoder: Any, first: int, stop: int, *, scored: bool, head: nn.Module | None, rotary: bool = True
     ):
         super().__init__()
-        self.layers = nn.ModuleList(decoder.layers[first:stop])
+        layers = list(decoder.layers[first:stop])
+        if scored:
+            layers[-1] = _without(layers[-1], mlp=_Nothing())
+        if first:
+            layers.insert(0, _without(decoder.layers[first - 1], self_attn=_NoAttention()))
+        self.layers = nn.ModuleList(layers)
         self.rotary_emb = decoder.rotary_emb
         self.norm = decoder.norm if head is not None else None
         self.head = head
@@ -89,3 +97,24 @@ class DecoderPart(nn.Module):
         if recorder is not None and recorder.scores is not None:
             return (hidden, recorder.scores, *present)
         return (hidden, *present)
+
+
+class _Nothing(nn.Module):
+    """In the place of an MLP: adds nothing to the residual stream."""
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        return torch.zeros((), dtype=hidden.dtype)
+
+
+class _NoAttention(nn.Module):
+    """In the place of an attention, likewise."""
+
+    def forward(self, hidden_states: torch.Tensor, **_: Any) -> tuple[torch.Tensor, None]:
+        return torch.zeros((), dtype=hidden_states.dtype), None
+
+
+def _without(layer: nn.Module, **replaced: nn.Module) -> nn.Module:
+    """The same layer, its weights shared, with other modules in the place of some."""
+    half = copy.copy(layer)
+    half._modules = {**layer._modules, **replaced}
+    return half

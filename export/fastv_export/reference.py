@@ -14,12 +14,13 @@ from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
+from torch import nn
 
 from fastv_export.checkpoint import Checkpoint
 from fastv_export.families import Family
 
 Choose = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-"""(scores [S], hidden [S, D] at the input of layer K) -> indices that stay, ascending."""
+"""(scores [S], hidden [S, D] after the attention of layer K-1) -> indices that stay, ascending."""
 
 
 @dataclass
@@ -31,7 +32,13 @@ class Pruning:
     keep: Int[torch.Tensor, " M"] = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
     """Kept indices, ascending."""
     hidden: Float[torch.Tensor, "1 rows D"] = field(default_factory=lambda: torch.empty(0))
-    """Input of layer K, all rows of that forward."""
+    """States after the attention of layer K-1, residual included, all rows of that forward."""
+
+
+def norm_after_attention(layer: Any) -> nn.Module:
+    """The norm before a decoder layer's MLP: what it is given are the states after that layer's attention."""
+    norm: nn.Module = layer.post_attention_layernorm
+    return norm
 
 
 def load_model(path: Path, family: Family) -> Any:
@@ -82,17 +89,22 @@ def pruned(
                 ]
             pruning.scores = weights[0, :, prompt - 1, :prompt].float().mean(0)
 
+    attended: list[torch.Tensor] = []
+
+    def attend(_: Any, args: tuple[torch.Tensor, ...]) -> None:
+        attended[:] = args
+
     def mask(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         hidden = args[0] if args else kwargs["hidden_states"]
         rows = hidden.shape[1]
         past = kwargs["past_key_values"]
         filled = 0 if past is None else past.get_seq_length(module.self_attn.layer_idx)
         if filled == 0 and module is decoder.layers[layer]:
-            pruning.hidden = hidden
+            (pruning.hidden,) = attended
             if choose is None:
                 pruning.keep = select(pruning.scores, prunable, length)
             else:
-                pruning.keep = choose(pruning.scores, hidden[0, :prompt])
+                pruning.keep = choose(pruning.scores, pruning.hidden[0, :prompt])
         attention_mask = kwargs["attention_mask"]
         if attention_mask is None:
             attention_mask = torch.zeros(1, 1, rows, filled + rows)
@@ -103,6 +115,7 @@ def pruned(
         return args, {**kwargs, "attention_mask": attention_mask}
 
     handles = [attention.register_forward_hook(observe, with_kwargs=True)]
+    handles.append(norm_after_attention(decoder.layers[layer - 1]).register_forward_pre_hook(attend))
     handles += [each.register_forward_pre_hook(mask, with_kwargs=True) for each in decoder.layers[layer:]]
     try:
         yield pruning

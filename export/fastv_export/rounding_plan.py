@@ -56,4 +56,5 @@ def method_of(plan: Plan, weights: Weights, dialect: DialectName) -> Method:
 
 
 def _first_layer(graph: str, plan: Plan) -> int:
-    return plan.layer or 0 if graph == "suffix" else 0
+    """The layer that a graph calls its first: a suffix begins with the MLP of layer K-1."""
+    return plan.layer - 1 if graph == "suffix" and plan.layer is not None else 0

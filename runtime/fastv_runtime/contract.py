@@ -54,13 +54,12 @@ def decoder_contracts(decoder: Decoder, plan: Plan, dtype: DType) -> dict[str, C
         axes = () if decoder.position_axes == 1 else (decoder.position_axes,)
         return TensorSpec(name=name, dtype="int64", shape=(*axes, 1, symbol))
 
-    def deepstack(prefix: str, symbol: str, first: int, stop: int) -> tuple[TensorSpec, ...]:
-        return tuple(
-            TensorSpec(name=f"{prefix}{layer}", dtype=dtype, shape=(1, symbol, width))
-            for layer in range(first, min(stop, decoder.deepstack_layers))
-        )
+    def deepstack(prefix: str, symbol: str, added: range) -> tuple[TensorSpec, ...]:
+        return tuple(TensorSpec(name=f"{prefix}{layer}", dtype=dtype, shape=(1, symbol, width)) for layer in added)
 
-    def layer_graph(symbol: str, first: int, stop: int, keys: int, outputs: tuple[TensorSpec, ...]) -> Contract:
+    def layer_graph(
+        symbol: str, first: int, stop: int, keys: int, added: range, outputs: tuple[TensorSpec, ...]
+    ) -> Contract:
         cache = (1, decoder.num_key_value_heads, keys, decoder.head_dim)
 
         def caches(prefix: str) -> tuple[TensorSpec, ...]:
@@ -74,7 +73,7 @@ def decoder_contracts(decoder: Decoder, plan: Plan, dtype: DType) -> dict[str, C
             TensorSpec(name="hidden", dtype=dtype, shape=(1, symbol, width)),
             positions("position_ids", symbol),
             TensorSpec(name="write_index", dtype="int64", shape=(1,)),
-            *deepstack("deepstack_", symbol, first, stop),
+            *deepstack("deepstack_", symbol, added),
         )
         return (*inputs, *caches("past")), (*outputs, *caches("present"))
 
@@ -84,13 +83,17 @@ def decoder_contracts(decoder: Decoder, plan: Plan, dtype: DType) -> dict[str, C
         TensorSpec(name="token", dtype="int64", shape=(1, 1)),
     )
     if plan.layer is None:
-        graphs["decoder"] = layer_graph("S", 0, layers, needed.prefix_cache, logits)
+        graphs["decoder"] = layer_graph("S", 0, layers, needed.prefix_cache, range(decoder.deepstack_layers), logits)
         return graphs
+    # Layer K-1 ends in the suffix, so what is added after it is added there.
+    early = range(min(plan.layer - 1, decoder.deepstack_layers))
+    late = range(plan.layer - 1, decoder.deepstack_layers)
     graphs["prefix"] = layer_graph(
         "S",
         0,
         plan.layer,
         needed.prefix_cache,
+        early,
         (
             TensorSpec(name="hidden_out", dtype=dtype, shape=(1, "S", width)),
             TensorSpec(name="scores", dtype="float32", shape=(1, "S")),
@@ -103,14 +106,14 @@ def decoder_contracts(decoder: Decoder, plan: Plan, dtype: DType) -> dict[str, C
             positions("position_ids", "S"),
             TensorSpec(name="prunable", dtype="bool", shape=(1, "S")),
             TensorSpec(name="length", dtype="int64", shape=(1,)),
-            *deepstack("deepstack_", "S", plan.layer, layers),
+            *deepstack("deepstack_", "S", late),
         ),
         (
             TensorSpec(name="pruned_hidden", dtype=dtype, shape=(1, "M", width)),
             positions("pruned_position_ids", "M"),
             TensorSpec(name="keep", dtype="int64", shape=(1, "M")),
-            *deepstack("pruned_deepstack_", "M", plan.layer, layers),
+            *deepstack("pruned_deepstack_", "M", late),
         ),
     )
-    graphs["suffix"] = layer_graph("M", plan.layer, layers, needed.suffix_cache, logits)
+    graphs["suffix"] = layer_graph("M", plan.layer, layers, needed.suffix_cache, late, logits)
     return graphs

@@ -1,7 +1,7 @@
 """What a plan costs, by arithmetic alone: FLOPs, key-value cache, weights, buffers.
 
 A multiply-add counts as one operation in the paper's formula; FLOPs here follow that convention, so that figures
-compare with the paper's.
+compare with the paper's. The paper counts whole layers; the graphs run a layer's MLP on the rows that come after it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ class Flops:
     paper: int
     """4nd^2 + 2n^2d + 2ndm per layer: FastV's own (arXiv 2403.06764, section 4.1), a plain two-matrix MLP."""
     gated: int
-    """4nd^2 + 2n^2d + 3ndm with the real widths of grouped-query heads: what a Llama or Qwen layer does."""
+    """4nd^2 + 2n^2d + 3ndm with the real widths of grouped-query heads: what a Llama or Qwen layer does. Of several
+    layers, each MLP on the rows of the next layer, the last on one: what the graphs do."""
 
 
 def layer_flops(decoder: Decoder, tokens: int) -> Flops:
@@ -30,21 +31,26 @@ def layer_flops(decoder: Decoder, tokens: int) -> Flops:
     n, d, m = tokens, decoder.hidden_size, decoder.intermediate_size
     queries = decoder.num_attention_heads * decoder.head_dim
     keys = decoder.num_key_value_heads * decoder.head_dim
-    mlp = (3 if decoder.gated_mlp else 2) * n * d * m
     return Flops(
         paper=4 * n * d * d + 2 * n * n * d + 2 * n * d * m,
-        gated=2 * n * d * queries + 2 * n * d * keys + 2 * n * n * queries + mlp,
+        gated=2 * n * d * queries + 2 * n * d * keys + 2 * n * n * queries + mlp_flops(decoder, n),
     )
 
 
+def mlp_flops(decoder: Decoder, tokens: int) -> int:
+    """Operations of one layer's MLP over `tokens` rows."""
+    return (3 if decoder.gated_mlp else 2) * tokens * decoder.hidden_size * decoder.intermediate_size
+
+
 def decoder_flops(decoder: Decoder, tokens_per_layer: Sequence[int]) -> Flops:
-    """Operations of a prefill whose layers see the given numbers of tokens."""
+    """Operations of a prefill whose layers' attentions see the given numbers of tokens."""
     layers = [layer_flops(decoder, tokens) for tokens in tokens_per_layer]
-    return Flops(sum(each.paper for each in layers), sum(each.gated for each in layers))
+    spared = sum(before - after for before, after in zip(tokens_per_layer, [*tokens_per_layer[1:], 1], strict=True))
+    return Flops(sum(each.paper for each in layers), sum(each.gated for each in layers) - mlp_flops(decoder, spared))
 
 
 def tokens_per_layer(decoder: Decoder, layer: int | None, tokens: int, pruned: int) -> list[int]:
-    """Rows that each layer prefills: all before layer K, `pruned` from there on."""
+    """Rows that each layer's attention prefills: all before layer K, `pruned` from there on."""
     first = decoder.num_hidden_layers if layer is None else layer
     return [tokens] * first + [pruned] * (decoder.num_hidden_layers - first)
 

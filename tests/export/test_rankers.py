@@ -60,7 +60,7 @@ def kept(
 ) -> list[int]:
     """What a graph keeps; its rows are those of the kept indices."""
     rows = scores.size
-    deepstack = {f"deepstack_{i}": (i + hidden)[None].astype(dtype) for i in (2, 3)}
+    deepstack = {f"deepstack_{i}": (i + hidden)[None].astype(dtype) for i in (1, 2, 3)}
     feeds = {
         "hidden": hidden[None].astype(dtype),
         "scores": scores[None].astype(np.float32),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fastv_runtime.bundle import Decoder, Plan
-from fastv_runtime.cost import cache_bytes, decoder_flops, plan_cost, tokens_per_layer
+from fastv_runtime.cost import cache_bytes, decoder_flops, layer_flops, plan_cost, tokens_per_layer
 from fastv_runtime.lengths import capacity
 
 LLAVA_13B = Decoder(
@@ -51,8 +51,14 @@ def test_unpruned_flops_of_the_paper() -> None:
 
 
 def test_a_gated_layer_costs_a_third_matrix_more() -> None:
-    flops = decoder_flops(LLAVA_13B, [100])
+    flops = layer_flops(LLAVA_13B, 100)
     assert flops.gated - flops.paper == 100 * 5120 * 13824
+
+
+def test_an_mlp_runs_on_the_rows_of_the_next_layer_and_the_last_on_one() -> None:
+    layers = [layer_flops(LLAVA_13B, rows).gated for rows in (100, 100, 60)]
+    mlp = 3 * 5120 * 13824
+    assert decoder_flops(LLAVA_13B, [100, 100, 60]).gated == sum(layers) - (100 - 60) * mlp - (60 - 1) * mlp
 
 
 def test_grouped_query_heads_make_smaller_caches_and_projections() -> None:

@@ -115,7 +115,9 @@ def test_deepstack_goes_through_select_where_it_is_due_later() -> None:
     links, layout, *_ = linked(deepstack=3)
     lengths = {"S": 50, "M": 40}
     prefix, select, suffix = (regions(links[name], layout, lengths) for name in ("prefix", "select", "suffix"))
-    assert {name for name in prefix if name.startswith("deepstack")} == {"deepstack_0", "deepstack_1"}
+    assert {name for name in prefix if name.startswith("deepstack")} == {"deepstack_0"}
+    # What is added after layer K-1 is added to the kept rows.
+    assert {name for name in select if name.startswith("deepstack")} == {"deepstack_1", "deepstack_2"}
     assert select["deepstack_2"] == layout["deepstack_2"].leading((1, 50, WIDTH))
     assert select["pruned_deepstack_2"] == suffix["deepstack_2"]
     step = regions(links["suffix"], layout, STEP, step=True)

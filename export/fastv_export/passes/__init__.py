@@ -11,6 +11,7 @@ from fastv_export.passes.plain_attention import lower_to_plain_attention
 from fastv_export.passes.plain_scatter import lower_to_where
 from fastv_export.passes.rms_norm import lower_to_rms_norm
 from fastv_export.passes.rotary_embedding import lower_to_rotary_embedding
+from fastv_export.passes.row_reshapes import fold_row_reshapes
 from fastv_export.passes.scale_inputs import Scaled, scale_inputs
 from fastv_export.passes.scatter_reduction import drop_scatter_reduction
 from fastv_export.passes.static_int8 import quantise_activations
@@ -21,6 +22,7 @@ __all__ = [
     "Scaled",
     "declare_opset",
     "drop_scatter_reduction",
+    "fold_row_reshapes",
     "keep_last_row",
     "lower_argsort",
     "lower_to_dynamic_int8",

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 import onnx_ir as ir
 import onnx_ir.passes.common as common
 import onnxscript.optimizer
+import onnxscript.rewriter
+from onnxscript.rewriter.rules.common import add_0_rule
 
 from fastv_export.weights import CheckpointTensor
 
@@ -18,6 +20,8 @@ def tidy(model: ir.Model) -> None:
     fold_weight_transposes(model)
     with hidden_weights(model.graph):
         onnxscript.optimizer.optimize_ir(model)
+        # What stands in the place of a layer's other half adds nothing.
+        onnxscript.rewriter.rewrite(model, [add_0_rule])
     common.ClearMetadataAndDocStringPass()(model)
 
 

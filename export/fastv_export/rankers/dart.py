@@ -1,4 +1,4 @@
-"""Duplicates go: DART, "Stop Looking for Important Tokens" (arXiv 2502.11494), in one pass over the states at layer K.
+"""Duplicates go: DART, "Stop Looking for Important Tokens" (arXiv 2502.11494), in one pass over the states at the cut.
 
 The paper picks pivots by the norm of their keys, from picture and text, and adds, pivot after pivot, the tokens least
 similar to each. `select` sees no keys, and a loop over pivots is no graph for every target: here pivots are the
@@ -18,7 +18,7 @@ PIVOTS = 4
 
 
 def rank(tape: Tape, inputs: Inputs) -> ir.Value:
-    """Of hidden states h at the input of layer K, in fp32: -max over pivots p of cos(h, h_p), and 2 for the pivots.
+    """Of hidden states h after the attention of layer K-1, in fp32: -max over pivots p of cos(h, h_p), and 2 for the pivots.
 
     Pivots: the PIVOTS prunable tokens of largest Euclidean norm (all, if there are fewer), ties to the lower index.
     """

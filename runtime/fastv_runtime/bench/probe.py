@@ -6,7 +6,7 @@ from statistics import median
 
 import numpy as np
 
-from fastv_runtime.bench.profile import Point
+from fastv_runtime.bench.profile import Point, graph_mlps
 from fastv_runtime.clock import Clock
 from fastv_runtime.pipeline import Pipeline
 
@@ -67,10 +67,13 @@ def _prompt_points(pipeline: Pipeline, rows: int, ms: dict[str, float]) -> list[
     whole = decoder.num_hidden_layers
     first = plan.layer or 0
     pruned = _pruning(pipeline, rows)[1]
-    points = [Point(decoder=decoder, layers=whole - first, rows=pruned, head=True, cached=0, ms=ms["suffix"])]
-    if first:
-        points.append(Point(decoder=decoder, layers=first, rows=rows, head=False, cached=0, ms=ms["prefix"]))
-    return points
+
+    def point(stage: str, layers: int, rows: int, head: bool) -> Point:
+        mlps = graph_mlps(layers, whole, head)
+        return Point(decoder=decoder, layers=layers, mlps=mlps, rows=rows, head=head, cached=0, ms=ms[stage])
+
+    points = [point("suffix", whole - first, pruned, True)]
+    return [*points, point("prefix", first, rows, False)] if first else points
 
 
 def _token_point(pipeline: Pipeline, rows: int) -> Point:
@@ -86,4 +89,6 @@ def _token_point(pipeline: Pipeline, rows: int) -> Point:
     decoder, plan = pipeline.bundle.manifest.decoder, pipeline.bundle.manifest.plan
     whole, first = decoder.num_hidden_layers, plan.layer or 0
     cached = (first * rows + (whole - first) * _pruning(pipeline, rows)[1]) // whole
-    return Point(decoder=decoder, layers=whole, rows=1, head=True, cached=cached, ms=median(times[1:] or times))
+    return Point(
+        decoder=decoder, layers=whole, mlps=whole, rows=1, head=True, cached=cached, ms=median(times[1:] or times)
+    )

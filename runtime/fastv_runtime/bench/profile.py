@@ -17,7 +17,7 @@ from jaxtyping import Float
 from pydantic import ValidationError
 
 from fastv_runtime.bundle import Decoder, Plan
-from fastv_runtime.cost import BYTES, cache_bytes, layer_flops
+from fastv_runtime.cost import BYTES, cache_bytes, layer_flops, mlp_flops
 from fastv_runtime.errors import UserError
 from fastv_runtime.schema import Model
 
@@ -26,12 +26,16 @@ DECODE_PARTS = ("layers", "bytes")
 
 
 class Point(Model):
-    """One measured run: so many layers of a model over so many rows; `head`: the vocabulary's product at the end."""
+    """One measured run: so many layers of a model over so many rows."""
 
     decoder: Decoder
     layers: int
+    """Attentions that run."""
+    mlps: int
+    """MLPs that run: a prefix leaves its last layer's to the suffix."""
     rows: int
     head: bool
+    """Whether the vocabulary's product is at the end. Then the last MLP is given the last row alone, as that is."""
     cached: int
     """Rows that were in the cache before."""
     ms: float
@@ -97,13 +101,19 @@ def predict(profile: DeviceProfile, decoder: Decoder, plan: Plan, tokens: int, p
     last = decoder.num_hidden_layers - first
 
     def ms(layers: int, rows: int, head: bool, cached: int = 0) -> float:
-        point = Point(decoder=decoder, layers=layers, rows=rows, head=head, cached=cached, ms=0.0)
+        mlps = graph_mlps(layers, decoder.num_hidden_layers, head)
+        point = Point(decoder=decoder, layers=layers, mlps=mlps, rows=rows, head=head, cached=cached, ms=0.0)
         return run_ms(profile, point, plan) if layers else 0.0
 
     return {
         "prefill": ms(first, tokens, not last) + ms(last, pruned, True),
         "decode": ms(first, 1, not last, tokens) + ms(last, 1, True, pruned),
     }
+
+
+def graph_mlps(layers: int, all_layers: int, head: bool) -> int:
+    """MLPs of a graph with so many attentions: the whole decoder's, a suffix's (with head) or a prefix's."""
+    return layers if layers == all_layers else layers + 1 if head else layers - 1
 
 
 def read_profile(path: Path) -> DeviceProfile:
@@ -120,13 +130,15 @@ def _prefill_work(point: Point, plan: Plan) -> dict[str, float]:
     """Units of each part: calls, 1e9 operations of products and of attention, 1e6 elements, 1e6 bytes of weights."""
     decoder, rows = point.decoder, point.rows
     attention = 2 * rows * rows * decoder.num_attention_heads * decoder.head_dim
-    products = layer_flops(decoder, rows).gated - attention
-    width = 6 * decoder.hidden_size + 3 * decoder.intermediate_size
+    mlp = mlp_flops(decoder, 1)
+    products = layer_flops(decoder, rows).gated - attention - rows * mlp
+    mlp_rows = (point.mlps - 1) * rows + 1 if point.head else point.mlps * rows
+    elements = 6 * decoder.hidden_size * point.layers * rows + 3 * decoder.intermediate_size * mlp_rows
     return {
         "layers": point.layers,
-        "products": point.layers * products / 1e9,
+        "products": (point.layers * products + mlp_rows * mlp) / 1e9,
         "attention": point.layers * attention / 1e9,
-        "elements": point.layers * rows * width / 1e6,
+        "elements": elements / 1e6,
         "bytes": _weight_bytes(point, plan) / 1e6,
     }
 
@@ -141,7 +153,7 @@ def _weight_bytes(point: Point, plan: Plan) -> float:
     decoder = point.decoder
     heads = 2 * (decoder.num_attention_heads + decoder.num_key_value_heads) * decoder.head_dim
     mlp = (3 if decoder.gated_mlp else 2) * decoder.intermediate_size
-    values = point.layers * decoder.hidden_size * (heads + mlp)
+    values = decoder.hidden_size * (point.layers * heads + point.mlps * mlp)
     values += decoder.hidden_size * decoder.vocab_size if point.head else 0
     return values * (BYTES[plan.precision] if plan.weights is None else plan.weights.bits / 8)
 

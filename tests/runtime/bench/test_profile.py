@@ -29,25 +29,27 @@ def machine(point: Point) -> float:
     """Milliseconds of a device: 100 multiply-adds a nanosecond in products, 20 in attention, 10 bytes a nanosecond."""
     decoder, rows = point.decoder, point.rows
     heads = decoder.num_attention_heads + decoder.num_key_value_heads
-    weights = point.layers * decoder.hidden_size * (2 * heads * decoder.head_dim + 3 * decoder.intermediate_size)
+    attended = point.layers * decoder.hidden_size * 2 * heads * decoder.head_dim
+    mlp = 3 * decoder.hidden_size * decoder.intermediate_size
+    weights = attended + point.mlps * mlp
     head = decoder.hidden_size * decoder.vocab_size if point.head else 0
     keys = 8 * decoder.num_key_value_heads * decoder.head_dim * point.cached * point.layers
     read = 4 * (weights + head) + keys
     if rows == 1:
         return 0.02 * point.layers + read / 1e7
     attention = point.layers * 2 * rows * rows * decoder.num_attention_heads * decoder.head_dim
-    return 0.05 * point.layers + rows * weights / 1e8 + attention / 2e7 + read / 1e7
+    products = rows * weights - (rows - 1) * mlp * point.head
+    return 0.05 * point.layers + products / 1e8 + attention / 2e7 + read / 1e7
+
+
+def whole(decoder: Decoder, *, rows: int, cached: int) -> Point:
+    layers = decoder.num_hidden_layers
+    return Point(decoder=decoder, layers=layers, mlps=layers, rows=rows, head=True, cached=cached, ms=1.0)
 
 
 def points(decoder: Decoder) -> list[Point]:
-    made = [
-        Point(decoder=decoder, layers=decoder.num_hidden_layers, rows=rows, head=True, cached=0, ms=1.0)
-        for rows in (16, 64, 128, 256, 512)
-    ]
-    made += [
-        Point(decoder=decoder, layers=decoder.num_hidden_layers, rows=1, head=True, cached=cached, ms=1.0)
-        for cached in (16, 512)
-    ]
+    made = [whole(decoder, rows=rows, cached=0) for rows in (16, 64, 128, 256, 512)]
+    made += [whole(decoder, rows=1, cached=cached) for cached in (16, 512)]
     return [each.model_copy(update={"ms": machine(each)}) for each in made]
 
 
@@ -61,7 +63,7 @@ def test_other_widths_depths_and_lengths_are_foretold() -> None:
     assert profile.error < 1e-6
     other = decoder_of(512, 9)
     for rows, head, cached in ((333, True, 0), (96, False, 0), (1, True, 300)):
-        point = Point(decoder=other, layers=7, rows=rows, head=head, cached=cached, ms=0.0)
+        point = Point(decoder=other, layers=7, mlps=7 + head, rows=rows, head=head, cached=cached, ms=0.0)
         assert run_ms(profile, point, DENSE) == pytest.approx(machine(point), rel=1e-3)
 
 
@@ -71,13 +73,14 @@ def test_a_plan_is_the_sum_of_its_layers() -> None:
     plan = PRUNED.model_copy(update={"layer": 3})
     found = predict(profile, decoder, plan, 640, 352)
 
-    def ms(layers: int, rows: int, head: bool, cached: int = 0) -> float:
-        return machine(Point(decoder=decoder, layers=layers, rows=rows, head=head, cached=cached, ms=0.0))
+    def ms(layers: int, mlps: int, rows: int, head: bool, cached: int = 0) -> float:
+        return machine(Point(decoder=decoder, layers=layers, mlps=mlps, rows=rows, head=head, cached=cached, ms=0.0))
 
-    assert found["prefill"] == pytest.approx(ms(3, 640, False) + ms(7, 352, True), rel=1e-3)
-    assert found["decode"] == pytest.approx(ms(3, 1, False, 640) + ms(7, 1, True, 352), rel=1e-3)
+    # The prefix has 3 attentions and 2 MLPs, the suffix 7 and 8.
+    assert found["prefill"] == pytest.approx(ms(3, 2, 640, False) + ms(7, 8, 352, True), rel=1e-3)
+    assert found["decode"] == pytest.approx(ms(3, 2, 1, False, 640) + ms(7, 8, 1, True, 352), rel=1e-3)
     dense = predict(profile, decoder, DENSE, 640, 640)
-    assert dense["prefill"] == pytest.approx(ms(10, 640, True), rel=1e-3)
+    assert dense["prefill"] == pytest.approx(ms(10, 10, 640, True), rel=1e-3)
 
 
 def test_no_rate_is_negative() -> None:
