@@ -11,7 +11,7 @@ import onnx_ir.passes.common as common
 
 
 def fold_row_reshapes(model: ir.Model) -> int:
-    """Drop chains of Reshape that end in the rows that they began with, in place; returns how many chains there were."""
+    """Drop chains of Reshape that end in the rows that they began with, in place; returns how many there were."""
     graph = model.graph
     folded = 0
     for node in list(graph):

@@ -18,7 +18,7 @@ PIVOTS = 4
 
 
 def rank(tape: Tape, inputs: Inputs) -> ir.Value:
-    """Of hidden states h after the attention of layer K-1, in fp32: -max over pivots p of cos(h, h_p), and 2 for the pivots.
+    """Of hidden states h after layer K-1's attention, in fp32: -max over pivots p of cos(h, h_p), and 2 for the pivots.
 
     Pivots: the PIVOTS prunable tokens of largest Euclidean norm (all, if there are fewer), ties to the lower index.
     """
