@@ -125,7 +125,7 @@ class DenseDecoder(_Linked):
 
 
 class SplitDecoder(_Linked):
-    """Graphs `prefix` (up to layer K-1's attention, and scores), `select` (the gather) and `suffix` (the rest, the head).
+    """Graphs `prefix` (to layer K-1's attention, and scores), `select` (the gather) and `suffix` (the rest, the head).
 
     After pruning, the prefix's caches hold S + t entries and the suffix's M + t; the position of a decoded token is
     the same in both: t past the prompt's last, as if nothing had been pruned.

@@ -110,9 +110,7 @@ def test_a_scaled_graph_computes_what_transformers_does_from_scaled_rounding(
     theirs = Checkpoint(source).tensors
     for name, values in ours.items():
         original = next(
-            tensor
-            for key, tensor in theirs.items()
-            if key.endswith(f"language_model.{name}") or key.endswith(f"model.{name}")
+            tensor for key, tensor in theirs.items() if key.endswith((f"language_model.{name}", f"model.{name}"))
         )
         assert np.abs(values / original.read() - 1).max() > 0.2
     assert set(ours) == folded

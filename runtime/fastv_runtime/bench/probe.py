@@ -89,6 +89,5 @@ def _token_point(pipeline: Pipeline, rows: int) -> Point:
     decoder, plan = pipeline.bundle.manifest.decoder, pipeline.bundle.manifest.plan
     whole, first = decoder.num_hidden_layers, plan.layer or 0
     cached = (first * rows + (whole - first) * _pruning(pipeline, rows)[1]) // whole
-    return Point(
-        decoder=decoder, layers=whole, mlps=whole, rows=1, head=True, cached=cached, ms=median(times[1:] or times)
-    )
+    ms = median(times[1:] or times)
+    return Point(decoder=decoder, layers=whole, mlps=whole, rows=1, head=True, cached=cached, ms=ms)
