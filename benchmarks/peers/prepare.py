@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -53,6 +54,20 @@ def convert_openvino(checkpoint: Path, out: Path, precision: str, environments: 
     return made_with(python, "optimum-intel", "nncf", "openvino", "transformers") + f" ({' '.join(arguments[2:])})"
 
 
+def convert_llama(checkpoint: Path, out: Path, precision: str, environments: Path) -> str:
+    """llama.cpp's converter, of a checkout of it in `llama.cpp-source`: blocks of 32, symmetric; vision in fp32."""
+    python, source = environment(environments, "llama.cpp"), environments.absolute() / "llama.cpp-source"
+    if not (source / "convert_hf_to_gguf.py").is_file():
+        raise UserError(f"{source}: no checkout of llama.cpp: docs/peers.md says how to make it")
+    execute(["env", f"PYTHONPATH={BENCHMARKS}", python, "-m", "peers.to_gguf", source, checkpoint, out, precision])
+    project = (source / "gguf-py" / "pyproject.toml").read_text(encoding="utf-8")
+    found = re.search(r'^version = "(.+)"$', project, re.MULTILINE)
+    written = {"fp32": "f32", "int8": "q8_0", "int4": "q4_0, embedding and head q8_0"}[precision]
+    return f"convert_hf_to_gguf.py of gguf {found[1] if found else 'unknown'}, " + (
+        made_with(python, "torch", "transformers") + f" ({written}; vision f32)"
+    )
+
+
 def link_checkpoint(checkpoint: Path, out: Path, precision: str, environments: Path) -> str:
     """Nothing to convert: it reads the checkpoint itself."""
     out.mkdir()
@@ -62,6 +77,7 @@ def link_checkpoint(checkpoint: Path, out: Path, precision: str, environments: P
 
 
 RECIPES = {
+    "llama.cpp": Recipe("peers.llama_cpp", convert_llama),
     "openvino-genai": Recipe("peers.openvino_genai", convert_openvino, prunes=True),
     "transformers": Recipe("peers.transformers", link_checkpoint, precisions=("fp32",)),
 }
