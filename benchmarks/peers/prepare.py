@@ -26,7 +26,7 @@ from fastv_export.progress import Progress
 from fastv_runtime.bundle import sha256
 from fastv_runtime.cli.console import command, stderr
 from fastv_runtime.errors import UserError
-from peers.checkpoint import QUESTION, write_checkpoint, write_picture
+from peers.checkpoint import PIXELS, QUESTION, write_checkpoint, write_picture
 from peers.lines import PRECISIONS, RECEIPT
 
 BENCHMARKS = Path(__file__).resolve().parent.parent
@@ -43,6 +43,16 @@ class Recipe:
     """(checkpoint, out, precision, environments): write the model to `out`; returns what it was made with."""
     precisions: tuple[str, ...] = PRECISIONS
     prunes: bool = False
+
+
+def convert_onnxruntime(checkpoint: Path, out: Path, precision: str, environments: Path) -> str:
+    """The runtime's model builder, head on the last row alone; eight and four bits symmetric, in blocks."""
+    python = environment(environments, "onnxruntime-genai")
+    blocks = [] if precision == "fp32" else [f"block_size={BLOCK}", "accuracy_level=4"]
+    chosen = ["prune_lm_head=true", *blocks]
+    script = ["env", f"PYTHONPATH={BENCHMARKS}", str(python), "-m", "peers.to_onnxruntime_genai"]
+    execute([*script, checkpoint, out, precision, str(PIXELS), *chosen])
+    return made_with(python, "onnxruntime-genai", "torch", "transformers") + f" ({' '.join(chosen)}; vision fp32)"
 
 
 def convert_openvino(checkpoint: Path, out: Path, precision: str, environments: Path) -> str:
@@ -78,6 +88,7 @@ def link_checkpoint(checkpoint: Path, out: Path, precision: str, environments: P
 
 RECIPES = {
     "llama.cpp": Recipe("peers.llama_cpp", convert_llama),
+    "onnxruntime-genai": Recipe("peers.onnxruntime_genai", convert_onnxruntime),
     "openvino-genai": Recipe("peers.openvino_genai", convert_openvino, prunes=True),
     "transformers": Recipe("peers.transformers", link_checkpoint, precisions=("fp32",)),
 }
