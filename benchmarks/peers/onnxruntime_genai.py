@@ -67,6 +67,9 @@ class OnnxRuntimeGenAI:
             text = self._tokenizer.apply_chat_template(json.dumps(message), add_generation_prompt=True)
             inputs = self._processor(text, images=genai.Images.open_bytes(*files) if files else None)
             ids = inputs["input_ids"].as_numpy().ravel()
+            if pictures and any(high != wide for _, high, wide in inputs["image_grid_thw"].as_numpy()):
+                # One of another size has another number of patches, which the runtime itself refuses.
+                raise Refused("its tower was traced for a square picture")
             preprocessed = perf_counter()
             asked = genai.GeneratorParams(self._model)
             length = len(ids) + new_tokens

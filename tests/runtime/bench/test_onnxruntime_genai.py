@@ -28,7 +28,7 @@ class Library(ModuleType):
     """Stands in for the package: a picture is four tokens, and the log is as the real one's."""
 
     log: Callable[[str], None] | None = None
-    logging, quiet, stops_after = False, False, 99
+    logging, quiet, stops_after, patches = False, False, 99, (4, 4)
 
     def __init__(self) -> None:
         super().__init__("onnxruntime_genai")
@@ -48,13 +48,18 @@ class Library(ModuleType):
         if len(images or ()) > 1:
             raise RuntimeError("the tower takes one picture\nsomewhere in its source")
         ids = np.array([[1, 2, 3] + [IMAGE] * 4 * text.count("<|image_pad|>")])
-        return {"input_ids": SimpleNamespace(as_numpy=lambda: ids)}
+        grid = np.array([[1, *self.patches]])
+        return {"input_ids": array(ids), "image_grid_thw": array(grid)}
 
     def set_log_callback(self, log: Callable[[str], None] | None) -> None:
         self.log = log
 
     def set_log_options(self, enabled: bool, model_output_shapes: bool) -> None:
         self.logging = enabled and model_output_shapes
+
+
+def array(values: np.ndarray) -> SimpleNamespace:
+    return SimpleNamespace(as_numpy=lambda: values)
 
 
 class Generator:
@@ -116,6 +121,10 @@ def test_what_breaks_the_contract_is_refused(library: Library, asked: dict[str, 
     peer, picture = adapter.OnnxRuntimeGenAI(argparse.Namespace(**asked)), str(asked["model"] / "picture.jpg")
     with pytest.raises(Refused, match=r"it says: the tower takes one picture$"):
         peer.run([picture, picture], "What?", 4)
+    library.patches = (2, 8)
+    with pytest.raises(Refused, match="traced for a square picture"):
+        peer.run([picture], "What?", 4)
+    library.patches = (4, 4)
     library.stops_after = 2
     with pytest.raises(Refused, match="made 2 tokens where 4 were asked for"):
         peer.run([picture], "What?", 4)
