@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -25,7 +26,7 @@ from fastv_export.progress import Progress
 from fastv_runtime.bundle import sha256
 from fastv_runtime.cli.console import command, stderr
 from fastv_runtime.errors import UserError
-from peers.checkpoint import QUESTION, write_checkpoint, write_picture
+from peers.checkpoint import PIXELS, QUESTION, write_checkpoint, write_picture
 from peers.lines import PRECISIONS, RECEIPT
 
 BENCHMARKS = Path(__file__).resolve().parent.parent
@@ -44,6 +45,16 @@ class Recipe:
     prunes: bool = False
 
 
+def convert_onnxruntime(checkpoint: Path, out: Path, precision: str, environments: Path) -> str:
+    """The runtime's model builder, head on the last row alone; eight and four bits symmetric, in blocks."""
+    python = environment(environments, "onnxruntime-genai")
+    blocks = [] if precision == "fp32" else [f"block_size={BLOCK}", "accuracy_level=4"]
+    chosen = ["prune_lm_head=true", *blocks]
+    script = ["env", f"PYTHONPATH={BENCHMARKS}", str(python), "-m", "peers.to_onnxruntime_genai"]
+    execute([*script, checkpoint, out, precision, str(PIXELS), *chosen])
+    return made_with(python, "onnxruntime-genai", "torch", "transformers") + f" ({' '.join(chosen)}; vision fp32)"
+
+
 def convert_openvino(checkpoint: Path, out: Path, precision: str, environments: Path) -> str:
     """optimum-intel: int8 per output channel, int4 in blocks with eight bits for embedding and head, asymmetric."""
     python = environment(environments, "optimum-intel")
@@ -51,6 +62,20 @@ def convert_openvino(checkpoint: Path, out: Path, precision: str, environments: 
     arguments = ["--task", "image-text-to-text", "--weight-format", precision, *blocks]
     execute([python.with_name("optimum-cli"), "export", "openvino", "-m", checkpoint, *arguments, out])
     return made_with(python, "optimum-intel", "nncf", "openvino", "transformers") + f" ({' '.join(arguments[2:])})"
+
+
+def convert_llama(checkpoint: Path, out: Path, precision: str, environments: Path) -> str:
+    """llama.cpp's converter, of a checkout of it in `llama.cpp-source`: blocks of 32, symmetric; vision in fp32."""
+    python, source = environment(environments, "llama.cpp"), environments.absolute() / "llama.cpp-source"
+    if not (source / "convert_hf_to_gguf.py").is_file():
+        raise UserError(f"{source}: no checkout of llama.cpp: docs/peers.md says how to make it")
+    execute(["env", f"PYTHONPATH={BENCHMARKS}", python, "-m", "peers.to_gguf", source, checkpoint, out, precision])
+    project = (source / "gguf-py" / "pyproject.toml").read_text(encoding="utf-8")
+    found = re.search(r'^version = "(.+)"$', project, re.MULTILINE)
+    written = {"fp32": "f32", "int8": "q8_0", "int4": "q4_0, embedding and head q8_0"}[precision]
+    return f"convert_hf_to_gguf.py of gguf {found[1] if found else 'unknown'}, " + (
+        made_with(python, "torch", "transformers") + f" ({written}; vision f32)"
+    )
 
 
 def link_checkpoint(checkpoint: Path, out: Path, precision: str, environments: Path) -> str:
@@ -62,6 +87,8 @@ def link_checkpoint(checkpoint: Path, out: Path, precision: str, environments: P
 
 
 RECIPES = {
+    "llama.cpp": Recipe("peers.llama_cpp", convert_llama),
+    "onnxruntime-genai": Recipe("peers.onnxruntime_genai", convert_onnxruntime),
     "openvino-genai": Recipe("peers.openvino_genai", convert_openvino, prunes=True),
     "transformers": Recipe("peers.transformers", link_checkpoint, precisions=("fp32",)),
 }
