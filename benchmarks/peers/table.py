@@ -2,8 +2,8 @@
 
     python benchmarks/peers/table.py fp32.json int8.json int4.json --markdown docs/benchmarks/peers.md
 
-Ours is the pruned bundle of each report. What it takes over what the fastest peer takes is the median of the rounds'
-own ratios.
+Ours is the first bundle of each report, pruned. What it takes over what another contestant takes is the median of the
+rounds' own ratios.
 """
 
 from __future__ import annotations
@@ -15,7 +15,14 @@ from statistics import median as middle
 
 from fastv_runtime.bench.models import Report, Result
 
-QUANTITIES = {"prefill": "language model's prefill", "ttft": "time to first token", "decode": "decoded token"}
+QUANTITIES = {
+    "vision": "vision",
+    "prefill": "language model's prefill",
+    "ttft": "time to first token",
+    "decode": "decoded token",
+}
+PREFILL = ("prefix", "select", "suffix")
+COMPARED = ("prefill", "ttft", "decode")
 
 
 def main() -> None:
@@ -46,10 +53,12 @@ def page(reports: list[Report]) -> Iterator[str]:
         yield "| --- |" + " --- |" * len(QUANTITIES)
         for result in report.results:
             yield f"| {result.contestant} | " + " | ".join(_figure(result, name) for name in QUANTITIES) + " |"
-        peers = [each.name for each in report.contestants if each.role == "peer" and each.refused is None]
-        cells = (_ratio(report, ours.contestant, peers, name) for name in QUANTITIES)
-        yield "| **ours over the best peer** | " + " | ".join(cells) + " |"
-        yield ""
+        peers = {each.name: each for each in report.contestants if each.role == "peer" and each.refused is None}
+        in_fp32 = [name for name, each in peers.items() if "bf16" not in each.settings["precision"]]
+        yield _ratios(report, "ours over the best peer with fp32 kernels", ours.contestant, in_fp32)
+        yield _ratios(report, "ours over the best peer", ours.contestant, list(peers))
+        stages = ", ".join(f"{name} {_number(ours.figures[name].median)}" for name in PREFILL)
+        yield from ("", f"Of our prefill, in ms: {stages}.", "")
         yield (
             f"{ours.figures['prefill'].runs} rounds, "
             + (f"a noisy machine: {'; '.join(report.noise)}. " if report.noise else "a quiet machine. ")
@@ -66,10 +75,16 @@ def page(reports: list[Report]) -> Iterator[str]:
 
 def _figure(result: Result, name: str) -> str:
     figure = result.figures[name]
-    median, low, high = (
-        f"{value:,.0f}" if value >= 100 else f"{value:.1f}" for value in (figure.median, figure.p5, figure.p95)
-    )
-    return f"{median} ({low} to {high})"
+    return f"{_number(figure.median)} ({_number(figure.p5)} to {_number(figure.p95)})"
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
+
+
+def _ratios(report: Report, title: str, ours: str, peers: list[str]) -> str:
+    cells = (_ratio(report, ours, peers, name) if name in COMPARED else "" for name in QUANTITIES)
+    return f"| **{title}** | " + " | ".join(cells) + " |"
 
 
 def _ratio(report: Report, ours: str, peers: list[str], name: str) -> str:
@@ -79,7 +94,7 @@ def _ratio(report: Report, ours: str, peers: list[str], name: str) -> str:
     by_round: dict[int, dict[str, float]] = {}
     for each in report.rounds:
         stages = each.turn.stages_ms
-        prefill = sum(stages.get(stage, 0.0) for stage in ("prefix", "select", "suffix"))
+        prefill = sum(stages.get(stage, 0.0) for stage in PREFILL)
         value = {"prefill": prefill, "ttft": each.turn.ttft_ms, "decode": each.turn.decode_ms}[name]
         if value is not None:
             by_round.setdefault(each.index, {})[each.contestant] = value

@@ -141,12 +141,15 @@ def test_the_form_for_older_versions_is_built_too(
 
 @WITH_LLAVA
 def test_weights_of_few_bits_are_built(source: Source, tmp_path: Path, rtx: TensorRt) -> None:
-    """int8 products by calibrated ranges in the prefix and the head, int4 weights in the suffix: one export."""
+    """int8 products by calibrated ranges in the prefix and the head, int4 weights in the suffix: one export.
+
+    The prefix has one layer and the attention of another: four inputs of products, and two.
+    """
     weights = Weights(bits=4, block=32, wide=("vision", "prefix", "head"), static=True)
     options = Options(layer=2, target="trt", verify=False, weights=weights)
     path = tmp_path / "few.fastv"
     made = export_bundle(source("llava"), path, options, Progress(None), tiny_activations(5))
-    for graph, types, rounded in (("prefix", {"INT8"}, 2 * 4), ("suffix", {"INT4", "INT8"}, 1)):
+    for graph, types, rounded in (("prefix", {"INT8"}, 4 + 2), ("suffix", {"INT4", "INT8"}, 1)):
         spec = made.graphs[graph]
         parsed = parse(rtx, path / spec.file, spec)
         read = {layer.get_input(0).dtype.name for layer in parsed.network if layer.type.name == "DEQUANTIZE"}
