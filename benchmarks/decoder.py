@@ -209,10 +209,9 @@ def scoring_ms(bundle: Path, threads: int) -> float:
     held = [name for name in boundary if name in constants]
     constant_nodes = [makers[name] for name in boundary if name in makers and makers[name].op_type == "Constant"]
     dimensions = read_manifest(bundle).decoder
-    heads = {"query": dimensions.num_attention_heads, "key": dimensions.num_key_value_heads}
+    heads = {dimensions.num_attention_heads, dimensions.num_key_value_heads}
     fed = [name for name in boundary if name in makers and makers[name].op_type != "Constant"]
-    known = {value.name: value for value in onnx.shape_inference.infer_shapes(model).graph.value_info}
-    inputs = [known[name] for name in fed]
+    inputs = [_rows(makers[name], name, dimensions.head_dim) for name in fed]
     output = next(value for value in model.graph.output if value.name == "scores")
     graph = onnx.helper.make_graph(
         [*constant_nodes, *nodes], "scoring", inputs, [output], [constants[name] for name in held]
@@ -228,8 +227,15 @@ def scoring_ms(bundle: Path, threads: int) -> float:
         )
         for each in session.get_inputs()
     }
-    assert {array.shape[1] for array in feeds.values()} == set(heads.values()), "the cut is not at query and key"
+    widths = {each * dimensions.head_dim for each in heads}
+    assert {array.shape[-1] for array in feeds.values()} == widths, "the cut is not at query and key"
     return timed(lambda: session.run(None, feeds))
+
+
+def _rows(maker: onnx.NodeProto, name: str, width: int) -> onnx.ValueInfoProto:
+    """What a RotaryEmbedding makes: rows of all its heads."""
+    heads = next(attribute.i for attribute in maker.attribute if attribute.name == "num_heads")
+    return onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, "S", heads * width])
 
 
 def selecting_ms(bundle: Path, threads: int) -> float:

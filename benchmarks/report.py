@@ -10,6 +10,7 @@ a quarter of an hour on two cores that have nothing else to do, 12 GB of disk an
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import subprocess
 import tempfile
@@ -68,12 +69,13 @@ def report(model: str, folder: Path, args: argparse.Namespace) -> Path:
         if not bundles[-1].exists():
             with Progress(console) as progress:
                 export_bundle(checkpoint, bundles[-1], Options(layer=layer, keep=keep, **LIMITS[model]), progress)  # type: ignore[arg-type]
-    page = args.out / f"{MODELS[model]}.html"
+    # A report says the command that made it: from the project's root, without a machine's directories.
+    page = Path(os.path.relpath(args.out / f"{MODELS[model]}.html"))
     # Products as small as the demo's are over before a second thread has woken up.
     threads = 1 if model == "demo" else args.threads
     fastv_bench(
         [
-            *map(str, bundles),
+            *(os.path.relpath(bundle) for bundle in bundles),
             *("--rounds", str(args.rounds or ROUNDS[model])),
             *(() if threads is None else ("--threads", str(threads))),
             *("--json", str(page.with_suffix(".json")), "--report", str(page)),

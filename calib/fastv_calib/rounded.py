@@ -20,7 +20,7 @@ from torch import nn
 
 from fastv_export.families import Family
 from fastv_export.rounding import Rounding
-from fastv_export.rounding_plan import rounding_of
+from fastv_export.rounding_plan import first_layer, rounding_of
 from fastv_runtime.bundle import Plan, Precision, Weights
 from fastv_runtime.cost import BYTES
 
@@ -121,12 +121,6 @@ def weight_bytes(model: Any, family: Family, weights: Weights, layer: int | None
 
 def rounding_in(product: Product, weights: Weights, layer: int | None, layers: int) -> Rounding | None:
     """Of a product's weight in the bundle of a plan for ONNX Runtime."""
-    graph, name, first = "vision", product.name, layer or 0
-    if product.name == "head.weight":
-        graph = "decoder" if layer is None else "suffix"
-    elif product.layer is not None:
-        graph = "decoder" if layer is None else "prefix" if product.layer < first else "suffix"
-        name = f"layers.{product.layer - (first if graph == 'suffix' else 0)}.{product.name}"
     plan = Plan(
         layer=layer,
         keep=1.0,
@@ -138,9 +132,21 @@ def rounding_in(product: Product, weights: Weights, layer: int | None, layers: i
         max_visual=1,
         max_new_tokens=1,
     )
-    rounding = rounding_of(graph, plan, layers, "ort")(name)
+    graph, name = "vision", product.name
+    if product.name == "head.weight":
+        graph = "decoder" if layer is None else "suffix"
+    elif product.layer is not None:
+        graph = "decoder" if layer is None else "prefix" if _before_cut(product, layer) else "suffix"
+        name = f"layers.{product.layer - first_layer(graph, plan)}.{product.name}"
     outputs, inputs = product.module.weight.shape
+    rounding = rounding_of(graph, plan, "ort", layers=layers, width=inputs)(name)
     return rounding if rounding is not None and rounding.fits_shape(inputs, outputs) else None
+
+
+def _before_cut(product: Product, layer: int) -> bool:
+    """Whether a decoder layer's product is in the prefix, which ends with the attention of layer K-1."""
+    assert product.layer is not None
+    return product.layer < layer - 1 or (product.layer == layer - 1 and "attn" in product.name)
 
 
 def _quantised(weight: Float[torch.Tensor, "O I"], rounding: Rounding) -> tuple[torch.Tensor, torch.Tensor]:

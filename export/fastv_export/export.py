@@ -189,7 +189,9 @@ def _write_graphs(
     for name, contract in declared.items():
         with progress.step(f"trace {name}"):
             model = build_graph(name, contract, skeleton, family, vision, plan)
-        rounding = rounding_of(name, plan, dimensions.num_hidden_layers, dialect.name)
+        rounding = rounding_of(
+            name, plan, dialect.name, layers=dimensions.num_hidden_layers, width=dimensions.hidden_size
+        )
         if plan.weights is not None and activations is not None and name in DECODERS:
             with progress.step(f"choose scales of {name}"):
                 known, method = activation_of(name, plan, activations), method_of(plan, plan.weights, dialect.name)

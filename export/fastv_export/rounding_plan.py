@@ -4,15 +4,26 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from math import gcd
 
 from fastv_export.activations import Activation
 from fastv_export.rounding import Rounding
 from fastv_export.scaling import Method, activation_aware, smoothing
 from fastv_runtime.bundle import DialectName, Part, Plan, Weights
 
+HEAD_BLOCK = 128
+"""The head's block in eight bits: see `_head`."""
+LEAST_BLOCK = 16
+"""Of MatMulNBits."""
 
-def rounding_of(graph: str, plan: Plan, layers: int, dialect: DialectName) -> Callable[[str], Rounding | None]:
-    """For `quantise_weights`: the rounding of a graph's initializers by their names there. layers: of the decoder."""
+
+def rounding_of(
+    graph: str, plan: Plan, dialect: DialectName, *, layers: int, width: int
+) -> Callable[[str], Rounding | None]:
+    """For `quantise_weights`: the rounding of a graph's initializers by their names there.
+
+    layers, width: of the decoder, and of its hidden states.
+    """
     weights = plan.weights
 
     def rounding(name: str) -> Rounding | None:
@@ -21,6 +32,8 @@ def rounding_of(graph: str, plan: Plan, layers: int, dialect: DialectName) -> Ca
         if weights.bits == 4 and parts(name) & set(weights.wide):
             # TensorRT builds no int8 weights in blocks; ONNX Runtime would round activations beside those without.
             return Rounding(8, weights.block if dialect == "ort" else None)
+        if "head" in parts(name) and _rounds_activations(plan, weights, dialect):
+            return _head(width)
         return Rounding(weights.bits, weights.block)
 
     def parts(name: str) -> set[Part]:
@@ -31,7 +44,7 @@ def rounding_of(graph: str, plan: Plan, layers: int, dialect: DialectName) -> Ca
         found: set[Part] = {"prefix"} if graph == "prefix" else set()
         layer = re.match(r"layers\.(\d+)\.", name)
         if layer is not None:
-            index = _first_layer(graph, plan) + int(layer[1])
+            index = first_layer(graph, plan) + int(layer[1])
             found |= {"first"} if index == 0 else {"last"} if index == layers - 1 else set()
         return found
 
@@ -43,7 +56,7 @@ def activation_of(graph: str, plan: Plan, activations: Mapping[str, Activation])
 
     def activation(name: str) -> Activation | None:
         product = re.sub(r"\.weight(\.T)?$", "", name)
-        first = _first_layer(graph, plan)
+        first = first_layer(graph, plan)
         return activations.get(re.sub(r"^layers\.(\d+)", lambda found: f"layers.{first + int(found[1])}", product))
 
     return activation
@@ -51,10 +64,23 @@ def activation_of(graph: str, plan: Plan, activations: Mapping[str, Activation])
 
 def method_of(plan: Plan, weights: Weights, dialect: DialectName) -> Method:
     """SmoothQuant where activations are rounded to eight bits as well, AWQ where weights alone are."""
-    dynamic = dialect == "ort" and plan.precision == "float32" and weights.bits == 8 and weights.block is None
-    return smoothing if dynamic or weights.static else activation_aware
+    return smoothing if _rounds_activations(plan, weights, dialect) or weights.static else activation_aware
 
 
-def _first_layer(graph: str, plan: Plan) -> int:
+def _rounds_activations(plan: Plan, weights: Weights, dialect: DialectName) -> bool:
+    """Whether products become int8 by int8, activations rounded as they come."""
+    return dialect == "ort" and plan.precision == "float32" and weights.bits == 8 and weights.block is None
+
+
+def _head(width: int) -> Rounding:
+    """Blocks for the head: it multiplies one row alone, where MatMulNBits is faster than ONNX Runtime's int8 product.
+
+    Least of 40 runs, two cores: 12 ms against 20 for 896 x 151,936.
+    """
+    block = gcd(width, HEAD_BLOCK)
+    return Rounding(8, block if block >= LEAST_BLOCK else None)
+
+
+def first_layer(graph: str, plan: Plan) -> int:
     """The layer that a graph calls its first: a suffix begins with the MLP of layer K-1."""
     return plan.layer - 1 if graph == "suffix" and plan.layer is not None else 0

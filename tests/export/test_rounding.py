@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import gcd
 from pathlib import Path
 
 import ml_dtypes
@@ -121,6 +122,10 @@ def test_products_of_one_input_share_its_rounding(tiny_llava: Path, make_bundle:
     bundle = make_bundle(tiny_llava, max_new_tokens=8, weights=Weights(bits=8, block=None))
     nodes = onnx.load(bundle / "onnx" / "suffix.onnx", load_external_data=False).graph.node
     counts = {kind: sum(node.op_type == kind for node in nodes) for kind in ("MatMul", "MatMulIntegerToFloat")}
-    # Three layers: queries, keys and values; output; gate and up; down. The MLP of the layer before. And the head.
-    assert counts == {"MatMul": 0, "MatMulIntegerToFloat": 3 * 7 + 3 + 1}
-    assert sum(node.op_type == "DynamicQuantizeLinear" for node in nodes) == 3 * 4 + 2 + 1
+    # Three layers: queries, keys and values; output; gate and up; down. The MLP of the layer before.
+    assert counts == {"MatMul": 0, "MatMulIntegerToFloat": 3 * 7 + 3}
+    assert sum(node.op_type == "DynamicQuantizeLinear" for node in nodes) == 3 * 4 + 2
+    # And the head, which is given one row.
+    (head,) = [node for node in nodes if node.op_type == "MatMulNBits"]
+    blocks = {each.name: each.i for each in head.attribute}
+    assert (blocks["bits"], blocks["block_size"]) == (8, gcd(blocks["K"], 128))
