@@ -44,9 +44,9 @@ def page(reports: list[Report]) -> Iterator[str]:
         f"{first.environment.device}, {first.settings.threads} threads, random Qwen2.5-VL (24 layers x 896; "
         f"[how it is set up](../peers.md)): {workload.prompt_tokens} tokens in the prompt, {workload.visual_tokens} of "
         "them visual. Ours prunes half of those at K=2, inside the model; OpenVINO GenAI's keep50 half of them before "
-        "it, which is less work and not the same answer; the others do not prune. llama.cpp is a prebuilt wheel, for the "
-        "instructions that its setting `cpu` names. `-before` is ours before layer K-1's MLP was computed for kept rows "
-        "alone. Medians in ms (p5 to p95); contestants of a table took turns."
+        "it, which is less work and not the same answer; the others do not prune. llama.cpp is a prebuilt wheel, for "
+        "the instructions that its setting `cpu` names. `-before` is ours before layer K-1's MLP was computed for kept "
+        "rows alone. Medians in ms (p5 to p95); contestants of a table took turns."
     )
     for report in reports:
         ours, *_ = report.results
