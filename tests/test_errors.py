@@ -232,7 +232,13 @@ def test_a_killed_export_leaves_no_bundle(tmp_path: Path, signum: signal.Signals
     output = tmp_path / "out" / "out.fastv"
     output.parent.mkdir()
     command = [sys.executable, "-c", "from fastv_export.cli import main; main()", str(source), "-o", str(output)]
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    process = subprocess.Popen(
+        command,
+        stderr=subprocess.DEVNULL,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        # Where the tests themselves run in a shell's background, interrupts are ignored, and that is inherited.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     deadline = time.monotonic() + 120
     while not any(output.parent.glob(".out.fastv.partial-*/onnx/*.onnx")):
         assert process.poll() is None, "the export ended before it could be killed"
