@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save
 from torch import nn
 
+from fastv_export import hf
 from fastv_runtime.bundle import sha256
 
 SAMPLES = 64
@@ -33,10 +34,10 @@ class Observer:
     """Looks at what the linear layers of a decoder, and its head, are given."""
 
     def __init__(self, decoder: Any, head: nn.Module):
-        self._first = decoder.layers[0]
+        self._first = hf.layers_of(decoder)[0]
         self._products = {
             f"layers.{index}.{name}": module
-            for index, layer in enumerate(decoder.layers)
+            for index, layer in enumerate(hf.layers_of(decoder))
             for name, module in layer.named_modules()
             if isinstance(module, nn.Linear)
         } | {"head": head}

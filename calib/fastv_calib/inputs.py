@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from PIL import Image
 
-from fastv_export import tower_attention
+from fastv_export import hf, hf_models, tower_attention
 from fastv_export.checkpoint import Checkpoint
 from fastv_export.families import Family
 from fastv_runtime.bundle import PROCESSOR, Tokens
@@ -43,7 +43,7 @@ class InputMaker:
         config = family.config(checkpoint)
         if family.tower_attention is not None:
             tower_attention.register()
-            model.set_attn_implementation({"vision_config": family.tower_attention})
+            hf_models.attend(model, {"vision_config": family.tower_attention})
         self._model, self._family = model, family
         self.vision, self.video = family.vision(config, image_tokens), family.video(config)
         self._tokens = Tokens(
@@ -92,7 +92,7 @@ class InputMaker:
         return self._videos(video)
 
     def _embed(self, token_ids: Int[torch.Tensor, " S"]) -> Float[torch.Tensor, "1 S D"]:
-        return self._family.decoder(self._model).embed_tokens(token_ids)[None]
+        return hf.embeddings_of(self._family.decoder(self._model))(token_ids)[None]
 
     def _features(self, visual: Visual) -> tuple[torch.Tensor, ...]:
         """Features [N, D] of a visual's tokens, then those of each deepstack layer."""

@@ -18,6 +18,7 @@ from fastv_calib.masks import packed
 from fastv_calib.rankers import kept
 from fastv_calib.rounded import Rounded
 from fastv_calib.sweep import Dense, Sweep
+from fastv_export import hf
 from fastv_export.calibration import Point, Settings
 from fastv_export.checkpoint import Checkpoint
 from fastv_export.families import Family, family_of
@@ -116,7 +117,7 @@ class Measure:
         unrotated = [name for name in settings.rankers if not RANKERS[name].rotary]
         for name in unrotated:
             # What no export can have is not measured for hours first.
-            check_projections(decoder.layers[0].self_attn, name, family.model_type)
+            check_projections(hf.attention_of(hf.layers_of(decoder)[0]), name, family.model_type)
         self._sweep = Sweep(decoder, head, settings.layers, unrotated=bool(unrotated))
         self._observer = Observer(decoder, head)
         self._maker, self._settings, self._limit = maker, settings, limit

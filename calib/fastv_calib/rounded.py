@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import nn
 
+from fastv_export import hf
 from fastv_export.families import Family
 from fastv_export.rounding import Rounding
 from fastv_export.rounding_plan import first_layer, rounding_of
@@ -57,12 +58,12 @@ class Rounded:
         """
         patched = []
         for product in self._products:
-            rounding = rounding_in(product, weights, layer, len(self._decoder.layers))
+            rounding = rounding_in(product, weights, layer, len(hf.layers_of(self._decoder)))
             if rounding is not None:
                 alone = answer if product.layer is not None else None if product.name == "head.weight" else 0
                 product.module.forward = self._forward(product, rounding, alone)  # type: ignore[method-assign]
                 patched.append(product.module)
-        table = self._decoder.embed_tokens.register_forward_hook(lambda _, args, rows: rows.to(TABLE).float())
+        table = hf.embeddings_of(self._decoder).register_forward_hook(lambda _, args, rows: rows.to(TABLE).float())
         try:
             yield
         finally:
@@ -87,7 +88,7 @@ class Rounded:
 
 def products(model: Any, family: Family) -> list[Product]:
     """The linear layers of a model, by the names that its graphs' weights have."""
-    head, layers = family.head(model), family.decoder(model).layers
+    head, layers = family.head(model), hf.layers_of(family.decoder(model))
     found = [Product(head, "head.weight")] if isinstance(head, nn.Linear) else []
     found += [
         Product(module, f"{name}.weight", index)
@@ -105,8 +106,8 @@ def products(model: Any, family: Family) -> list[Product]:
 
 def weight_bytes(model: Any, family: Family, weights: Weights, layer: int | None, precision: Precision) -> int:
     """Bytes of a bundle's weights of few bits, of its table, and of the rest in `precision`."""
-    layers = len(family.decoder(model).layers)
-    table = family.decoder(model).embed_tokens.weight
+    layers = len(hf.layers_of(family.decoder(model)))
+    table = hf.embeddings_of(family.decoder(model)).weight
     rounded, total = {id(table)}, table.numel() * TABLE.itemsize
     for product in products(model, family):
         rounding = rounding_in(product, weights, layer, layers)

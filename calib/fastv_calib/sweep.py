@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from torch import nn
 
 from fastv_calib.inputs import Inputs
 from fastv_calib.rankers import Seen
-from fastv_export.reference import norm_after_attention
+from fastv_export import hf
 
 
 @dataclass
@@ -66,28 +67,19 @@ class Sweep:
         tokens: list[int] = []
         logits: list[torch.Tensor] = []
         with self._observed(inputs.visual.numel()) as seen:
-            output = self._decoder(**_prompt_arguments(inputs))
+            hidden, cache = _prompt(self._decoder, inputs)
             while True:
-                logits.append(self._head(output.last_hidden_state[:, -1])[0].float())
+                logits.append(self._head(hidden[:, -1])[0].float())
                 tokens.append(int(logits[-1].argmax()))
                 if tokens[-1] in stop or len(tokens) == limit:
                     break
-                step = self._decoder.embed_tokens(torch.tensor([[tokens[-1]]]))
-                cache = output.past_key_values
-                output = self._decoder(
-                    inputs_embeds=step,
-                    past_key_values=cache,
-                    use_cache=True,
-                    **_positions(
-                        inputs.position_ids.max() + torch.full_like(inputs.position_ids[..., :1], len(tokens))
-                    ),
-                )
-        hidden = {layer: torch.cat(rows, 1) for layer, rows in seen.hidden.items()}
+                positions = inputs.position_ids.max() + torch.full_like(inputs.position_ids[..., :1], len(tokens))
+                step = self._embed(tokens[-1:])
+                hidden, cache = hf.run_decoder(self._decoder, step, _as_taken(positions), cache=cache)
+        states = {layer: torch.cat(rows, 1) for layer, rows in seen.hidden.items()}
         positions = _answered(inputs.position_ids, len(tokens) - 1)
-        rotary = self._decoder.rotary_emb(
-            hidden[self._layers[0]], positions[0] if positions.shape[0] == 1 else positions
-        )
-        return Dense(inputs, tokens, torch.stack(logits), hidden, seen.attended, seen.scores, seen.unrotated, rotary)
+        rotary = hf.rotary_of(self._decoder)(states[self._layers[0]], _as_taken(positions))
+        return Dense(inputs, tokens, torch.stack(logits), states, seen.attended, seen.scores, seen.unrotated, rotary)
 
     @torch.no_grad()
     def pruned(self, dense: Dense, layer: int, keeps: Int[torch.Tensor, "plans M"]) -> Float[torch.Tensor, "plans n V"]:
@@ -99,18 +91,18 @@ class Sweep:
         rows = torch.cat([keeps, torch.arange(prompt, prompt + answer - 1).expand(len(keeps), -1)], 1)
         # [.., 1, S, Dh] -> [.., plans, rows, Dh]
         cosine, sine = (table.squeeze(-3)[..., rows, :] for table in dense.rotary)
-        last = len(self._decoder.layers)
+        last = len(hf.layers_of(self._decoder))
         hidden = self._through(layer, last, dense.hidden[layer][0, rows], (cosine, sine), dense.inputs, keeps)
-        return self._head(self._decoder.norm(hidden[:, -answer:])).float()
+        return self._head(hf.norm_of(self._decoder)(hidden[:, -answer:])).float()
 
     @torch.no_grad()
     def forced(self, inputs: Inputs, reference: Dense, layer: int) -> Dense:
         """The model as it is now, shown another one's answer, up to the input of layer K = `layer`."""
         prompt = inputs.visual.numel()
-        said = self._decoder.embed_tokens(torch.tensor([reference.tokens[:-1]], dtype=torch.int64))
+        said = self._embed(reference.tokens[:-1])
         hidden = torch.cat([inputs.embedded, said], 1)
         positions = _answered(inputs.position_ids, said.shape[1])
-        rotary = self._decoder.rotary_emb(hidden, positions[0] if positions.shape[0] == 1 else positions)
+        rotary = hf.rotary_of(self._decoder)(hidden, _as_taken(positions))
         with self._observed(prompt) as seen:
             hidden = self._through(0, layer, hidden, rotary, inputs, torch.arange(prompt)[None])
         states = {layer: hidden}
@@ -125,6 +117,9 @@ class Sweep:
             rotary,
         )
 
+    def _embed(self, tokens: list[int]) -> Float[torch.Tensor, "1 n D"]:
+        return hf.embeddings_of(self._decoder)(torch.tensor([tokens], dtype=torch.int64))
+
     def _through(
         self,
         first: int,
@@ -136,8 +131,8 @@ class Sweep:
     ) -> Float[torch.Tensor, "plans rows D"]:
         """Layers `first` to `last` - 1, on rows that begin with the tokens `keeps` of the prompt."""
         mask = torch.full((hidden.shape[1],) * 2, torch.finfo(hidden.dtype).min).triu(1)[None, None]
-        for index, each in enumerate(self._decoder.layers[first:last], first):
-            hidden = each(hidden, attention_mask=mask, position_embeddings=rotary)
+        for index, each in enumerate(hf.layers_of(self._decoder)[first:last], first):
+            hidden = hf.run_layer(each, hidden, mask=mask, rotary=rotary)
             if index < len(inputs.deepstack):
                 hidden[:, : keeps.shape[1]] += inputs.deepstack[index][0, keeps]
         return hidden
@@ -147,46 +142,28 @@ class Sweep:
         """Within this context the decoder's forwards leave their states behind."""
         seen = _Seen({layer: [] for layer in self._layers})
 
-        def scores(
-            module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: tuple[torch.Tensor, torch.Tensor]
-        ) -> None:
-            if not output[1].shape[2] == output[1].shape[3] >= prompt:
+        def scores(inputs: hf.LayerInputs, weights: torch.Tensor) -> None:
+            if not weights.shape[2] == weights.shape[3] >= prompt:
                 return
-            seen.scores.append(_last_row(output[1], prompt))
+            seen.scores.append(_last_row(weights, prompt))
             following = len(seen.scores)
             if self._unrotated and following in self._layers:
-                # Cosine 1 and sine 0 turn nothing. `forward` has no hooks.
-                cosine, sine = kwargs["position_embeddings"]
-                still = (torch.ones_like(cosine), torch.zeros_like(sine))
-                again = {**kwargs, "position_embeddings": still, "past_key_values": None}
-                seen.unrotated[following] = _last_row(module.forward(*args, **again)[1], prompt)
+                seen.unrotated[following] = _last_row(inputs.weights_without_rotary(), prompt)
 
-        def hidden(layer: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            seen.hidden[layer].append(args[0] if args else kwargs["hidden_states"])
+        def hidden(layer: int, inputs: hf.LayerInputs) -> None:
+            seen.hidden[layer].append(inputs.hidden)
 
         def attended(layer: int, states: torch.Tensor) -> None:
             if states.shape[1] >= prompt:
                 seen.attended[layer] = states[:, :prompt]
 
-        layers = self._decoder.layers
-        handles = [each.self_attn.register_forward_hook(scores, with_kwargs=True) for each in layers]
-        handles += [
-            layers[layer].register_forward_pre_hook(
-                lambda _, args, kwargs, layer=layer: hidden(layer, args, kwargs), with_kwargs=True
-            )
-            for layer in self._layers
-        ]
-        handles += [
-            norm_after_attention(layers[layer - 1]).register_forward_pre_hook(
-                lambda _, args, layer=layer: attended(layer, *args)
-            )
-            for layer in self._layers
-        ]
-        try:
+        layers = hf.layers_of(self._decoder)
+        handles = [hf.after_attention(each, scores) for each in layers]
+        for layer in self._layers:
+            handles.append(hf.before_layer(layers[layer], partial(hidden, layer)))
+            handles.append(hf.before_mlp(layers[layer - 1], partial(attended, layer)))
+        with hf.hooked(*handles):
             yield seen
-        finally:
-            for handle in handles:
-                handle.remove()
 
 
 @dataclass
@@ -202,16 +179,19 @@ def _last_row(weights: Float[torch.Tensor, "1 H rows rows"], prompt: int) -> Flo
     return weights[0, :, prompt - 1, :prompt].float().mean(0)
 
 
-def _prompt_arguments(inputs: Inputs) -> dict[str, Any]:
-    arguments: dict[str, Any] = {"inputs_embeds": inputs.embedded, "use_cache": True}
-    if inputs.deepstack:
-        arguments["visual_pos_masks"] = inputs.visual[None]
-        arguments["deepstack_visual_embeds"] = [each[0, inputs.visual] for each in inputs.deepstack]
-    return arguments | _positions(inputs.position_ids)
+def _prompt(decoder: Any, inputs: Inputs) -> tuple[torch.Tensor, Any]:
+    return hf.run_decoder(
+        decoder,
+        inputs.embedded,
+        _as_taken(inputs.position_ids),
+        deepstack=[each[0, inputs.visual] for each in inputs.deepstack],
+        visual=inputs.visual,
+    )
 
 
-def _positions(position_ids: Int[torch.Tensor, "axes 1 rows"]) -> dict[str, torch.Tensor]:
-    return {"position_ids": position_ids[0] if position_ids.shape[0] == 1 else position_ids}
+def _as_taken(position_ids: Int[torch.Tensor, "axes 1 rows"]) -> Int[torch.Tensor, "... 1 rows"]:
+    """Without the axis of axes where there is but one."""
+    return position_ids[0] if position_ids.shape[0] == 1 else position_ids
 
 
 def _answered(position_ids: Int[torch.Tensor, "axes 1 S"], count: int) -> Int[torch.Tensor, "axes 1 rows"]:

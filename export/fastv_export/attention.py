@@ -5,10 +5,10 @@ Registered with transformers, so that its own decoder layers emit these operator
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from jaxtyping import Bool, Float, Int
+
+from fastv_export.hf import Attention, LayerCache, register_attention
 
 IMPLEMENTATION = "fastv_onnx"
 """Name of the attention implementation in transformers' registry."""
@@ -17,11 +17,11 @@ Cache = tuple[Float[torch.Tensor, "1 Hkv C Dh"], Float[torch.Tensor, "1 Hkv C Dh
 """Keys and values of one layer, at full capacity."""
 
 
-class StaticCache:
-    """What decoder layers see as their cache: rows are scattered into buffers of fixed capacity.
+class StaticCache(LayerCache):
+    """Rows are scattered into buffers of fixed capacity.
 
     Also where the scores are taken: the keys of the rows at hand pass through here before they are mixed with the
-    cache. `update` is all that transformers' layers call.
+    cache.
     """
 
     def __init__(self, past: list[Cache], write_index: Int[torch.Tensor, " 1"], first_layer: int):
@@ -31,9 +31,9 @@ class StaticCache:
         self.new_key: torch.Tensor | None = None
         self.present: list[Cache] = []
 
-    def update(self, key: torch.Tensor, value: torch.Tensor, layer_idx: int, *_: Any, **__: Any) -> Cache:
+    def store(self, layer: int, key: torch.Tensor, value: torch.Tensor) -> Cache:
         """Scatter new rows [1, Hkv, S, Dh] at the write index; returns the whole buffers."""
-        past_key, past_value = self._past[layer_idx - self._first_layer]
+        past_key, past_value = self._past[layer - self._first_layer]
         self.new_key = key
         present = (self._scatter(past_key, key), self._scatter(past_value, value))
         self.present.append(present)
@@ -53,15 +53,15 @@ class StaticCache:
 class ScoreRecorder:
     """Computes FastV's scores at one layer, as its attention is traced."""
 
-    def __init__(self, layer_idx: int, cache: StaticCache):
-        self._layer_idx = layer_idx
+    def __init__(self, layer: int, cache: StaticCache):
+        self._layer = layer
         self._cache = cache
         self.scores: Float[torch.Tensor, "1 S"] | None = None
 
-    def record(self, layer_idx: int, query: Float[torch.Tensor, "1 Hq S Dh"], scaling: float) -> None:
-        if layer_idx == self._layer_idx:
+    def record(self, attention: Attention) -> None:
+        if attention.layer == self._layer:
             assert self._cache.new_key is not None
-            self.scores = last_row_scores(query, self._cache.new_key, scaling)
+            self.scores = last_row_scores(attention.query, self._cache.new_key, attention.scaling)
 
 
 def last_row_scores(
@@ -83,26 +83,17 @@ def visibility(rows: int, capacity: int, write_index: Int[torch.Tensor, " 1"]) -
     return (torch.arange(capacity)[None, :] <= write_index[:, None] + torch.arange(rows)[:, None])[None, None]
 
 
-def onnx_attention(
-    module: Any,
-    query: Float[torch.Tensor, "1 Hq S Dh"],
-    key: Float[torch.Tensor, "1 Hkv C Dh"],
-    value: Float[torch.Tensor, "1 Hkv C Dh"],
-    attention_mask: Bool[torch.Tensor, "1 1 S C"],
-    scaling: float,
-    dropout: float = 0.0,
-    recorder: ScoreRecorder | None = None,
-    **_: Any,
-) -> tuple[Float[torch.Tensor, "1 S Hq Dh"], None]:
-    """transformers' attention interface, written as one ONNX `Attention` with an explicit mask."""
+def onnx_attention(attention: Attention) -> Float[torch.Tensor, "1 S Hq Dh"]:
+    """One ONNX `Attention` with an explicit mask."""
+    recorder = attention.extra.get("recorder")
     if recorder is not None:
-        recorder.record(module.layer_idx, query, scaling)
-    output = torch.onnx.ops.attention(query, key, value, attention_mask, scale=scaling)[0]
-    return output.transpose(1, 2), None
+        recorder.record(attention)
+    output = torch.onnx.ops.attention(
+        attention.query, attention.key, attention.value, attention.mask, scale=attention.scaling
+    )[0]
+    return output.transpose(1, 2)
 
 
 def register() -> None:
     """Make the implementation known to transformers."""
-    from transformers import AttentionInterface
-
-    AttentionInterface.register(IMPLEMENTATION, onnx_attention)
+    register_attention(IMPLEMENTATION, onnx_attention, known=frozenset({"recorder"}))

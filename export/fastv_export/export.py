@@ -9,7 +9,7 @@ from pathlib import Path
 import onnx_ir as ir
 from safetensors.torch import save
 
-from fastv_export import attention, tower_attention
+from fastv_export import attention, hf, tower_attention
 from fastv_export.activations import Activation
 from fastv_export.checkpoint import Checkpoint
 from fastv_export.dialects import TARGETS, Dialect
@@ -111,11 +111,11 @@ def _write(
     check_positions(plan, family.max_positions(config))
     skeleton = Skeleton(checkpoint, family, attention=attention.IMPLEMENTATION, precision=plan.precision)
     if plan.layer is not None and not RANKERS[plan.ranker].rotary:
-        scored = family.decoder(skeleton.model).layers[plan.layer - 1].self_attn
-        check_projections(scored, plan.ranker, family.model_type)
+        scored = hf.layers_of(family.decoder(skeleton.model))[plan.layer - 1]
+        check_projections(hf.attention_of(scored), plan.ranker, family.model_type)
     # Beside weights of four or eight bits, a table of fp32 would weigh as much as the layers.
     embedding_dtype: Precision = plan.precision if plan.weights is None else "float16"
-    embedding = skeleton.weight("weight", family.decoder(skeleton.model).embed_tokens.weight, embedding_dtype)
+    embedding = skeleton.weight("weight", hf.embeddings_of(family.decoder(skeleton.model)).weight, embedding_dtype)
     if skeleton.unused:
         progress.note(
             f"warning: {checkpoint.path}: {len(skeleton.unused)} tensors are not used: {listed(skeleton.unused)}"

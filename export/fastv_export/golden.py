@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from fastv_export import hf
 from fastv_export.choices import choose
 from fastv_export.families import Family
 from fastv_export.rankers import RANKERS
@@ -93,21 +94,24 @@ class _Prompt:
     prunable: torch.Tensor
     deepstack: list[torch.Tensor]
 
-    def arguments(self) -> dict[str, Any]:
-        """What the stock decoder takes for all rows at once: decoding one token after the prompt, in the same pass."""
-        arguments: dict[str, Any] = {"inputs_embeds": self.embedded, "use_cache": True}
-        if self.positions.ndim == 3:
-            arguments["position_ids"] = self.positions
-        if self.deepstack:
-            visual = torch.cat([self.prunable, torch.zeros(1, dtype=torch.bool)])
-            arguments["visual_pos_masks"] = visual[None]
-            arguments["deepstack_visual_embeds"] = [each[0, self.prunable] for each in self.deepstack]
-        return arguments
+    def run(self, decoder: Any) -> tuple[torch.Tensor, Any]:
+        """Last hidden states and cache of the stock decoder, all rows at once.
+
+        So one token is decoded after the prompt, in the same pass.
+        """
+        return hf.run_decoder(
+            decoder,
+            self.embedded,
+            self.positions if self.positions.ndim == 3 else None,
+            deepstack=[each[0, self.prunable] for each in self.deepstack],
+            visual=torch.cat([self.prunable, torch.zeros(1, dtype=torch.bool)]),
+        )
 
 
 def _prompt(decoder: Any, dimensions: Decoder, generator: torch.Generator) -> _Prompt:
     length, start = TEXT + VISUAL, TEXT // 2
-    ids = torch.randint(decoder.embed_tokens.num_embeddings, (length + 1,), generator=generator)
+    table = hf.embeddings_of(decoder)
+    ids = torch.randint(len(table.weight), (length + 1,), generator=generator)
     prunable = torch.zeros(length, dtype=torch.bool)
     prunable[start : start + VISUAL] = True
     positions = torch.from_numpy(
@@ -119,7 +123,7 @@ def _prompt(decoder: Any, dimensions: Decoder, generator: torch.Generator) -> _P
         added[:, ~prunable] = 0
         deepstack.append(added)
     return _Prompt(
-        decoder.embed_tokens(ids)[None],
+        table(ids)[None],
         positions if dimensions.position_axes == 1 else positions[:, None],
         prunable,
         deepstack,
@@ -128,9 +132,10 @@ def _prompt(decoder: Any, dimensions: Decoder, generator: torch.Generator) -> _P
 
 def _dense_case(decoder: Any, head: Any, prompt: _Prompt) -> Tensors:
     length = prompt.prunable.numel()
-    output = decoder(**prompt.arguments())
-    logits = head(output.last_hidden_state[:, length - 1 :])
-    tensors = _caches("decoder", output.past_key_values, range(len(decoder.layers)), length, torch.arange(length))
+    hidden, cache = prompt.run(decoder)
+    logits = head(hidden[:, length - 1 :])
+    layers = range(len(hf.layers_of(decoder)))
+    tensors = _caches("decoder", cache, layers, length, torch.arange(length))
     for case, start, stop in (("prefill", 0, length), ("decode", length, length + 1)):
         rows, positions = prompt.embedded[:, start:stop], prompt.positions[..., start:stop]
         tensors |= _layer_case("decoder", case, rows, positions, start)
@@ -150,9 +155,9 @@ def _split_case(decoder: Any, head: Any, prompt: _Prompt, plan: Plan, layer: int
 
     rotary = RANKERS[plan.ranker].rotary
     with pruned(decoder, layer, prompt.prunable, count, rotary=rotary, choose=chosen) as prefill:
-        output = decoder(**prompt.arguments())
-    kept, cache = prefill.keep, output.past_key_values
-    logits = head(output.last_hidden_state[:, length - 1 :])
+        hidden, cache = prompt.run(decoder)
+    kept = prefill.keep
+    logits = head(hidden[:, length - 1 :])
     before, next_hidden = prefill.hidden[:, :length], prefill.hidden[:, length:]
     token = prompt.embedded[:, length:]
     early, late = range(min(layer - 1, len(prompt.deepstack))), range(layer - 1, len(prompt.deepstack))
@@ -169,7 +174,7 @@ def _split_case(decoder: Any, head: Any, prompt: _Prompt, plan: Plan, layer: int
         "suffix/prefill/out/logits": logits[:, :1],
         **_layer_case("suffix", "decode", next_hidden, last, count),
         "suffix/decode/out/logits": logits[:, 1:],
-        **_caches("suffix", cache, range(layer, len(decoder.layers)), length, kept),
+        **_caches("suffix", cache, range(layer, len(hf.layers_of(decoder))), length, kept),
         **_deepstack_inputs("select", "prefill", prompt.deepstack, late),
     }
     for index in late:
@@ -216,7 +221,7 @@ def _caches(graph: str, cache: Any, layers: range, length: int, kept: torch.Tens
     """Cache rows after the prompt, which decode reads, and the row that decode writes."""
     tensors: Tensors = {}
     for layer in layers:
-        for kind, values in (("key", cache.layers[layer].keys), ("value", cache.layers[layer].values)):
+        for kind, values in zip(("key", "value"), hf.cached(cache, layer), strict=True):
             prompt = values[:, :, :length][:, :, kept]
             tensors[f"{graph}/prefill/out/present_{kind}_{layer}"] = prompt
             tensors[f"{graph}/decode/in/past_{kind}_{layer}"] = prompt

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
+from fastv_export import hf
 from fastv_export.families import Family
 from fastv_export.modules import DecoderPart, VisionPart
 from fastv_export.pack_graph import build_pack
@@ -47,7 +48,7 @@ def build_graph(
         rotary = RANKERS[plan.ranker].rotary
         layers = DecoderPart(decoder, 0, plan.layer, scored=True, head=None, rotary=rotary)
     else:
-        layers = DecoderPart(decoder, plan.layer or 0, len(decoder.layers), scored=False, head=head)
+        layers = DecoderPart(decoder, plan.layer or 0, len(hf.layers_of(decoder)), scored=False, head=head)
     return trace_decoder(skeleton, layers, contract)
 
 

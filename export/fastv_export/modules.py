@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any
@@ -11,6 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import nn
 
+from fastv_export import hf
 from fastv_export.attention import Cache, ScoreRecorder, StaticCache, visibility
 from fastv_export.unrotated import before_rotary
 
@@ -50,18 +50,18 @@ class DecoderPart(nn.Module):
         self, decoder: Any, first: int, stop: int, *, scored: bool, head: nn.Module | None, rotary: bool = True
     ):
         super().__init__()
-        layers = list(decoder.layers[first:stop])
+        layers = list(hf.layers_of(decoder)[first:stop])
         if scored:
-            layers[-1] = _without(layers[-1], mlp=_Nothing())
+            layers[-1] = hf.without_mlp(layers[-1])
         if first:
-            layers.insert(0, _without(decoder.layers[first - 1], self_attn=_NoAttention()))
+            layers.insert(0, hf.without_attention(hf.layers_of(decoder)[first - 1]))
         self.layers = nn.ModuleList(layers)
-        self.rotary_emb = decoder.rotary_emb
-        self.norm = decoder.norm if head is not None else None
+        self.rotary = hf.rotary_of(decoder)
+        self.norm = hf.norm_of(decoder) if head is not None else None
         self.head = head
         self._first = first
         self._scored_layer = stop - 1 if scored else None
-        self._rotary = rotary
+        self._rotated_scores = rotary
 
     def forward(
         self,
@@ -72,18 +72,15 @@ class DecoderPart(nn.Module):
         past: list[Cache],
     ) -> tuple[torch.Tensor, ...]:
         cache = StaticCache(past, write_index, self._first)
-        recorder = None if self._scored_layer is None or not self._rotary else ScoreRecorder(self._scored_layer, cache)
+        recorder = (
+            None if self._scored_layer is None or not self._rotated_scores else ScoreRecorder(self._scored_layer, cache)
+        )
         mask = visibility(hidden.shape[1], past[0][0].shape[2], write_index)
-        position_embeddings = self.rotary_emb(hidden, position_ids)
-        with nullcontext() if self._rotary else before_rotary(self.layers[-1].self_attn) as unrotated:
+        rotary = self.rotary(hidden, position_ids)
+        scored = nullcontext() if self._rotated_scores else before_rotary(hf.attention_of(self.layers[-1]))
+        with scored as unrotated:
             for index, layer in enumerate(self.layers):
-                hidden = layer(
-                    hidden,
-                    attention_mask=mask,
-                    position_embeddings=position_embeddings,
-                    past_key_values=cache,
-                    recorder=recorder,
-                )
+                hidden = hf.run_layer(layer, hidden, mask=mask, rotary=rotary, cache=cache, recorder=recorder)
                 if index < len(deepstack):
                     hidden = hidden + deepstack[index]
         present = [tensor for pair in cache.present for tensor in pair]
@@ -97,24 +94,3 @@ class DecoderPart(nn.Module):
         if recorder is not None and recorder.scores is not None:
             return (hidden, recorder.scores, *present)
         return (hidden, *present)
-
-
-class _Nothing(nn.Module):
-    """In the place of an MLP: adds nothing to the residual stream."""
-
-    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        return torch.zeros((), dtype=hidden.dtype)
-
-
-class _NoAttention(nn.Module):
-    """In the place of an attention, likewise."""
-
-    def forward(self, hidden_states: torch.Tensor, **_: Any) -> tuple[torch.Tensor, None]:
-        return torch.zeros((), dtype=hidden_states.dtype), None
-
-
-def _without(layer: nn.Module, **replaced: nn.Module) -> nn.Module:
-    """The same layer, its weights shared, with other modules in the place of some."""
-    half = copy.copy(layer)
-    half._modules = {**layer._modules, **replaced}
-    return half

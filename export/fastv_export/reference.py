@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import nn
 
+from fastv_export import hf
 from fastv_export.checkpoint import Checkpoint
 from fastv_export.families import Family
 
@@ -33,12 +33,6 @@ class Pruning:
     """Kept indices, ascending."""
     hidden: Float[torch.Tensor, "1 rows D"] = field(default_factory=lambda: torch.empty(0))
     """States after the attention of layer K-1, residual included, all rows of that forward."""
-
-
-def norm_after_attention(layer: Any) -> nn.Module:
-    """The norm before a decoder layer's MLP: what it is given are the states after that layer's attention."""
-    norm: nn.Module = layer.post_attention_layernorm
-    return norm
 
 
 def load_model(path: Path, family: Family) -> Any:
@@ -72,53 +66,38 @@ def pruned(
     """
     pruning = Pruning()
     prompt = prunable.numel()
-    attention = decoder.layers[layer - 1].self_attn
+    layers = hf.layers_of(decoder)
 
-    def observe(
-        _: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: tuple[torch.Tensor, torch.Tensor]
-    ) -> None:
-        weights = output[1]
+    def observe(inputs: hf.LayerInputs, weights: torch.Tensor) -> None:
         if prompt <= weights.shape[2] == weights.shape[3]:
             if not rotary:
-                # Cosine 1 and sine 0 turn nothing: the model's own attention once more, without its cache. `forward`
-                # has no hooks.
-                cosine, sine = kwargs["position_embeddings"]
-                still = (torch.ones_like(cosine), torch.zeros_like(sine))
-                weights = attention.forward(*args, **{**kwargs, "position_embeddings": still, "past_key_values": None})[
-                    1
-                ]
+                weights = inputs.weights_without_rotary()
             pruning.scores = weights[0, :, prompt - 1, :prompt].float().mean(0)
 
     attended: list[torch.Tensor] = []
 
-    def attend(_: Any, args: tuple[torch.Tensor, ...]) -> None:
-        attended[:] = args
+    def attend(states: torch.Tensor) -> None:
+        attended[:] = [states]
 
-    def mask(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        hidden = args[0] if args else kwargs["hidden_states"]
-        rows = hidden.shape[1]
-        past = kwargs["past_key_values"]
-        filled = 0 if past is None else past.get_seq_length(module.self_attn.layer_idx)
-        if filled == 0 and module is decoder.layers[layer]:
+    def mask(index: int, inputs: hf.LayerInputs) -> Any:
+        rows, filled = inputs.hidden.shape[1], inputs.cached_rows
+        if filled == 0 and index == layer:
             (pruning.hidden,) = attended
             if choose is None:
                 pruning.keep = select(pruning.scores, prunable, length)
             else:
                 pruning.keep = choose(pruning.scores, pruning.hidden[0, :prompt])
-        attention_mask = kwargs["attention_mask"]
-        if attention_mask is None:
-            attention_mask = torch.zeros(1, 1, rows, filled + rows)
+        shown = inputs.mask
+        shown = torch.zeros(1, 1, rows, filled + rows) if shown is None else shown.clone()
         dropped = torch.ones(prompt, dtype=torch.bool)
         dropped[pruning.keep] = False
-        attention_mask = attention_mask.clone()
-        attention_mask[..., :prompt][..., dropped] = torch.finfo(attention_mask.dtype).min
-        return args, {**kwargs, "attention_mask": attention_mask}
+        shown[..., :prompt][..., dropped] = torch.finfo(shown.dtype).min
+        return inputs.masked_by(shown)
 
-    handles = [attention.register_forward_hook(observe, with_kwargs=True)]
-    handles.append(norm_after_attention(decoder.layers[layer - 1]).register_forward_pre_hook(attend))
-    handles += [each.register_forward_pre_hook(mask, with_kwargs=True) for each in decoder.layers[layer:]]
-    try:
+    handles = [hf.after_attention(layers[layer - 1], observe), hf.before_mlp(layers[layer - 1], attend)]
+    handles += [
+        hf.before_layer(layers[index], lambda inputs, index=index: mask(index, inputs))
+        for index in range(layer, len(layers))
+    ]
+    with hf.hooked(*handles):
         yield pruning
-    finally:
-        for handle in handles:
-            handle.remove()

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from fastv_export import hf_models
 from fastv_export.checkpoint import DTYPES, Checkpoint, StoredTensor
 from fastv_export.families import Family
 from fastv_export.weights import CheckpointTensor, Scratch
@@ -42,11 +43,11 @@ class Skeleton:
                     if parameter is not None:
                         fake = torch.empty(parameter.shape, dtype=dtype)
                         module._parameters[name] = nn.Parameter(fake, requires_grad=False)
-        model.tie_weights()
+        hf_models.tie(model)
         # The tower's attention is traced as it stands, unless the family says that it cannot be.
-        family.decoder(model).set_attn_implementation(attention)
+        hf_models.attend(family.decoder(model), attention)
         if family.tower_attention is not None:
-            model.set_attn_implementation({"vision_config": family.tower_attention})
+            hf_models.attend(model, {"vision_config": family.tower_attention})
         self.model = model
         self._stored = stored_parameters(model, by_name, checkpoint)
         self.unused = _unused(model, by_name)
@@ -84,7 +85,7 @@ def build_without_weights(
     with torch.device("meta"):
         model: Any = family.build(config)
     by_name = family.weights(model, checkpoint)
-    _make_buffers_real(model)
+    hf_models.compute_buffers(model)
     _read_buffers(model, by_name, checkpoint, dtype)
     return model.eval(), by_name
 
@@ -105,15 +106,6 @@ def stored_parameters(
 def listed(names: Sequence[str]) -> str:
     """The first few names, and how many more there are."""
     return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
-
-
-def _make_buffers_real(model: Any) -> None:
-    """Give buffers the values that the model computes for them: building on the meta device lost them."""
-    for module in model.modules():
-        for name, buffer in module._buffers.items():
-            if buffer is not None and buffer.is_meta:
-                module._buffers[name] = torch.empty_like(buffer, device="cpu")
-    model.initialize_weights()
 
 
 def _read_buffers(model: Any, by_name: Mapping[str, StoredTensor], checkpoint: Checkpoint, dtype: torch.dtype) -> None:
@@ -155,5 +147,5 @@ def _check_complete(expected: Iterable[str], by_name: Mapping[str, StoredTensor]
 
 def _unused(model: Any, by_name: Mapping[str, StoredTensor]) -> list[str]:
     known = {name for name, _ in model.named_parameters(remove_duplicate=False)} | dict(model.named_buffers()).keys()
-    harmless = re.compile("|".join([*(model._keys_to_ignore_on_load_unexpected or ()), *COMPUTED]))
+    harmless = re.compile("|".join([*hf_models.ignored_when_unexpected(model), *COMPUTED]))
     return [tensor.name for name, tensor in by_name.items() if name not in known and not harmless.search(name)]

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int, UInt8
 from torch.utils._pytree import tree_map_only
 
+from fastv_export import hf, hf_models
 from fastv_export.checkpoint import Checkpoint, StoredTensor
 from fastv_export.families import Family
 from fastv_export.rounding import Rounding
@@ -43,7 +44,7 @@ def stream_model(
     rounded: the rounding of weights in four or eight bits, by their stored names. embedding: precision of the table.
     """
     model, by_name = build_without_weights(checkpoint, family)
-    model.tie_weights()
+    hf_models.tie(model)
     stored = stored_parameters(model, by_name, checkpoint)
     reader = _Reader(block, getattr(torch, precision), read)
     for module in model.modules():
@@ -53,8 +54,8 @@ def stream_model(
                 made.rounding = (rounded or {}).get(made.stored.name)
                 module._parameters[name] = made
     # A tied head is the same tensor, but another parameter here: only the table is of the table's precision.
-    family.decoder(model).embed_tokens.weight.table = getattr(torch, embedding)
-    model.set_attn_implementation("eager")
+    hf.embeddings_of(family.decoder(model)).weight.table = getattr(torch, embedding)
+    hf_models.attend(model, "eager")
     return model
 
 

@@ -8,16 +8,21 @@ contains "flash" are handed the boundaries uncut, whatever object they are: that
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int
+
+from fastv_export.hf import Attention, register_attention
 
 IMPLEMENTATION = "fastv_onnx_flash"
 """Name in transformers' registry."""
 
 WHOLE = ()
 """Stands for the boundaries where everything in a run of the graph attends to everything."""
+
+
+BOUNDARIES = frozenset({"cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k"})
+"""What transformers hands to such an attention; those of keys are those of queries."""
 
 
 @dataclass(frozen=True)
@@ -33,21 +38,12 @@ class Windows:
     """The place of each row, counted through all windows."""
 
 
-def tower_attention(
-    module: Any,
-    query: Float[torch.Tensor, "1 H P Dh"],
-    key: Float[torch.Tensor, "1 H P Dh"],
-    value: Float[torch.Tensor, "1 H P Dh"],
-    attention_mask: None,
-    scaling: float,
-    dropout: float = 0.0,
-    cu_seq_lens_q: Windows | tuple[()] = WHOLE,
-    **_: Any,
-) -> tuple[Float[torch.Tensor, "1 P H Dh"], None]:
-    """transformers' attention interface; `cu_seq_lens_q` is what the family's `encode` gave as boundaries."""
-    if not isinstance(cu_seq_lens_q, Windows):
-        return torch.onnx.ops.attention(query, key, value, scale=scaling)[0].transpose(1, 2), None
-    windows = cu_seq_lens_q
+def tower_attention(attention: Attention) -> Float[torch.Tensor, "1 P H Dh"]:
+    """`cu_seq_lens_q` is what the family's `encode` gave as boundaries."""
+    query, key, value, scaling = attention.query, attention.key, attention.value, attention.scaling
+    windows = attention.extra.get("cu_seq_lens_q", WHOLE)
+    if not isinstance(windows, Windows):
+        return torch.onnx.ops.attention(query, key, value, scale=scaling)[0].transpose(1, 2)
     count, size = windows.slots.shape
     # An empty place holds the first row, as TensorRT's GatherND does not count from the end. The mask hides it.
     # maximum, since TensorRT's Clip takes no integers.
@@ -59,11 +55,9 @@ def tower_attention(
     mask = (windows.slots >= 0)[:, None, None, :].expand(count, 1, size, size)
     output = torch.onnx.ops.attention(split(query), split(key), split(value), mask, scale=scaling)[0]
     joined = output.transpose(1, 2).reshape(count * size, query.shape[1], query.shape[3])
-    return joined[windows.places][None], None
+    return joined[windows.places][None]
 
 
 def register() -> None:
     """Make the implementation known to transformers."""
-    from transformers import AttentionInterface
-
-    AttentionInterface.register(IMPLEMENTATION, tower_attention)
+    register_attention(IMPLEMENTATION, tower_attention, known=BOUNDARIES)

@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import nn
 
 from fastv_export.attention import last_row_scores
+from fastv_export.hf import head_width, projections, scaling
 from fastv_runtime.errors import UserError
 
 
@@ -18,8 +18,8 @@ class Unrotated:
     """What transformers' attention hands to its rotary embedding: filled in as the attention runs."""
 
     def __init__(self, attention: Any):
-        self._width: int = attention.head_dim
-        self._scaling: float = attention.scaling
+        self._width = head_width(attention)
+        self._scaling = scaling(attention)
         self.states: dict[str, torch.Tensor] = {}
 
     def scores(self) -> Float[torch.Tensor, "1 S"]:
@@ -40,7 +40,7 @@ def before_rotary(attention: Any) -> Iterator[Unrotated]:
     def observe(letter: str) -> Any:
         return lambda module, args, output: found.states.update({letter: output})
 
-    handles = [_last(attention, letter).register_forward_hook(observe(letter)) for letter in "qk"]
+    handles = [module.register_forward_hook(observe(letter)) for letter, module in projections(attention).items()]
     try:
         yield found
     finally:
@@ -50,14 +50,8 @@ def before_rotary(attention: Any) -> Iterator[Unrotated]:
 
 def check_projections(attention: Any, ranker: str, model_type: str) -> None:
     """UserError for a family whose queries and keys are not projected each by a layer of its own."""
-    if not all(isinstance(getattr(attention, f"{letter}_proj", None), nn.Module) for letter in "qk"):
+    if len(projections(attention)) < 2:
         raise UserError(
             f"--ranker {ranker}: family {model_type} projects queries and keys in one product, where they cannot be "
             "observed before rotary embedding: use another ranker"
         )
-
-
-def _last(attention: Any, letter: str) -> nn.Module:
-    """The module whose output goes to the rotary embedding: the projection, or the norm that follows it."""
-    norm = getattr(attention, f"{letter}_norm", None)
-    return norm if isinstance(norm, nn.Module) else getattr(attention, f"{letter}_proj")

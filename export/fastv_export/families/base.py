@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import nn
 
+from fastv_export import hf_models
 from fastv_export.checkpoint import Checkpoint, StoredTensor
 from fastv_export.processor_files import copy_processor
 from fastv_runtime.errors import UserError
@@ -37,9 +38,7 @@ class Family:
 
     def model_class(self) -> Any:
         """The stock transformers class of the whole model."""
-        from transformers import CONFIG_MAPPING, AutoModelForImageTextToText
-
-        return AutoModelForImageTextToText._model_mapping[CONFIG_MAPPING[self.model_type]]
+        return hf_models.model_class(self.model_type)
 
     def config(self, checkpoint: Checkpoint) -> Any:
         """transformers' config object of a checkpoint."""
@@ -47,49 +46,34 @@ class Family:
 
     def build(self, config: Any) -> Any:
         """The model in fp32; its parameters are on whatever device torch builds on."""
-        return self.model_class()._from_config(config, dtype=torch.float32)
+        return hf_models.build(self.model_class(), config)
 
     def weights(self, model: Any, checkpoint: Checkpoint) -> dict[str, StoredTensor]:
         """The stored tensor of each parameter and buffer, by its name in `model`.
 
         Old key names go through transformers' own renames.
         """
-        from transformers.conversion_mapping import get_model_conversion_mapping
-        from transformers.core_model_loading import WeightRenaming, rename_source_key
-
-        mapping = get_model_conversion_mapping(model)
-        renamings = [entry for entry in mapping if isinstance(entry, WeightRenaming)]
-        expected = model.state_dict()
-        return {
-            rename_source_key(name, renamings, [], model.base_model_prefix, expected)[0]: tensor
-            for name, tensor in checkpoint.tensors.items()
-        }
+        names = hf_models.renamed(model, checkpoint.tensors)
+        return {names[name]: tensor for name, tensor in checkpoint.tensors.items()}
 
     def load(self, checkpoint: Checkpoint) -> Any:
         """The model with its weights, in fp32, with eager attention: the only one that returns attention weights."""
-        model: Any = self.model_class()
-        return model.from_pretrained(
-            checkpoint.path,
-            dtype=torch.float32,
-            attn_implementation="eager",
-            local_files_only=True,
-            trust_remote_code=False,
-        )
+        return hf_models.load(self.model_class(), checkpoint.path)
 
     def decoder(self, model: Any) -> Any:
-        """The language model: has `embed_tokens`, `layers`, `norm` and `rotary_emb`."""
-        return model.get_decoder()
+        """The language model, as `fastv_export.hf` knows its parts."""
+        return hf_models.decoder(model)
 
     def head(self, model: Any) -> nn.Module:
         """From the last hidden state to logits."""
-        return model.lm_head
+        return hf_models.head(model)
 
     def encode(self, model: Any, **inputs: torch.Tensor) -> Float[torch.Tensor, "N D"] | tuple[torch.Tensor, ...]:
         """Visual features of one run of the vision graph, from its inputs by name, as the language model takes them.
 
         With deepstack, a tuple: the features, then those of each layer.
         """
-        return model.model.get_image_features(**inputs, return_dict=True).pooler_output[0]
+        return hf_models.image_features(model, **inputs)
 
     def encode_frame(self, model: Any, pixel_values: Float[torch.Tensor, "1 3 H W"]) -> Float[torch.Tensor, "N D"]:
         """The same for one frame of a video, where the model has a tower of its own for videos (graph `video`)."""
@@ -97,7 +81,7 @@ class Family:
 
     def newline(self, model: Any) -> nn.Parameter:
         """The embedding [D] that ends a row of visual tokens, where the layout packs them (graph `pack`)."""
-        return model.model.image_newline
+        return hf_models.newline(model)
 
     def example(self, vision: Vision) -> dict[str, np.ndarray]:
         """Inputs of the vision graph for its golden vectors; a layout with dynamic axes chooses an awkward size."""

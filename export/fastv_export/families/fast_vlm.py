@@ -5,8 +5,7 @@ from __future__ import annotations
 from math import isqrt
 from typing import Any
 
-import torch
-
+from fastv_export import hf_models
 from fastv_export.checkpoint import Checkpoint
 from fastv_export.families.base import Family
 from fastv_runtime.errors import UserError, missing_extra
@@ -25,16 +24,8 @@ class FastVlm(Family):
         side = isqrt(config.image_seq_length)
         if side * side != config.image_seq_length:
             raise UserError(f"image_seq_length {config.image_seq_length} in config.json: must be a square")
-        size = side * _stride(config.vision_config)
+        size = side * hf_models.timm_stride(config.vision_config)
         return FixedVision(image_height=size, image_width=size, rows=side, columns=side, aspect=self.aspect(config))
-
-
-def _stride(config: Any) -> int:
-    """Pixels of the picture, along one axis, that a cell of the tower's last map stands for."""
-    from transformers import AutoModel
-
-    with torch.device("meta"):
-        return AutoModel.from_config(config).timm_model.feature_info[-1]["reduction"]
 
 
 def _import_timm() -> None:

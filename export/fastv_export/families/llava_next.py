@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 
+from fastv_export import hf_models
 from fastv_export.families.base import Family
 from fastv_runtime.errors import UserError
 from fastv_runtime.vision import AnyresVision
@@ -34,11 +35,7 @@ class LlavaNext(Family):
 
     def encode(self, model: Any, **inputs: torch.Tensor) -> Float[torch.Tensor, "N D"]:
         """Features of one tile, before any packing."""
-        from transformers import LlavaModel
-
-        # Tower, choice of layer and projector are LLaVA-1.5's, and so are their names: its own method does what this
-        # model's does before it packs.
-        return LlavaModel.get_image_features(model.model, **inputs, return_dict=True).pooler_output[0]
+        return hf_models.tile_features(model, **inputs)
 
 
 def _at_most(vision: AnyresVision, tokens: int) -> AnyresVision:

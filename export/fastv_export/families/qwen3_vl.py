@@ -12,9 +12,6 @@ from fastv_runtime.vision import PatchesVideo, PatchesVision
 class Qwen3VL(QwenPatches):
     model_type = "qwen3_vl"
 
-    def features(self, output: Any) -> Any:
-        return (output.pooler_output, *output.deepstack_features)
-
     def deepstack_layers(self, config: Any) -> int:
         return len(config.vision_config.deepstack_visual_indexes)
 

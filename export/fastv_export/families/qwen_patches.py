@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from fastv_export import tower_attention
+from fastv_export import hf_models, tower_attention
 from fastv_export.families.base import Family
 from fastv_runtime.vision import PatchesVideo, PatchesVision
 from fastv_runtime.visuals.grid import grid_inputs
@@ -29,18 +29,17 @@ class QwenPatches(Family):
     def encode(self, model: Any, **inputs: Any) -> Any:
         # One run of the graph is one picture or time step, and in these towers no step attends to another.
         pixel_values = inputs.pop("pixel_values")
-        return self.features(
-            model.model.visual(pixel_values, None, cu_seqlens=tower_attention.WHOLE, max_seqlen=1, **inputs)
-        )
+        boundaries = {"cu_seqlens": tower_attention.WHOLE, "max_seqlen": 1}
+        return self.features(hf_models.patch_tower(model, pixel_values, None, **boundaries, **inputs))
 
     def expected(self, model: Any, inputs: dict[str, torch.Tensor]) -> Any:
         """By the tower's own positions, windows and interpolation, so that the golden vectors test ours."""
         rows, columns = (inputs["position_ids"].amax(dim=0) + 1).tolist()
-        return self.features(model.model.visual(inputs["pixel_values"], torch.tensor([[1, rows, columns]])))
+        return self.features(hf_models.patch_tower(model, inputs["pixel_values"], torch.tensor([[1, rows, columns]])))
 
-    def features(self, output: Any) -> Any:
-        """The tower's output as the language model takes it."""
-        return output.pooler_output
+    def features(self, output: tuple[torch.Tensor, ...]) -> Any:
+        """The tower's output as the language model takes it: features, and those of deepstack where there are any."""
+        return output if len(output) > 1 else output[0]
 
     def example(self, vision: Any) -> dict[str, np.ndarray]:
         """Odd sides, one longer, and windows that are ragged at both edges."""

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 
+from fastv_export import hf_models
 from fastv_export.families.base import Family
 from fastv_export.tiles import tiles_within
 from fastv_runtime.vision_tiles import FrameText, TilesVideo, TilesVision, TileText
@@ -37,15 +38,10 @@ class SmolVLM(Family):
     video_marker: str | None = "<video>"
 
     def encode(self, model: Any, **inputs: torch.Tensor) -> Float[torch.Tensor, "N D"]:
-        tower = model.model.vision_model
-        # Tiles are never padded: nothing is masked, and the embeddings' search for the place of each patch, which does
-        # not survive the way to ONNX, would find them in order. The golden vectors go the stock way.
-        patches = tower.embeddings.patch_embedding(inputs["pixel_values"]).flatten(2).transpose(1, 2)
-        encoded = tower.encoder(patches + tower.embeddings.position_embedding.weight).last_hidden_state
-        return model.model.connector(tower.post_layernorm(encoded))[0]
+        return hf_models.shuffled_tile(model, **inputs)  # the golden vectors go the stock way
 
     def expected(self, model: Any, inputs: dict[str, torch.Tensor]) -> Float[torch.Tensor, "N D"]:
-        return model.model.get_image_features(inputs["pixel_values"][None]).pooler_output[0]
+        return hf_models.image_features(model, pixel_values=inputs["pixel_values"][None])
 
     def video_token_id(self, config: Any) -> int:
         return config.image_token_id

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 
+from fastv_export import hf_models
 from fastv_export.families.base import Family
 from fastv_runtime.vision import FixedVision, FramesVideo
 
@@ -16,7 +17,7 @@ class VideoLlava(Family):
 
     def encode_frame(self, model: Any, pixel_values: Float[torch.Tensor, "1 3 H W"]) -> Float[torch.Tensor, "N D"]:
         """A frame keeps its class token."""
-        return model.model.get_video_features(pixel_values[None], return_dict=True).pooler_output[0]
+        return hf_models.frame_features(model, pixel_values)
 
     def vision(self, config: Any, image_tokens: int | None) -> FixedVision:
         size, patch = config.vision_config.image_size, config.vision_config.patch_size

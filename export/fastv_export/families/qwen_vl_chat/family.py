@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import nn
 
+from fastv_export import hf_models
 from fastv_export.checkpoint import Checkpoint, StoredTensor
 from fastv_export.families.base import Family
 from fastv_export.families.qwen_vl_chat.processor import (
@@ -25,7 +26,6 @@ from fastv_export.families.qwen_vl_chat.processor import (
     SPECIAL_TOKENS,
     TURN_END,
     TURN_START,
-    write_image_processor,
     write_tokenizer,
 )
 from fastv_runtime.errors import UserError
@@ -97,7 +97,7 @@ class QwenVLChat(Family):
 
     def build(self, config: Any) -> Any:
         # The tower is no PreTrainedModel, so it does not get the default by itself.
-        return self.model_class()._from_config(config, dtype=torch.float32, attn_implementation="sdpa")
+        return hf_models.build(self.model_class(), config, attention="sdpa")
 
     def weights(self, model: Any, checkpoint: Checkpoint) -> dict[str, StoredTensor]:
         from fastv_export.families.qwen_vl_chat.weights import mapped_weights
@@ -113,14 +113,14 @@ class QwenVLChat(Family):
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.copy_(torch.from_numpy(stored[id(parameter)].read().astype(np.float32)))
-        model.set_attn_implementation("eager")
+        hf_models.attend(model, "eager")
         return model
 
     def decoder(self, model: Any) -> Any:
-        return model.language_model.model
+        return hf_models.decoder(model.language_model)
 
     def head(self, model: Any) -> nn.Module:
-        return model.language_model.lm_head
+        return hf_models.head(model.language_model)
 
     def encode(self, model: Any, **inputs: torch.Tensor) -> Float[torch.Tensor, "N D"]:
         return model.visual(inputs["pixel_values"])[0]
@@ -142,7 +142,7 @@ class QwenVLChat(Family):
         config = self.config(checkpoint)
         target.mkdir()
         write_tokenizer(checkpoint.path, target, config.image_token_id)
-        write_image_processor(target, config.vision_config.image_size)
+        hf_models.write_clip_processor(target, config.vision_config.image_size)
 
 
 def _published(directory: Path) -> dict[str, Any]:

@@ -60,10 +60,3 @@ def write_tokenizer(source: Path, target: Path, image_token_id: int) -> None:
     PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, eos_token=END_OF_TEXT, pad_token=END_OF_TEXT, chat_template=CHAT_TEMPLATE
     ).save_pretrained(target)
-
-
-def write_image_processor(target: Path, size: int) -> None:
-    """Image processor settings in `target`: pictures are squeezed to a square of `size` pixels, nothing is cropped."""
-    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
-
-    CLIPImageProcessorPil(size={"height": size, "width": size}, do_center_crop=False).save_pretrained(target)

@@ -8,7 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
-from transformers.models.clip.modeling_clip import CLIPEncoder
+
+from fastv_export import hf_models
 
 EPSILON = 1e-6
 """Of every LayerNorm here."""
@@ -31,7 +32,7 @@ class Tower(nn.Module):
         self.conv1 = nn.Conv2d(config.num_channels, hidden, patch, stride=patch, bias=False)
         self.positions = nn.Parameter(torch.empty(patches, hidden))
         self.ln_pre = nn.LayerNorm(hidden, eps=EPSILON)
-        self.encoder = CLIPEncoder(config)
+        self.encoder = hf_models.clip_layers(config)
         self.resampler = Resampler(hidden, patches, queries, width)
         self.ln_post = nn.LayerNorm(width, eps=EPSILON)
         self.proj = nn.Parameter(torch.empty(width, width))

@@ -1,0 +1,158 @@
+"""The seam to transformers' whole models: building, loading, the names in checkpoints, towers, processors.
+
+As `hf.py` is for decoders: what is no public API of transformers and concerns these is in here, and only here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import nn
+
+from fastv_export.hf import changed
+
+
+def model_class(model_type: str) -> Any:
+    """The stock class of a whole vision-language model."""
+    from transformers import CONFIG_MAPPING, AutoModelForImageTextToText
+
+    return AutoModelForImageTextToText._model_mapping[CONFIG_MAPPING[model_type]]
+
+
+def build(model: Any, config: Any, *, attention: str | None = None) -> Any:
+    """A model of that class in fp32; its parameters are on whatever device torch builds on."""
+    chosen = {} if attention is None else {"attn_implementation": attention}
+    return model._from_config(config, dtype=torch.float32, **chosen)
+
+
+def load(model: Any, path: Path) -> Any:
+    """A model of that class with its weights, in fp32, with eager attention: the only one that returns its weights."""
+    return model.from_pretrained(
+        path, dtype=torch.float32, attn_implementation="eager", local_files_only=True, trust_remote_code=False
+    )
+
+
+def renamed(model: Any, stored: Iterable[str]) -> dict[str, str]:
+    """The names of a model's parameters and buffers by those that a checkpoint stores them under.
+
+    transformers renames as it loads: older names of the same tensors. Anything but a rename is left alone.
+    """
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.core_model_loading import WeightRenaming, rename_source_key
+
+    renamings = [entry for entry in get_model_conversion_mapping(model) if isinstance(entry, WeightRenaming)]
+    expected = model.state_dict()
+    return {name: rename_source_key(name, renamings, [], model.base_model_prefix, expected)[0] for name in stored}
+
+
+def ignored_when_unexpected(model: Any) -> tuple[str, ...]:
+    """Patterns of stored names that transformers does not warn of where a model has no such tensor."""
+    return tuple(model._keys_to_ignore_on_load_unexpected or ())
+
+
+def compute_buffers(model: Any) -> None:
+    """Give buffers the values that the model computes for them: building on the meta device lost them."""
+    for module in model.modules():
+        for name, buffer in module._buffers.items():
+            if buffer is not None and buffer.is_meta:
+                module._buffers[name] = torch.empty_like(buffer, device="cpu")
+    model.initialize_weights()
+
+
+def tie(model: Any) -> None:
+    """Make parameters that the config ties one."""
+    model.tie_weights()
+
+
+def attend(model: Any, implementation: str | Mapping[str, str]) -> None:
+    """Choose the attention of a model; a mapping is of parts, by the names of their configs."""
+    model.set_attn_implementation(implementation)
+
+
+def decoder(model: Any) -> Any:
+    """The language model of a vision-language model."""
+    return model.get_decoder()
+
+
+def head(model: Any) -> nn.Module:
+    """From the last hidden state to logits."""
+    return model.get_output_embeddings()
+
+
+def newline(model: Any) -> nn.Parameter:
+    """The embedding [D] that ends a row of visual tokens in LLaVA-NeXT and its heirs."""
+    return model.model.image_newline
+
+
+def image_features(model: Any, **inputs: torch.Tensor) -> Float[torch.Tensor, "N D"]:
+    """Visual features of one picture, by the model's own way in."""
+    return _pooled(model.model.get_image_features(**inputs, return_dict=True))[0]
+
+
+def tile_features(model: Any, **inputs: torch.Tensor) -> Float[torch.Tensor, "N D"]:
+    """Visual features of one tile of LLaVA-NeXT and its heirs, before any packing."""
+    from transformers import LlavaModel
+
+    # Tower, choice of layer and projector are LLaVA-1.5's, and so are their names: its own method does what these
+    # models do before they pack.
+    return _pooled(LlavaModel.get_image_features(model.model, **inputs, return_dict=True))[0]
+
+
+def frame_features(model: Any, pixel_values: Float[torch.Tensor, "1 3 H W"]) -> Float[torch.Tensor, "N D"]:
+    """Visual features of one frame, of a model with a tower for videos."""
+    return _pooled(model.model.get_video_features(pixel_values[None], return_dict=True))[0]
+
+
+def patch_tower(model: Any, pixel_values: torch.Tensor, grid: torch.Tensor | None, **inputs: Any) -> tuple[Any, ...]:
+    """Features of patches in a Qwen tower, then those of deepstack.
+
+    grid: (time, rows, columns) in patches, from which the tower computes positions, windows and boundaries; None where
+    `inputs` has them.
+    """
+    output = model.model.visual(pixel_values, grid, **inputs)
+    return (_pooled(output), *getattr(output, "deepstack_features", ()))
+
+
+def shuffled_tile(model: Any, pixel_values: Float[torch.Tensor, "1 3 H W"]) -> Float[torch.Tensor, "N D"]:
+    """Features of one tile in Idefics3 and its heirs.
+
+    Tiles are never padded: nothing is masked, and the embeddings' search for the place of each patch, which does not
+    survive the way to ONNX, would find them in order.
+    """
+    tower = model.model.vision_model
+    patches = tower.embeddings.patch_embedding(pixel_values).flatten(2).transpose(1, 2)
+    encoded = tower.encoder(patches + tower.embeddings.position_embedding.weight).last_hidden_state
+    return model.model.connector(tower.post_layernorm(encoded))[0]
+
+
+def clip_layers(config: Any) -> nn.Module:
+    """The layers of a CLIP tower, without what comes before and after: rows [B, P, C] to an object with
+    `last_hidden_state`, as many."""
+    from transformers.models.clip.modeling_clip import CLIPEncoder
+
+    return CLIPEncoder(config)
+
+
+def timm_stride(config: Any) -> int:
+    """Pixels of the picture, along one axis, that a cell of a timm tower's last map stands for."""
+    from transformers import AutoModel
+
+    with torch.device("meta"):
+        return AutoModel.from_config(config).timm_model.feature_info[-1]["reduction"]
+
+
+def write_clip_processor(target: Path, size: int) -> None:
+    """Image processor settings in `target`: pictures are squeezed to a square of `size` pixels, nothing is cropped."""
+    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+    CLIPImageProcessorPil(size={"height": size, "width": size}, do_center_crop=False).save_pretrained(target)
+
+
+def _pooled(output: Any) -> Any:
+    if "pooler_output" not in output:
+        raise changed(f"{type(output).__name__} has no pooler_output")
+    return output.pooler_output
