@@ -118,7 +118,7 @@ def check_decoder(decoder: Any) -> None:
                 raise changed(f"{type(layer.self_attn).__name__} has no {name}")
 
 
-def layers_of(decoder: Any) -> nn.ModuleList:
+def layers_of(decoder: Any) -> Any:
     """The decoder's layers, first to last."""
     return decoder.layers
 
@@ -128,7 +128,7 @@ def norm_of(decoder: Any) -> nn.Module:
     return decoder.norm
 
 
-def embeddings_of(decoder: Any) -> nn.Module:
+def embeddings_of(decoder: Any) -> Any:
     """The module that turns token ids into embeddings; its `weight` is the table [V, D]."""
     return decoder.embed_tokens
 

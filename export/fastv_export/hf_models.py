@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
+from tokenizers import Tokenizer
 from torch import nn
 
 from fastv_export.hf import changed
@@ -150,6 +151,20 @@ def write_clip_processor(target: Path, size: int) -> None:
     from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
     CLIPImageProcessorPil(size={"height": size, "width": size}, do_center_crop=False).save_pretrained(target)
+
+
+def byte_pair_tokenizer(ranks: dict[bytes, int], pattern: str) -> Tokenizer:
+    """A tokenizer of byte sequences and their ranks. pattern: regular expression of the pieces that text is cut into."""
+    from transformers.convert_slow_tokenizer import TikTokenConverter
+
+    class Converter(TikTokenConverter):
+        """transformers' own, which would need the tiktoken package to read a file, and that one a cache by path."""
+
+        @staticmethod
+        def load_tiktoken_bpe(tiktoken_url: str) -> dict[bytes, int]:
+            return ranks
+
+    return Converter("", pattern).converted()
 
 
 def _pooled(output: Any) -> Any:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -95,9 +96,6 @@ def pruned(
         return inputs.masked_by(shown)
 
     handles = [hf.after_attention(layers[layer - 1], observe), hf.before_mlp(layers[layer - 1], attend)]
-    handles += [
-        hf.before_layer(layers[index], lambda inputs, index=index: mask(index, inputs))
-        for index in range(layer, len(layers))
-    ]
+    handles += [hf.before_layer(layers[index], partial(mask, index)) for index in range(layer, len(layers))]
     with hf.hooked(*handles):
         yield pruning

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 from tokenizers.normalizers import NFC
-from transformers.convert_slow_tokenizer import TikTokenConverter
 
+from fastv_export import hf_models
 from fastv_runtime.errors import UserError
 
 
@@ -17,17 +17,9 @@ def tokenizer_from_tiktoken(file: Path, pattern: str) -> Tokenizer:
 
     pattern: regular expression of the pieces that text is cut into. Raises UserError for a damaged file.
     """
-    tokenizer = _Converter(str(file), pattern).converted()
+    tokenizer = hf_models.byte_pair_tokenizer(read_ranks(file), pattern)
     tokenizer.normalizer = NFC()
     return tokenizer
-
-
-class _Converter(TikTokenConverter):
-    """transformers' converter, which would need the tiktoken package to read a file, and that one a cache by path."""
-
-    @staticmethod
-    def load_tiktoken_bpe(tiktoken_url: str) -> dict[bytes, int]:
-        return read_ranks(Path(tiktoken_url))
 
 
 def read_ranks(file: Path) -> dict[bytes, int]:
