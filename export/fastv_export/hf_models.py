@@ -154,7 +154,7 @@ def write_clip_processor(target: Path, size: int) -> None:
 
 
 def byte_pair_tokenizer(ranks: dict[bytes, int], pattern: str) -> Tokenizer:
-    """A tokenizer of byte sequences and their ranks. pattern: regular expression of the pieces that text is cut into."""
+    """A tokenizer of byte sequences and their ranks. pattern: regular expression of the pieces of text."""
     from transformers.convert_slow_tokenizer import TikTokenConverter
 
     class Converter(TikTokenConverter):
