@@ -24,6 +24,7 @@ from types import ModuleType
 from typing import Any
 
 _LIBRARY = "transformers"
+_NO_ADVICE = "TRANSFORMERS_NO_ADVISORY_WARNINGS"
 
 
 def load_tokenizer(directory: Path) -> Any:
@@ -59,7 +60,7 @@ def import_library() -> None:
 def silence() -> None:
     """transformers advises people who train; ours run a command. Does not import it."""
     # Read while it is imported: without the first, every start on a device would lament that torch is missing.
-    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    os.environ.setdefault(_NO_ADVICE, "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     logging.getLogger(_LIBRARY).setLevel(logging.ERROR)
@@ -89,12 +90,17 @@ def _without_torch() -> Iterator[None]:
         if "torch" in sys.modules or importlib.util.find_spec("torch") is None:
             yield
             return
+        advice = os.environ.get(_NO_ADVICE)
         everybodys = _Installed.taken_out()
         copy.installed.put_in()
         sys.modules["torch"] = None  # type: ignore[assignment]  # Python's own way to say: there is none
+        os.environ[_NO_ADVICE] = "1"  # to install torch
         try:
             yield
         finally:
+            os.environ.pop(_NO_ADVICE)
+            if advice is not None:
+                os.environ[_NO_ADVICE] = advice
             sys.modules.pop("torch", None)
             copy.installed = _Installed.taken_out()
             everybodys.put_in()
