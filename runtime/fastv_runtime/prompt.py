@@ -7,13 +7,13 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Int
 
 from fastv_runtime.bundle import Tokens
 from fastv_runtime.errors import UserError
+from fastv_runtime.hf import load_tokenizer
 from fastv_runtime.visuals import Run, Visual
 
 
@@ -44,10 +44,7 @@ class PromptBuilder:
     """
 
     def __init__(self, directory: Path, tokens: Tokens):
-        from transformers import AutoTokenizer
-
-        self.tokenizer: Any
-        self.tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+        self.tokenizer = load_tokenizer(directory)
         ids = {"image": tokens.image} | ({} if tokens.video is None else {"video": tokens.video})
         self._ids = ids
         self._placeholders = {kind: str(self.tokenizer.convert_ids_to_tokens(token)) for kind, token in ids.items()}

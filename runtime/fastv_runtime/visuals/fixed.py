@@ -11,15 +11,9 @@ from PIL import Image
 
 from fastv_runtime.aspect import mean_colour, pad_to_square
 from fastv_runtime.errors import UserError
+from fastv_runtime.hf import load_image_processor
 from fastv_runtime.vision import FixedVision
 from fastv_runtime.visuals.visual import Piece, Run, View, Visual
-
-
-def load_processor(directory: Path) -> Any:
-    """transformers' PIL image processor, configured by the files in `directory`."""
-    from transformers import AutoImageProcessor
-
-    return AutoImageProcessor.from_pretrained(directory, backend="pil", local_files_only=True, trust_remote_code=False)
 
 
 def pixels_as_seen(values: Float[np.ndarray, "3 H W"]) -> Image.Image:
@@ -44,7 +38,7 @@ class FixedImages:
     """Pictures of one size, one run of the graph each."""
 
     def __init__(self, directory: Path, vision: FixedVision):
-        self._processor = load_processor(directory)
+        self._processor = load_image_processor(directory)
         self._vision = vision
 
     def __call__(self, image: Image.Image) -> Visual:

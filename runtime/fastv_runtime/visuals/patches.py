@@ -9,8 +9,8 @@ from jaxtyping import Float
 from PIL import Image
 
 from fastv_runtime.errors import UserError
+from fastv_runtime.hf import load_image_processor
 from fastv_runtime.vision import PatchesVision
-from fastv_runtime.visuals.fixed import load_processor
 from fastv_runtime.visuals.grid import Grid, grid_inputs
 from fastv_runtime.visuals.visual import Piece, Run, View, Visual
 
@@ -22,7 +22,7 @@ class PatchImages:
     """Pictures of any size, one run of the graph each."""
 
     def __init__(self, directory: Path, vision: PatchesVision):
-        self._processor = load_processor(directory)
+        self._processor = load_image_processor(directory)
         self._vision = vision
         size = self._processor.size
         self._limits = clamp((size["shortest_edge"], size["longest_edge"]), vision)

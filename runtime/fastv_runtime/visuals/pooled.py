@@ -9,8 +9,9 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image
 
+from fastv_runtime.hf import load_image_processor
 from fastv_runtime.vision import PooledVideo
-from fastv_runtime.visuals.fixed import UNNORMALISED, check_shape, load_processor, pixels_as_seen
+from fastv_runtime.visuals.fixed import UNNORMALISED, check_shape, pixels_as_seen
 from fastv_runtime.visuals.resample import bilinear
 from fastv_runtime.visuals.visual import Pack, Piece, Run, View, Visual
 
@@ -23,7 +24,7 @@ class PooledVideos:
     """
 
     def __init__(self, directory: Path, video: PooledVideo):
-        self._processor = load_processor(directory)
+        self._processor = load_image_processor(directory)
         self._video = video
 
     def __call__(self, video: Any) -> Visual:

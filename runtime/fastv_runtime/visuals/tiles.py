@@ -9,8 +9,9 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image
 
+from fastv_runtime.hf import load_image_processor
 from fastv_runtime.vision_tiles import TilesVision
-from fastv_runtime.visuals.fixed import UNNORMALISED, check_shape, load_processor, pixels_as_seen
+from fastv_runtime.visuals.fixed import UNNORMALISED, check_shape, pixels_as_seen
 from fastv_runtime.visuals.visual import Piece, Run, View, Visual
 
 
@@ -18,7 +19,7 @@ class TileImages:
     """Pictures of any size; one run of the graph per tile."""
 
     def __init__(self, directory: Path, vision: TilesVision):
-        self._processor = load_processor(directory)
+        self._processor = load_image_processor(directory)
         self._vision = vision
 
     def __call__(self, image: Image.Image) -> Visual:
