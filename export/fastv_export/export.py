@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import onnx_ir as ir
 from safetensors.torch import save
@@ -14,6 +15,7 @@ from fastv_export.activations import Activation
 from fastv_export.checkpoint import Checkpoint
 from fastv_export.dialects import TARGETS, Dialect
 from fastv_export.digests import Digests
+from fastv_export.end_to_end import EndToEnd, ask
 from fastv_export.families import Family, family_of
 from fastv_export.golden import Tensors, golden_vectors
 from fastv_export.graphs import build_graph, save_graph
@@ -48,9 +50,12 @@ from fastv_runtime.vision import Vision
 
 RECORDED_VERSIONS = ("fastv-edge", "torch", "transformers", "onnx", "onnx-ir", "onnxscript", "onnxruntime")
 
-
 DECODERS = ("prefix", "suffix", "decoder")
 """Graphs of decoder layers."""
+
+
+END_TO_END = "end to end"
+"""Beside the graphs' names, in what a manifest says was verified: from token ids and pixels to logits."""
 
 
 class VerificationError(Exception):
@@ -140,11 +145,27 @@ def _write(
             golden = _as_cached(golden_vectors(stock, family, dimensions, vision, video, plan), scaled)
         (folder / GOLDEN).write_bytes(save(golden))
         digests.add(folder / GOLDEN)
+        tokens = Tokens(
+            image=family.image_token_id(config),
+            video=None if video is None else family.video_token_id(config),
+            video_marker=None if video is None else family.video_marker,
+            stop=family.stop_tokens(checkpoint, config),
+        )
         verified = None
         if options.verify and plan.precision == "bfloat16":
             progress.note("note: nothing here computes in bfloat16: engines are compared when they are built")
         elif options.verify:
-            verified = _verify(graphs, folder, golden, plan, dimensions, progress)
+            chain = None
+            try:
+                question = ask(folder / PROCESSOR, tokens, vision, dimensions, plan)
+                chain = EndToEnd(question, family, graphs, folder, dimensions, plan, embedding_dtype)
+            except UserError as error:
+                progress.note(f"warning: not verified from picture to tokens, since a short question fails: {error}")
+            verified = _verify(graphs, folder, golden, plan, dimensions, chain, progress)
+            if chain is not None:
+                with progress.weights("the same question to transformers", _stored_bytes(checkpoint)) as read:
+                    stock = stream_model(checkpoint, family, plan.precision, read, rounded, embedding_dtype)
+                    verified[END_TO_END] = _compare(chain, stock)
         manifest = Manifest(
             schema_version=SCHEMA_VERSION,
             family=family.model_type,
@@ -152,12 +173,7 @@ def _write(
             vision=vision,
             video=video,
             plan=plan,
-            tokens=Tokens(
-                image=family.image_token_id(config),
-                video=None if video is None else family.video_token_id(config),
-                video_marker=None if video is None else family.video_marker,
-                stop=family.stop_tokens(checkpoint, config),
-            ),
+            tokens=tokens,
             graphs=graphs,
             embedding_dtype=embedding_dtype,
             files={str(path.relative_to(folder)): digests[path] for path in _files(folder)},
@@ -244,16 +260,29 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _verify(
-    graphs: dict[str, GraphSpec], folder: Path, golden: Tensors, plan: Plan, dimensions: Decoder, progress: Progress
+    graphs: dict[str, GraphSpec],
+    folder: Path,
+    golden: Tensors,
+    plan: Plan,
+    dimensions: Decoder,
+    chain: EndToEnd | None,
+    progress: Progress,
 ) -> dict[str, float]:
-    """Worst difference of every graph from transformers; VerificationError if one is more than rounding explains."""
+    """Worst difference of every graph from transformers; VerificationError if one is more than rounding explains.
+
+    chain: the question that goes through the same graphs.
+    """
     arrays = {name: tensor.numpy() for name, tensor in golden.items()}
     worst: dict[str, float] = {}
     wrong = []
+    first_of_decoder = "decoder" if plan.layer is None else "prefix"
     for name, spec in graphs.items():
         data = folder / f"{spec.file}.data"
         with progress.weights(f"verify {name}", data.stat().st_size if data.is_file() else 0) as read:
-            differences = verify_graph(name, spec, folder, arrays, plan, read)
+            if chain is not None and name == first_of_decoder:
+                chain.encode(read)
+            beside = [] if chain is None else chain.runs(name)
+            differences = verify_graph(name, spec, folder, arrays, plan, read, beside=beside)
         if not differences:
             continue
         worst[name] = max(differences.values())
@@ -265,3 +294,18 @@ def _verify(
     if wrong:
         raise VerificationError(f"graphs differ from transformers: {', '.join(wrong)}; no bundle was written")
     return worst
+
+
+def _compare(chain: EndToEnd, stock: Any) -> float:
+    """Worst difference of the whole chain; VerificationError if it is more than rounding explains."""
+    differences = chain.compare(stock)
+    wrong = [
+        f"{name} by {found:.2g} (limit {limit:.1g})"
+        for name, (found, limit) in differences.items()
+        if not found <= limit
+    ]
+    if wrong:
+        raise VerificationError(
+            f"from picture to tokens, the bundle differs from transformers: {', '.join(wrong)}; no bundle was written"
+        )
+    return max(found for found, _ in differences.values())

@@ -5,16 +5,17 @@ As `hf.py` is for decoders: what is no public API of transformers and concerns t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import inspect
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from tokenizers import Tokenizer
 from torch import nn
 
-from fastv_export.hf import changed
+from fastv_export.hf import changed, keyword
 
 
 def model_class(model_type: str) -> Any:
@@ -82,6 +83,31 @@ def decoder(model: Any) -> Any:
 def head(model: Any) -> nn.Module:
     """From the last hidden state to logits."""
     return model.get_output_embeddings()
+
+
+def last_logits(
+    model: Any, token_ids: Int[torch.Tensor, "1 S"], pixels: Mapping[str, torch.Tensor], visual: torch.Tensor, rows: int
+) -> Float[torch.Tensor, "rows V"]:
+    """Logits of the last rows, by the whole model's own forward.
+
+    pixels: what it takes of pictures, by its own names. visual: which tokens stand for pictures, bool [1, S].
+    """
+    arguments: dict[str, Any] = dict(pixels)
+    if "mm_token_type_ids" in inspect.signature(type(model).forward).parameters:
+        arguments["mm_token_type_ids"] = visual.int()
+    output = model(
+        input_ids=token_ids,
+        attention_mask=torch.ones_like(token_ids),
+        use_cache=False,
+        **{keyword(model, ("logits_to_keep",)): rows},
+        **arguments,
+    )
+    return output.logits[0]
+
+
+def before_decoder(decoder: Any, hook: Callable[[Float[torch.Tensor, "1 S D"]], None]) -> Any:
+    """Call `hook` with the embedded prompt before the language model runs."""
+    return decoder.register_forward_pre_hook(lambda _, args, kwargs: hook(kwargs["inputs_embeds"]), with_kwargs=True)
 
 
 def newline(model: Any) -> nn.Parameter:

@@ -100,7 +100,7 @@ class Pipeline:
         self._backend = open_backend(bundle, backend, device, threads=threads)
         self._decoder = load_decoder(manifest, self._backend, self.capacity)
         self._embedding = bundle.embedding()
-        self._encoder = Encoder(manifest, self._backend, self._decoder)
+        self._encoder = Encoder(manifest.graphs, self._backend, self._decoder)
         self._prompts = PromptBuilder(bundle.file(PROCESSOR), manifest.tokens)
         self._images = load_images(bundle.file(PROCESSOR), vision)
         self._videos = None if video is None else load_videos(bundle.file(PROCESSOR), video)

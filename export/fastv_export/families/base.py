@@ -16,6 +16,7 @@ from fastv_export.checkpoint import Checkpoint, StoredTensor
 from fastv_export.processor_files import copy_processor
 from fastv_runtime.errors import UserError
 from fastv_runtime.vision import Aspect, Video, Vision
+from fastv_runtime.visuals import Visual
 
 FAMILIES: dict[str, Family] = {}
 """Registered families by `model_type` of the checkpoint's config."""
@@ -94,6 +95,19 @@ class Family:
     def expected(self, model: Any, inputs: dict[str, torch.Tensor]) -> Any:
         """What the stock model makes of the example; as `encode`, but by the model's own way in where that differs."""
         return self.encode(model, **inputs)
+
+    def pixels(self, visual: Visual, size: tuple[int, int]) -> dict[str, torch.Tensor]:
+        """What the stock model takes of one picture, by its own names, from what our graphs take.
+
+        size: of the picture, (height, width).
+        """
+        return {"pixel_values": torch.cat([torch.from_numpy(each.inputs["pixel_values"]) for each in visual.pieces])}
+
+    def last_logits(
+        self, model: Any, token_ids: torch.Tensor, pixels: dict[str, torch.Tensor], visual: torch.Tensor, rows: int
+    ) -> Float[torch.Tensor, "rows V"]:
+        """Logits of the last rows of a prompt by the stock model's own forward; as `hf_models.last_logits`."""
+        return hf_models.last_logits(model, token_ids, pixels, visual, rows)
 
     def image_token_id(self, config: Any) -> int:
         """Id of the placeholder that stands for one visual token of a picture."""
