@@ -32,6 +32,7 @@ from fastv_export.unrotated import check_projections
 from fastv_export.verify import verify_graph
 from fastv_runtime.bundle import (
     EMBEDDING,
+    END_TO_END,
     GOLDEN,
     MANIFEST,
     PROCESSOR,
@@ -52,10 +53,6 @@ RECORDED_VERSIONS = ("fastv-edge", "torch", "transformers", "onnx", "onnx-ir", "
 
 DECODERS = ("prefix", "suffix", "decoder")
 """Graphs of decoder layers."""
-
-
-END_TO_END = "end to end"
-"""Beside the graphs' names, in what a manifest says was verified: from token ids and pixels to logits."""
 
 
 class VerificationError(Exception):

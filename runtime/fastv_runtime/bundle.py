@@ -21,6 +21,8 @@ MANIFEST = "bundle.json"
 EMBEDDING = "embed_tokens.bin"
 GOLDEN = "golden.safetensors"
 PROCESSOR = "processor"
+END_TO_END = "end_to_end"
+"""In what was verified, beside graphs: from token ids and pixels to tokens. Missing where no question fits the plan."""
 
 DialectName = Literal["onnx", "ort", "trt", "trt-legacy"]
 Ranker = Literal["fastv", "random", "uniform", "fastv+uniform", "norope", "dart"]
@@ -132,7 +134,7 @@ class Manifest(Model):
     source: dict[str, str]
     versions: dict[str, str]
     verified: dict[str, float] | None
-    """Largest relative difference from transformers, per graph; None if the export did not compare."""
+    """Largest relative difference from transformers, per graph and END_TO_END; None if the export did not compare."""
 
     @model_validator(mode="after")
     def _all_listed(self) -> Manifest:

@@ -13,13 +13,13 @@ from fastv_export import end_to_end
 from fastv_export.checkpoint import Checkpoint
 from fastv_export.chunked import run_chunked
 from fastv_export.end_to_end import EndToEnd, ask
-from fastv_export.export import END_TO_END, VerificationError, export_bundle
+from fastv_export.export import VerificationError, export_bundle
 from fastv_export.families import FAMILIES
 from fastv_export.plan import Options
 from fastv_export.progress import Progress
 from fastv_export.streamed import stream_model
 from fastv_runtime import Pipeline
-from fastv_runtime.bundle import EMBEDDING, PROCESSOR, read_manifest
+from fastv_runtime.bundle import EMBEDDING, END_TO_END, PROCESSOR, read_manifest
 from fastv_runtime.prompt import Prompt
 from fastv_runtime.visuals import Visual
 from tests.conftest import MakeBundle
@@ -95,7 +95,7 @@ def test_a_chain_that_differs_writes_no_bundle(
 ) -> None:
     positions = end_to_end.position_ids
     monkeypatch.setattr(end_to_end, "position_ids", lambda *arguments: 2 * positions(*arguments))
-    with pytest.raises(VerificationError, match="from picture to tokens, the bundle differs .* logits by"):
+    with pytest.raises(VerificationError, match=r"from picture to tokens, the bundle differs .* logits by"):
         export_bundle(tiny_llava, tmp_path / "wrong.fastv", Options(layer=None, max_new_tokens=8), Progress(None))
     assert not list(tmp_path.iterdir())
 
