@@ -116,6 +116,16 @@ def _write(
     # Beside weights of four or eight bits, a table of fp32 would weigh as much as the layers.
     embedding_dtype: Precision = plan.precision if plan.weights is None else "float16"
     embedding = skeleton.weight("weight", family.decoder(skeleton.model).embed_tokens.weight, embedding_dtype)
+    if checkpoint.ignored:
+        progress.note(
+            f"note: {checkpoint.path}: weights are read from {listed([each.name for each in checkpoint.files])}, as "
+            f"transformers does, and not from {listed([each.name for each in checkpoint.ignored])}"
+        )
+    for name, tied in skeleton.untied.items():
+        progress.note(
+            f"note: {checkpoint.path}: {name} and {tied} are stored with different values though config.json ties "
+            "them: each is used as it is stored, as transformers does"
+        )
     if skeleton.unused:
         progress.note(
             f"warning: {checkpoint.path}: {len(skeleton.unused)} tensors are not used: {listed(skeleton.unused)}"
