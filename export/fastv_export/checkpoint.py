@@ -147,10 +147,8 @@ class Checkpoint:
         What config.json names, else `model.safetensors`, else what the index lists.
         """
         source = self._weights()
-        if not source.name.endswith(INDEX_SUFFIX):
-            names = [str(source.relative_to(self.path))]
-        else:
-            names = shard_names(source)
+        sharded = source.name.endswith(INDEX_SUFFIX)
+        names = shard_names(source) if sharded else [str(source.relative_to(self.path))]
         for name in names:
             if not (self.path / name).is_file():
                 raise UserError(f"{self.path}: {name} is missing: download the checkpoint again")

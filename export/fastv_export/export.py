@@ -15,6 +15,7 @@ from fastv_export.checkpoint import Checkpoint
 from fastv_export.dialects import TARGETS, Dialect
 from fastv_export.digests import Digests
 from fastv_export.families import Family, family_of
+from fastv_export.generation import generation_defaults, generation_notes
 from fastv_export.golden import Tensors, golden_vectors
 from fastv_export.graphs import build_graph, save_graph
 from fastv_export.passes import Scaled, quantise_activations, quantise_weights, scale_inputs
@@ -109,6 +110,7 @@ def _write(
     vision, video = family.vision(config, options.image_tokens), family.video(config)
     plan = make_plan(options, dimensions, vision, video)
     check_positions(plan, family.max_positions(config))
+    generation = generation_defaults(checkpoint)
     skeleton = Skeleton(checkpoint, family, attention=attention.IMPLEMENTATION, precision=plan.precision)
     if plan.layer is not None and not RANKERS[plan.ranker].rotary:
         scored = family.decoder(skeleton.model).layers[plan.layer - 1].self_attn
@@ -121,6 +123,8 @@ def _write(
             f"note: {checkpoint.path}: weights are read from {listed([each.name for each in checkpoint.files])}, as "
             f"transformers does, and not from {listed([each.name for each in checkpoint.ignored])}"
         )
+    for note in generation_notes(checkpoint, plan):
+        progress.note(note)
     for name, tied in skeleton.untied.items():
         progress.note(
             f"note: {checkpoint.path}: {name} and {tied} are stored with different values though config.json ties "
@@ -168,6 +172,7 @@ def _write(
                 video_marker=None if video is None else family.video_marker,
                 stop=family.stop_tokens(checkpoint, config),
             ),
+            generation=generation,
             graphs=graphs,
             embedding_dtype=embedding_dtype,
             files={str(path.relative_to(folder)): digests[path] for path in _files(folder)},

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import shutil
 from pathlib import Path
@@ -10,14 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from rich.console import Console
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from fastv_export.checkpoint import Checkpoint
-from fastv_export.export import export_bundle
 from fastv_export.families import FAMILIES
-from fastv_export.plan import Options
-from fastv_export.progress import Progress
 from fastv_export.reference import load_model
 from fastv_export.skeleton import Skeleton
 from fastv_export.streamed import stream_model
@@ -69,15 +64,3 @@ def test_the_streamed_model_computes_the_same_logits(source: Path) -> None:
         for model in (stream_model(Checkpoint(source), LLAVA), load_model(source, LLAVA))
     )
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.parametrize("source", ["both, other values"], indirect=True)
-def test_an_export_says_that_both_are_used(source: Path, tmp_path: Path) -> None:
-    console = Console(record=True, width=200, file=io.StringIO())
-    with Progress(console) as progress:
-        verified = export_bundle(source, tmp_path / "out.fastv", Options(max_new_tokens=8), progress).verified
-    assert f"{HEAD} and {TABLE} are stored with different values though config.json ties them" in (
-        console.export_text().replace("\n", "")
-    )
-    assert verified is not None
-    assert max(verified.values()) < 1e-4

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import io
 import json
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
-from rich.console import Console
 
 from fastv_export.checkpoint import Checkpoint
-from fastv_export.export import export_bundle
 from fastv_export.families import FAMILIES
-from fastv_export.plan import Options
-from fastv_export.progress import Progress
 from fastv_export.reference import load_model
 from fastv_runtime import UserError
 from tests.tiny import write_tiny_llava
@@ -77,12 +72,3 @@ def test_a_config_cannot_name_other_files(tiny_llava: Path, tmp_path: Path, name
     (source / "config.json").write_text(json.dumps(config | {"transformers_weights": named}))
     with pytest.raises(UserError, match="transformers_weights"):
         _ = Checkpoint(source).files
-
-
-def test_an_export_names_what_it_reads_and_what_not(tiny_llava: Path, tmp_path: Path, older: Path) -> None:
-    source = copied(tiny_llava, tmp_path, older, INDEX)
-    console = Console(record=True, width=200, file=io.StringIO())
-    with Progress(console) as progress:
-        export_bundle(source, tmp_path / "out.fastv", Options(max_new_tokens=8, verify=False), progress)
-    said = console.export_text().replace("\n", "")
-    assert f"weights are read from model.safetensors, as transformers does, and not from {INDEX}" in said
