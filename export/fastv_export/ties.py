@@ -47,6 +47,6 @@ def same_values(first: StoredTensor, second: StoredTensor) -> bool:
     row = max(1, first.nbytes // max(1, first.shape[0]))
     step = max(1, BLOCK // row)
     return all(
-        np.array_equal(*(each.rows(start, min(start + step, first.shape[0])).read() for each in (first, second)))
-        for start in range(0, first.shape[0], step)
+        np.array_equal(first.rows(start, stop).read(), second.rows(start, stop).read())
+        for start, stop in ((start, min(start + step, first.shape[0])) for start in range(0, first.shape[0], step))
     )
