@@ -17,6 +17,7 @@ from fastv_export.dialects import TARGETS, Dialect
 from fastv_export.digests import Digests
 from fastv_export.end_to_end import EndToEnd, ask
 from fastv_export.families import Family, family_of
+from fastv_export.generation import generation_defaults, generation_notes
 from fastv_export.golden import Tensors, golden_vectors
 from fastv_export.graphs import build_graph, save_graph
 from fastv_export.passes import Scaled, quantise_activations, quantise_weights, scale_inputs
@@ -111,6 +112,7 @@ def _write(
     vision, video = family.vision(config, options.image_tokens), family.video(config)
     plan = make_plan(options, dimensions, vision, video)
     check_positions(plan, family.max_positions(config))
+    generation = generation_defaults(checkpoint)
     skeleton = Skeleton(checkpoint, family, attention=attention.IMPLEMENTATION, precision=plan.precision)
     if plan.layer is not None and not RANKERS[plan.ranker].rotary:
         scored = hf.layers_of(family.decoder(skeleton.model))[plan.layer - 1]
@@ -118,6 +120,18 @@ def _write(
     # Beside weights of four or eight bits, a table of fp32 would weigh as much as the layers.
     embedding_dtype: Precision = plan.precision if plan.weights is None else "float16"
     embedding = skeleton.weight("weight", hf.embeddings_of(family.decoder(skeleton.model)).weight, embedding_dtype)
+    if checkpoint.ignored:
+        progress.note(
+            f"note: {checkpoint.path}: weights are read from {listed([each.name for each in checkpoint.files])}, as "
+            f"transformers does, and not from {listed([each.name for each in checkpoint.ignored])}"
+        )
+    for note in generation_notes(checkpoint, plan):
+        progress.note(note)
+    for name, tied in skeleton.untied.items():
+        progress.note(
+            f"note: {checkpoint.path}: {name} and {tied} are stored with different values though config.json ties "
+            "them: each is used as it is stored, as transformers does"
+        )
     if skeleton.unused:
         progress.note(
             f"warning: {checkpoint.path}: {len(skeleton.unused)} tensors are not used: {listed(skeleton.unused)}"
@@ -171,6 +185,7 @@ def _write(
             video=video,
             plan=plan,
             tokens=tokens,
+            generation=generation,
             graphs=graphs,
             embedding_dtype=embedding_dtype,
             files={str(path.relative_to(folder)): digests[path] for path in _files(folder)},

@@ -65,9 +65,15 @@ def compute_buffers(model: Any) -> None:
     model.initialize_weights()
 
 
-def tie(model: Any) -> None:
-    """Make parameters that the config ties one."""
-    model.tie_weights()
+def tied_parameters(model: Any) -> dict[str, str]:
+    """The parameters that the config ties, by name, each with the one that it is tied to."""
+    return dict(model.get_expanded_tied_weights_keys(all_submodels=True))
+
+
+def tie(model: Any, pairs: dict[str, str]) -> None:
+    """Make these parameters one, and no others."""
+    model.all_tied_weights_keys = pairs
+    model.tie_weights(recompute_mapping=False)
 
 
 def attend(model: Any, implementation: str | Mapping[str, str]) -> None:
@@ -170,6 +176,17 @@ def timm_stride(config: Any) -> int:
 
     with torch.device("meta"):
         return AutoModel.from_config(config).timm_model.feature_info[-1]["reduction"]
+
+
+def generation_config(path: Path) -> Any:
+    """The config that `generate` starts from: generation_config.json, or what an old config.json has of it."""
+    from transformers import GenerationConfig
+
+    if (path / "generation_config.json").is_file():
+        return GenerationConfig.from_pretrained(path, local_files_only=True)
+    return GenerationConfig.from_pretrained(
+        path, config_file_name="config.json", local_files_only=True, _from_model_config=True
+    )
 
 
 def write_clip_processor(target: Path, size: int) -> None:

@@ -12,11 +12,12 @@ import numpy as np
 from pydantic import BaseModel, ValidationError, field_validator, model_validator
 
 from fastv_runtime.errors import UserError
+from fastv_runtime.generation import GenerationDefaults
 from fastv_runtime.layout import numpy_dtype
 from fastv_runtime.schema import DType, Model, TensorSpec
 from fastv_runtime.vision import Video, Vision
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 MANIFEST = "bundle.json"
 EMBEDDING = "embed_tokens.bin"
 GOLDEN = "golden.safetensors"
@@ -128,6 +129,7 @@ class Manifest(Model):
     video: Video | None = None
     plan: Plan
     tokens: Tokens
+    generation: GenerationDefaults = GenerationDefaults()
     graphs: dict[str, GraphSpec]
     embedding_dtype: DType
     files: dict[str, FileDigest]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +12,7 @@ from torch import nn
 
 from fastv_export import hf_models
 from fastv_export.checkpoint import Checkpoint, StoredTensor
+from fastv_export.generation import generation_config
 from fastv_export.processor_files import copy_processor
 from fastv_runtime.errors import UserError
 from fastv_runtime.vision import Aspect, Video, Vision
@@ -142,8 +142,7 @@ class Family:
 
     def stop_tokens(self, checkpoint: Checkpoint, config: Any) -> tuple[int, ...]:
         """End-of-sequence ids, as `generate` would use them: the generation config's, else the text config's."""
-        file = checkpoint.path / "generation_config.json"
-        stop = json.loads(file.read_text(encoding="utf-8")).get("eos_token_id") if file.is_file() else None
+        stop = generation_config(checkpoint).eos_token_id
         if stop is None:
             stop = getattr(config.get_text_config(), "eos_token_id", None)
         if stop is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +38,11 @@ UNNORMALISED = {"do_rescale": False, "do_normalize": False}
 class FixedImages:
     """Pictures of one size, one run of the graph each."""
 
-    def __init__(self, directory: Path, vision: FixedVision):
+    def __init__(self, directory: Path, vision: FixedVision, settings: Mapping[str, Any] | None = None):
+        """settings: of the image processor, instead of its own."""
         self._processor = load_image_processor(directory)
         self._vision = vision
+        self._settings = dict(settings or {})
 
     def __call__(self, image: Image.Image) -> Visual:
         return Visual(
@@ -64,7 +67,7 @@ class FixedImages:
 
     def _process(self, image: Image.Image, **settings: Any) -> np.ndarray:
         if self._vision.aspect == "pad":
-            image = pad_to_square(image, mean_colour(self._processor.image_mean))
-        made = self._processor(images=image.convert("RGB"), return_tensors="np", **settings)
+            image = pad_to_square(image, mean_colour(self._settings.get("image_mean", self._processor.image_mean)))
+        made = self._processor(images=image.convert("RGB"), return_tensors="np", **(self._settings | settings))
         # Video-LLaVA's image processor names them after the model's two towers, unless it is told not to.
         return np.asarray(made["pixel_values_images" if "pixel_values_images" in made else "pixel_values"])
