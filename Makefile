@@ -8,8 +8,9 @@ VENV ?= .venv
 LOCK ?= requirements/lock.txt
 RUN = $(VENV)/bin/python
 
-# Two names: pip calls the versions that packages are built with one or the other, by its age.
-INSTALL = PIP_CONSTRAINT=$(LOCK) PIP_BUILD_CONSTRAINT=$(LOCK) $(RUN) -m pip install --quiet $(if $(LOCK),--constraint $(LOCK),--upgrade --upgrade-strategy eager)
+# Not --constraint, which leaves what packages are built with to chance; the second name is newer pips' for that.
+INSTALL = PIP_CONSTRAINT=$(LOCK) PIP_BUILD_CONSTRAINT=$(LOCK) $(RUN) -m pip install --quiet \
+	$(if $(LOCK),,--upgrade --upgrade-strategy eager)
 # What the environment has, and at whose versions: another LOCK installs anew.
 NAME = $(VENV)/.$(or $(notdir $(LOCK)),newest)
 DEMO = $(NAME).demo

@@ -1,7 +1,7 @@
 """Whether the packages that we reach into are neither older than we need nor newer than was tested.
 
-pyproject.toml says both, once: a package that it caps is one we reach into. The installed metadata of fastv-edge repeats
-its lines, so there is no second table to disagree with them. No package is imported here.
+pyproject.toml says both, once: a package that it caps is one we reach into. The installed metadata of fastv-edge
+repeats its lines, so there is no second table to disagree with them. No package is imported here.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What is installed is compared with pyproject.toml's least versions and caps, as fastv-edge's metadata repeats them."""
+"""What is installed is compared with pyproject.toml's least versions and caps, as the installed metadata has them."""
 
 from __future__ import annotations
 
@@ -60,9 +60,11 @@ def test_a_newer_version_is_told(install, found: str) -> None:
 
 def test_a_version_that_is_too_old_is_refused(install) -> None:
     install({"transformers": "5.19.3"})
-    message = r"^transformers 5\.19\.3 is installed, 5\.20 or newer is needed: pip install 'transformers<5\.25,>=5\.20'$"
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(UserError) as refused:
         untested()
+    assert str(refused.value) == (
+        "transformers 5.19.3 is installed, 5.20 or newer is needed: pip install 'transformers<5.25,>=5.20'"
+    )
 
 
 def test_extras_are_checked_where_they_are_used(install) -> None:
@@ -99,7 +101,9 @@ def test_commands_say_it_in_one_line(install, capsys: pytest.CaptureFixture[str]
     assert (ended, len(ran)) == (code, 0 if code else 1)
     assert captured.out == ""
     (line,) = captured.err.splitlines()
-    assert line.startswith("fastv-test: warning: transformers: tested up to" if code == 0 else "fastv-test: transformers 5.19")
+    assert line.startswith(
+        "fastv-test: warning: transformers: tested up" if code == 0 else "fastv-test: transformers 5"
+    )
 
 
 def test_a_command_of_ours_checks(install, capsys: pytest.CaptureFixture[str]) -> None:
