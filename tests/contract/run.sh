@@ -17,7 +17,7 @@ trap 'rm -rf "$scratch"' EXIT
 for version; do
     beside="$scratch/$version"
     # Alone: the environment's own tokenizers and huggingface-hub do; transformers says so itself where they do not.
-    "$python" -m pip install --quiet --no-deps --target "$beside" "transformers==$version"
+    "$python" -m pip install --quiet --no-deps --no-compile --target "$beside" "transformers==$version"
     echo "tests/contract on $(cd "$beside" && ls -d transformers-*.dist-info)"
     PYTHONPATH="$beside" "$python" -m pytest -p no:cacheprovider tests/contract
 done
