@@ -1,7 +1,7 @@
 # Everything installs itself into VENV on first use, at the versions that LOCK has.
 #     make demo              what the demo needs
 #     make test              what tests need, on top
-#     make test LOCK=        the newest versions that pyproject.toml allows, whatever was installed before
+#     make test LOCK=        the newest versions that pyproject.toml allows
 #     make lock              bring LOCK to the newest versions that pyproject.toml allows
 PYTHON ?= python3
 VENV ?= .venv
@@ -15,8 +15,10 @@ INSTALL = PIP_CONSTRAINT=$(LOCK) PIP_BUILD_CONSTRAINT=$(LOCK) $(RUN) -m pip inst
 NAME = $(VENV)/.$(or $(notdir $(LOCK)),newest)
 DEMO = $(NAME).demo
 DEV = $(NAME).dev
+# Without a lock it is looked every time whether something newer is out.
+SOURCES = pyproject.toml $(or $(LOCK),look)
 
-.PHONY: demo test contract lint bench report evaluate calibrate train lock clean
+.PHONY: demo test contract lint bench report evaluate calibrate train look lock clean
 
 demo: $(DEMO)
 	$(RUN) demo/demo.py
@@ -56,12 +58,12 @@ train: $(DEV)
 $(RUN):
 	$(PYTHON) -m venv $(VENV)
 
-$(DEMO): pyproject.toml $(LOCK) | $(RUN)
+$(DEMO): $(SOURCES) | $(RUN)
 	rm -f $(VENV)/.*.demo $(VENV)/.*.dev
 	$(INSTALL) --editable '.[export]'
 	touch $@
 
-$(DEV): pyproject.toml $(LOCK) | $(RUN)
+$(DEV): $(SOURCES) | $(RUN)
 	rm -f $(VENV)/.*.demo $(VENV)/.*.dev
 	$(INSTALL) --editable '.[dev]'
 	# Without the torchvision that timm asks for: see requirements/excluded.in.
