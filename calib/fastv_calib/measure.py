@@ -168,16 +168,16 @@ class Measure:
 
     def _few_bits(self, dense: Dense, precision: str, make: Callable[[], Inputs]) -> list[Shown]:
         """Of the rounded model, unpruned and pruned, on the answer of the model as it is stored."""
-        weights, answer = FEW_BITS[precision], len(dense.tokens) - 1
+        weights = FEW_BITS[precision]
         with self._rounded(weights, None):
             inputs = make()
         first = self._settings.layers[0]
-        with self._rounded(weights, None, answer):
+        with self._rounded(weights, None):
             everything = torch.arange(inputs.visual.numel())[None]
             (logits,) = self._sweep.pruned(self._sweep.forced(inputs, dense, first), first, everything)
         outcomes = [(self._outcome(dense, logits), _mask(everything, inputs.visual)[0])]
         for layer in self._settings.layers:  # which parts are the prefix's depends on K
-            with self._rounded(weights, layer, answer):
+            with self._rounded(weights, layer):
                 shown = self._sweep.forced(inputs, dense, layer)
                 for keep in self._settings.keeps:
                     outcomes += self._outcomes(shown, layer, keep)

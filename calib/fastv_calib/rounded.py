@@ -1,8 +1,8 @@
 """A loaded model whose products compute as a bundle of few bits does on ONNX Runtime's CPU provider.
 
-Weights are rounded as an export rounds them, once, and kept in a byte each. Activations are rounded as the kernels do:
-beside weights with one scale an output to unsigned bytes in one range of all rows at hand (DynamicQuantizeLinear),
-beside weights in blocks to signed bytes block by block of every row (MatMulNBits). The embedding table is of fp16.
+Weights are rounded as an export rounds them, once, and kept in a byte each. Activations are rounded as the kernels do,
+to a byte around zero: beside weights with one scale an output every row in a range of its own
+(`passes.dynamic_int8`), beside weights in blocks block by block (MatMulNBits). The embedding table is of fp16.
 """
 
 from __future__ import annotations
@@ -50,18 +50,16 @@ class Rounded:
         self._kept: dict[tuple[nn.Linear, Rounding], tuple[torch.Tensor, torch.Tensor]] = {}
 
     @contextmanager
-    def __call__(self, weights: Weights, layer: int | None, answer: int = 0) -> Iterator[None]:
+    def __call__(self, weights: Weights, layer: int | None) -> Iterator[None]:
         """Within this context the model's products have weights of few bits.
 
-        layer: K, before which layers are the graph `prefix`; None is the unsplit decoder. answer: the last so many rows
-        of the decoder's layers are tokens that the runtime decodes one by one.
+        layer: K, before which layers are the graph `prefix`; None is the unsplit decoder.
         """
         patched = []
         for product in self._products:
             rounding = rounding_in(product, weights, layer, len(hf.layers_of(self._decoder)))
             if rounding is not None:
-                alone = answer if product.layer is not None else None if product.name == "head.weight" else 0
-                product.module.forward = self._forward(product, rounding, alone)  # type: ignore[method-assign]
+                product.module.forward = self._forward(product.module, rounding)  # type: ignore[method-assign]
                 patched.append(product.module)
         table = hf.embeddings_of(self._decoder).register_forward_hook(lambda _, args, rows: rows.to(TABLE).float())
         try:
@@ -71,17 +69,14 @@ class Rounded:
             for module in patched:
                 del module.forward
 
-    def _forward(self, product: Product, rounding: Rounding, alone: int | None) -> Any:
-        module, together = product.module, product.layer is None
-
+    def _forward(self, module: nn.Linear, rounding: Rounding) -> Any:
         def forward(rows: torch.Tensor) -> torch.Tensor:
             if (module, rounding) not in self._kept:
                 self._kept[module, rounding] = _quantised(module.weight.detach(), rounding)
             values, scales = self._kept[module, rounding]
             weight = (values.float().reshape(*scales.shape, -1) * scales[..., None]).reshape(values.shape)
-            if rounding.block is not None:
-                return F.linear(_in_blocks(rows, rounding.block), weight, module.bias)
-            return F.linear(_in_ranges(rows, alone, together), weight, module.bias)
+            rows = _by_row(rows) if rounding.block is None else _in_blocks(rows, rounding.block)
+            return F.linear(rows, weight, module.bias)
 
         return forward
 
@@ -157,29 +152,12 @@ def _quantised(weight: Float[torch.Tensor, "O I"], rounding: Rounding) -> tuple[
     return torch.cat(values), torch.cat(scales)
 
 
-def _in_ranges(
-    rows: Float[torch.Tensor, "plans rows I"], alone: int | None, together: bool
-) -> Float[torch.Tensor, "plans rows I"]:
-    """Activations as DynamicQuantizeLinear makes them.
-
-    alone: so many last rows, each in a range of its own, those before in one; None means all rows. together: one range
-    for all along the first axis too.
-    """
-    if alone is None:
-        return _bytes(rows, (-1,))
-    split = rows.shape[-2] - alone
-    axes = tuple(range(rows.dim())) if together else (-2, -1)
-    first = _bytes(rows[..., :split, :], axes) if split else rows[..., :0, :]
-    return torch.cat([first, _bytes(rows[..., split:, :], (-1,))], -2) if alone else first
-
-
-def _bytes(rows: torch.Tensor, axes: tuple[int, ...]) -> torch.Tensor:
-    """ONNX, DynamicQuantizeLinear: the range has zero in it, and zero is exact."""
-    low = rows.amin(axes, keepdim=True).clamp_max(0)
-    scale = (rows.amax(axes, keepdim=True).clamp_min(0) - low) / 255
-    scale = torch.where(scale == 0, 1.0, scale)
-    zero = torch.round(-low / scale).clamp_(0, 255)
-    return ((torch.round(rows / scale) + zero).clamp_(0, 255) - zero) * scale
+def _by_row(rows: Float[torch.Tensor, "... I"]) -> Float[torch.Tensor, "... I"]:
+    """Step by step as the graph has it: where a value falls between two bytes, the last bit decides."""
+    size = rows.abs().amax(-1, keepdim=True)
+    size = torch.where(size == 0, 1.0, size)
+    step = torch.tensor(1 / 127)
+    return torch.round(rows / size / step) * step * size
 
 
 def _in_blocks(rows: Float[torch.Tensor, "... I"], block: int) -> Float[torch.Tensor, "... I"]:

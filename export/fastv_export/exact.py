@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from onnx import ModelProto, NodeProto, helper
+import numpy as np
+from onnx import ModelProto, NodeProto, helper, numpy_helper
 
 UNSET = 0
 """accuracy_level of MatMulNBits at which it computes in the type of its activations."""
+ONE = "exact.one"
+"""What rows of int8 products are divided by here, and their products multiplied by."""
 
 
 def with_exact_products(model: ModelProto) -> None:
     """In place: products whose activations are rounded take them as they are.
 
-    Nothing bounds what eight bits in one range do to a model's outputs; what the graph is and which weights it has
-    can be compared exactly.
+    Nothing bounds what eight bits do to a model's outputs; what the graph is and which weights it has can be compared
+    exactly.
     """
-    activations = {
-        node.output[0]: node.input[0] for node in model.graph.node if node.op_type == "DynamicQuantizeLinear"
-    }
+    makers = {node.output[0]: node for node in model.graph.node}
     # Weights are stored as integers: what a QuantizeLinear makes are activations.
     integers = {node.output[0]: node.input[0] for node in model.graph.node if node.op_type == "QuantizeLinear"}
     rounded = {
@@ -24,20 +25,27 @@ def with_exact_products(model: ModelProto) -> None:
         for node in model.graph.node
         if node.op_type == "DequantizeLinear" and node.input[0] in integers
     }
+    # Of rows, as `dynamic_int8` divides by them: not here, where a row of zeros would become NaN.
+    sizes = {
+        makers[integers[node.input[0]]].input[1] for node in model.graph.node if node.op_type == "MatMulIntegerToFloat"
+    }
+    absolute = {makers[name].input[0] for name in sizes}
     nodes: list[NodeProto] = []
     for node in model.graph.node:
-        if node.output[0] in integers or node.output[0] in rounded:
+        if node.output[0] in integers.keys() | rounded.keys() | sizes | absolute:
             continue
-        node.input[:] = [rounded.get(name, name) for name in node.input]
+        node.input[:] = [ONE if name in sizes else rounded.get(name, name) for name in node.input]
         if node.op_type == "MatMulIntegerToFloat":
             rows, weight, _, scales, _ = node.input
             name = f"{node.output[0]}.weight"
             nodes.append(helper.make_node("DequantizeLinear", [weight, scales], [name], axis=1))
-            nodes.append(helper.make_node("MatMul", [activations[rows], name], list(node.output)))
-        elif node.op_type != "DynamicQuantizeLinear":
-            for attribute in node.attribute:
-                if attribute.name == "accuracy_level":
-                    attribute.i = UNSET
-            nodes.append(node)
+            nodes.append(helper.make_node("MatMul", [integers[rows], name], list(node.output)))
+            continue
+        for attribute in node.attribute:
+            if attribute.name == "accuracy_level":
+                attribute.i = UNSET
+        nodes.append(node)
     del model.graph.node[:]
     model.graph.node.extend(nodes)
+    if sizes:
+        model.graph.initializer.append(numpy_helper.from_array(np.array(1, np.float32), ONE))
