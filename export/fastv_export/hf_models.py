@@ -89,9 +89,10 @@ def newline(model: Any) -> nn.Parameter:
     return model.model.image_newline
 
 
-def image_features(model: Any, **inputs: torch.Tensor) -> Float[torch.Tensor, "N D"]:
+def image_features(model: Any, pixel_values: torch.Tensor, **inputs: torch.Tensor) -> Float[torch.Tensor, "N D"]:
     """Visual features of one picture, by the model's own way in."""
-    return _pooled(model.model.get_image_features(**inputs, return_dict=True))[0]
+    # By place: Video-LLaVA had another name for pixels up to transformers 5.20.
+    return _pooled(model.model.get_image_features(pixel_values, **inputs, return_dict=True))[0]
 
 
 def tile_features(model: Any, **inputs: torch.Tensor) -> Float[torch.Tensor, "N D"]:
