@@ -42,6 +42,9 @@ HARMLESS = {
 """What layers hand to an attention function beside what `Attention` holds, and no graph needs. A sliding window is
 compared with the plan by `Family.max_positions`."""
 
+BOUNDARIES = frozenset({"cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k"})
+"""What layers of towers that take pictures of any size hand over as well; those of keys are those of queries."""
+
 Attend = Callable[["Attention"], torch.Tensor]
 """An attention: what a layer hands it -> [1, S, Hq, Dh]."""
 
@@ -65,6 +68,11 @@ class Attention:
         """Number of the decoder layer."""
         return layer_number(self.module)
 
+    @property
+    def boundaries(self) -> Any:
+        """Where a tower's sequence is cut, whatever object was given to the tower for that; None in a decoder."""
+        return self.extra.get("cu_seq_lens_q")
+
 
 class LayerCache:
     """What decoder layers see as their cache. A subclass says what becomes of new rows."""
@@ -81,10 +89,11 @@ class LayerCache:
 
 
 def changed(what: str) -> UserError:
-    """Error for a transformers that is not as this module knows it."""
+    """Error for a transformers, or a model in it, that is not as this module knows them."""
     return UserError(
-        f"transformers {version('transformers')}: {what}: install a version that fastv-edge was tested with "
-        "(docs/dependencies.md), or teach fastv_export/hf.py the new name"
+        f"transformers {version('transformers')}: {what}: either this model is of another build than those that "
+        "fastv-edge can take, or transformers has renamed something: install a version that fastv-edge was tested "
+        "with (docs/dependencies.md)"
     )
 
 
@@ -94,18 +103,20 @@ def keyword(module: Any, names: tuple[str, ...]) -> str:
     for name in names:
         if name in taken:
             return name
-    others = ", ".join(name for name in taken if name != "self")
+    others = ", ".join(name for name, each in taken.items() if name != "self" and each.kind is not each.VAR_KEYWORD)
     raise changed(f"{type(module).__name__}.forward takes no {' or '.join(names)}, only {others}")
 
 
 def check_decoder(decoder: Any) -> None:
     """UserError where a decoder, its layers or their attention are not what this module relies on.
 
-    In that case transformers has changed. What a decoder may not have is in `fastv_export.support`.
+    Without it, a keyword that transformers has renamed would vanish in the `**kwargs` of a layer.
     """
     for name in DECODER_PARTS:
         if not hasattr(decoder, name):
             raise changed(f"{type(decoder).__name__} has no {name}")
+    for names in (("inputs_embeds",), ("position_ids",), ("use_cache",), CACHE):
+        keyword(decoder, names)
     for layer in decoder.layers:
         missing = [name for name in LAYER_PARTS if not hasattr(layer, name)]
         if missing:
@@ -221,7 +232,8 @@ def run_decoder(
         arguments["position_ids"] = positions
     if deepstack:
         assert visual is not None
-        arguments |= {"visual_pos_masks": visual[None], "deepstack_visual_embeds": deepstack}
+        arguments[keyword(decoder, ("visual_pos_masks",))] = visual[None]
+        arguments[keyword(decoder, ("deepstack_visual_embeds",))] = deepstack
     if cache is not None:
         arguments[keyword(decoder, CACHE)] = cache
     output = decoder(**arguments)

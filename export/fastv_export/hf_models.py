@@ -17,6 +17,10 @@ from torch import nn
 from fastv_export.hf import changed
 
 
+COMPUTED = (r"rotary_emb\.inv_freq$", r"(^|\.)position_ids$")
+"""Stored by older versions of transformers, computed today; it does not warn of them either."""
+
+
 def model_class(model_type: str) -> Any:
     """The stock class of a whole vision-language model."""
     from transformers import CONFIG_MAPPING, AutoModelForImageTextToText
@@ -52,7 +56,7 @@ def renamed(model: Any, stored: Iterable[str]) -> dict[str, str]:
 
 def ignored_when_unexpected(model: Any) -> tuple[str, ...]:
     """Patterns of stored names that transformers does not warn of where a model has no such tensor."""
-    return tuple(model._keys_to_ignore_on_load_unexpected or ())
+    return (*(model._keys_to_ignore_on_load_unexpected or ()), *COMPUTED)
 
 
 def compute_buffers(model: Any) -> None:
@@ -109,13 +113,30 @@ def frame_features(model: Any, pixel_values: Float[torch.Tensor, "1 3 H W"]) -> 
     return _pooled(model.model.get_video_features(pixel_values[None], return_dict=True))[0]
 
 
-def patch_tower(model: Any, pixel_values: torch.Tensor, grid: torch.Tensor | None, **inputs: Any) -> tuple[Any, ...]:
+def patch_tower(model: Any, pixel_values: torch.Tensor, grid: torch.Tensor) -> tuple[Any, ...]:
     """Features of patches in a Qwen tower, then those of deepstack.
 
-    grid: (time, rows, columns) in patches, from which the tower computes positions, windows and boundaries; None where
-    `inputs` has them.
+    grid: (time, rows, columns) in patches, from which the tower computes positions, windows and boundaries.
     """
-    output = model.model.visual(pixel_values, grid, **inputs)
+    return _patches(model.model.visual(pixel_values, grid))
+
+
+def patch_tower_at(
+    model: Any, pixel_values: torch.Tensor, *, boundaries: Any, windows: Any = None, **inputs: torch.Tensor
+) -> tuple[Any, ...]:
+    """The same from what the tower would compute of the grid.
+
+    boundaries, windows: what layers that attend to all patches, and those that attend within windows, hand to their
+    attention (`Attention.boundaries`). inputs: those of the vision graph; in `fastv_runtime.visuals.grid` they have
+    the names that the tower knows.
+    """
+    given = {"cu_seqlens": boundaries, "max_seqlen": 1, **inputs}
+    if windows is not None:
+        given |= {"cu_window_seqlens": windows, "max_window_seqlen": 1}
+    return _patches(model.model.visual(pixel_values, None, **given))
+
+
+def _patches(output: Any) -> tuple[Any, ...]:
     return (_pooled(output), *getattr(output, "deepstack_features", ()))
 
 

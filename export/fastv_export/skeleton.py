@@ -13,15 +13,12 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from fastv_export import hf_models
+from fastv_export import hf, hf_models
 from fastv_export.checkpoint import DTYPES, Checkpoint, StoredTensor
 from fastv_export.families import Family
 from fastv_export.weights import CheckpointTensor, Scratch
 from fastv_runtime.bundle import Precision
 from fastv_runtime.errors import UserError
-
-COMPUTED = (r"rotary_emb\.inv_freq$", r"(^|\.)position_ids$")
-"""Stored by older versions of transformers, computed today; it does not warn of them either."""
 
 
 class Skeleton:
@@ -37,6 +34,7 @@ class Skeleton:
         self._dtype, self._scratch = precision, Scratch()
         dtype = getattr(torch, precision)
         model, by_name = build_without_weights(checkpoint, family, dtype)
+        hf.check_decoder(family.decoder(model))
         with self.mode:
             for module in model.modules():
                 for name, parameter in module._parameters.items():
@@ -147,5 +145,5 @@ def _check_complete(expected: Iterable[str], by_name: Mapping[str, StoredTensor]
 
 def _unused(model: Any, by_name: Mapping[str, StoredTensor]) -> list[str]:
     known = {name for name, _ in model.named_parameters(remove_duplicate=False)} | dict(model.named_buffers()).keys()
-    harmless = re.compile("|".join([*hf_models.ignored_when_unexpected(model), *COMPUTED]))
+    harmless = re.compile("|".join(hf_models.ignored_when_unexpected(model)))
     return [tensor.name for name, tensor in by_name.items() if name not in known and not harmless.search(name)]
