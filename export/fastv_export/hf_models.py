@@ -16,7 +16,6 @@ from torch import nn
 
 from fastv_export.hf import changed
 
-
 COMPUTED = (r"rotary_emb\.inv_freq$", r"(^|\.)position_ids$")
 """Stored by older versions of transformers, computed today; it does not warn of them either."""
 
