@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from fastv_export.cli import main as fastv_export
-from fastv_runtime.bundle import read_manifest
+from fastv_runtime.bundle import END_TO_END, read_manifest
 from fastv_runtime.cli.inspect import main as fastv_inspect
 from fastv_runtime.cli.run import main as fastv_run
 from tests.conftest import DEMO, noise_picture
@@ -25,7 +25,7 @@ def test_export_run_and_inspect_the_demo(tmp_path: Path, capsys: pytest.CaptureF
     assert manifest["plan"]["keep"] == 0.25
     assert "verified against transformers" in captured.err
     assert max(manifest["verified"].values()) < 1e-4
-    assert set(manifest["verified"]) == {"vision", "prefix", "select", "suffix"}
+    assert set(manifest["verified"]) == {"vision", "prefix", "select", "suffix", END_TO_END}
 
     noise_picture(0).save(picture)
     ask = [str(bundle), "--image", str(picture), "--prompt", "What color is the circle?"]

@@ -12,6 +12,7 @@ from transformers import AutoProcessor
 from fastv_export.families import FAMILIES
 from fastv_export.reference import load_model, pruned
 from fastv_runtime import Pipeline
+from fastv_runtime.bundle import END_TO_END
 from tests.conftest import MakeBundle, noise_picture
 from tests.export.test_rankers import DEFINITIONS
 from tests.export.test_rankers import expected as choice
@@ -28,7 +29,7 @@ pytestmark = pytest.mark.xdist_group("rankers")  # the last test looks at bundle
 def test_an_answer_is_that_of_transformers(tiny_llava: Path, make_bundle: MakeBundle, ranker: str) -> None:
     bundle = make_bundle(tiny_llava, ranker=ranker, keep=0.25, max_text=64, max_new_tokens=NEW_TOKENS)
     pipeline = Pipeline.load(bundle, threads=1)
-    assert set(pipeline.bundle.manifest.verified or {}) == {"vision", "prefix", "select", "suffix"}
+    assert set(pipeline.bundle.manifest.verified or {}) == {"vision", "prefix", "select", "suffix", END_TO_END}
     answer = pipeline.stream([noise_picture(3)], QUESTION, max_new_tokens=NEW_TOKENS, ignore_stop=True)
     for _ in answer:
         pass

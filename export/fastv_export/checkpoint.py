@@ -21,6 +21,7 @@ from fastv_runtime.errors import UserError
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
+INDEX_SUFFIX = ".safetensors.index.json"
 DTYPES: dict[str, Any] = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
 """Element types of weights that can be read, by safetensors' names."""
 
@@ -124,28 +125,60 @@ class Checkpoint:
             raise UserError(f"{file}: it names no model_type: give a directory that save_pretrained wrote")
         return model_type
 
+    def named_weights(self) -> str | None:
+        """The file of weights, or their index, that config.json names (`transformers_weights`); mostly it names none.
+
+        Raises UserError for what transformers does not open either.
+        """
+        file = self.path / "config.json"
+        name = json.loads(file.read_text(encoding="utf-8")).get("transformers_weights")
+        if name is None:
+            return None
+        if not isinstance(name, str) or not name.endswith((".safetensors", INDEX_SUFFIX)):
+            raise UserError(f"{file}: transformers_weights {name!r} is no safetensors file and no index of such files")
+        if not (self.path / name).resolve().is_relative_to(self.path.resolve()):
+            raise UserError(f"{file}: transformers_weights {name!r} lies outside the checkpoint: copy the file into it")
+        return name
+
     @cached_property
     def files(self) -> tuple[Path, ...]:
-        """The safetensors files, as the index lists them or the single one."""
-        index = self.path / INDEX
-        if index.is_file():
-            names = shard_names(index)
-        elif (self.path / SINGLE).is_file():
-            names = [SINGLE]
-        elif any(self.path.glob(PICKLES)):
-            raise UserError(
-                f"{self.path}: no safetensors weights, only pickles, which are not opened here: convert them with "
-                f"{conversion(self.path)}"
-            )
-        else:
-            raise UserError(
-                f"{self.path}: no safetensors weights: convert them with "
-                "model.save_pretrained(directory) of a current transformers"
-            )
+        """The safetensors files that transformers' `from_pretrained` would choose.
+
+        What config.json names, else `model.safetensors`, else what the index lists.
+        """
+        source = self._weights()
+        sharded = source.name.endswith(INDEX_SUFFIX)
+        names = shard_names(source) if sharded else [str(source.relative_to(self.path))]
         for name in names:
             if not (self.path / name).is_file():
                 raise UserError(f"{self.path}: {name} is missing: download the checkpoint again")
         return tuple(self.path / name for name in names)
+
+    @property
+    def ignored(self) -> tuple[Path, ...]:
+        """Weights that lie beside those of `files` and are not read: an older save, most likely."""
+        others = [self.path / SINGLE, self.path / INDEX]
+        if others[1].is_file() and others[1] != self._weights():
+            others += [self.path / name for name in shard_names(others[1])]
+        return tuple(file for file in others if file.is_file() and file not in (self._weights(), *self.files))
+
+    def _weights(self) -> Path:
+        """The one file, or the index."""
+        named = self.named_weights()
+        if named is not None:
+            return self.path / named
+        for name in (SINGLE, INDEX):
+            if (self.path / name).is_file():
+                return self.path / name
+        if any(self.path.glob(PICKLES)):
+            raise UserError(
+                f"{self.path}: no safetensors weights, only pickles, which are not opened here: convert them with "
+                f"{conversion(self.path)}"
+            )
+        raise UserError(
+            f"{self.path}: no safetensors weights: convert them with "
+            "model.save_pretrained(directory) of a current transformers"
+        )
 
     @cached_property
     def tensors(self) -> dict[str, StoredTensor]:

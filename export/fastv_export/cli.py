@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fastv_export.precisions import DEFAULTS, FEW_BITS, WIDE
-from fastv_runtime.bundle import Part, Precision, Weights
+from fastv_runtime.bundle import END_TO_END, Part, Precision, Weights
 from fastv_runtime.cli.console import command, stderr
 from fastv_runtime.errors import UserError, missing_extra
 
@@ -163,7 +163,8 @@ def run(args: argparse.Namespace) -> None:
         verified = "not verified"
     else:
         worst = max(manifest.verified.values())
-        verified = f"verified against transformers, largest relative difference {worst:.1e}"
+        whole = "from picture to tokens" if END_TO_END in manifest.verified else "graph by graph"
+        verified = f"verified against transformers {whole}, largest relative difference {worst:.1e}"
     stderr.print(f"{args.output}: {size / 2**20:,.1f} MiB, {verified}", highlight=False)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import onnx_ir as ir
 from safetensors.torch import save
@@ -14,7 +15,9 @@ from fastv_export.activations import Activation
 from fastv_export.checkpoint import Checkpoint
 from fastv_export.dialects import TARGETS, Dialect
 from fastv_export.digests import Digests
+from fastv_export.end_to_end import EndToEnd, ask
 from fastv_export.families import Family, family_of
+from fastv_export.generation import generation_defaults, generation_notes
 from fastv_export.golden import Tensors, golden_vectors
 from fastv_export.graphs import build_graph, save_graph
 from fastv_export.passes import Scaled, quantise_activations, quantise_weights, scale_inputs
@@ -30,6 +33,7 @@ from fastv_export.unrotated import check_projections
 from fastv_export.verify import verify_graph
 from fastv_runtime.bundle import (
     EMBEDDING,
+    END_TO_END,
     GOLDEN,
     MANIFEST,
     PROCESSOR,
@@ -47,7 +51,6 @@ from fastv_runtime.selftest import tolerance
 from fastv_runtime.vision import Vision
 
 RECORDED_VERSIONS = ("fastv-edge", "torch", "transformers", "onnx", "onnx-ir", "onnxscript", "onnxruntime")
-
 
 DECODERS = ("prefix", "suffix", "decoder")
 """Graphs of decoder layers."""
@@ -109,6 +112,7 @@ def _write(
     vision, video = family.vision(config, options.image_tokens), family.video(config)
     plan = make_plan(options, dimensions, vision, video)
     check_positions(plan, family.max_positions(config))
+    generation = generation_defaults(checkpoint)
     skeleton = Skeleton(checkpoint, family, attention=attention.IMPLEMENTATION, precision=plan.precision)
     if plan.layer is not None and not RANKERS[plan.ranker].rotary:
         scored = hf.layers_of(family.decoder(skeleton.model))[plan.layer - 1]
@@ -116,6 +120,18 @@ def _write(
     # Beside weights of four or eight bits, a table of fp32 would weigh as much as the layers.
     embedding_dtype: Precision = plan.precision if plan.weights is None else "float16"
     embedding = skeleton.weight("weight", hf.embeddings_of(family.decoder(skeleton.model)).weight, embedding_dtype)
+    if checkpoint.ignored:
+        progress.note(
+            f"note: {checkpoint.path}: weights are read from {listed([each.name for each in checkpoint.files])}, as "
+            f"transformers does, and not from {listed([each.name for each in checkpoint.ignored])}"
+        )
+    for note in generation_notes(checkpoint, plan):
+        progress.note(note)
+    for name, tied in skeleton.untied.items():
+        progress.note(
+            f"note: {checkpoint.path}: {name} and {tied} are stored with different values though config.json ties "
+            "them: each is used as it is stored, as transformers does"
+        )
     if skeleton.unused:
         progress.note(
             f"warning: {checkpoint.path}: {len(skeleton.unused)} tensors are not used: {listed(skeleton.unused)}"
@@ -140,11 +156,27 @@ def _write(
             golden = _as_cached(golden_vectors(stock, family, dimensions, vision, video, plan), scaled)
         (folder / GOLDEN).write_bytes(save(golden))
         digests.add(folder / GOLDEN)
+        tokens = Tokens(
+            image=family.image_token_id(config),
+            video=None if video is None else family.video_token_id(config),
+            video_marker=None if video is None else family.video_marker,
+            stop=family.stop_tokens(checkpoint, config),
+        )
         verified = None
         if options.verify and plan.precision == "bfloat16":
             progress.note("note: nothing here computes in bfloat16: engines are compared when they are built")
         elif options.verify:
-            verified = _verify(graphs, folder, golden, plan, dimensions, progress)
+            chain = None
+            try:
+                question = ask(folder / PROCESSOR, tokens, vision, dimensions, plan)
+                chain = EndToEnd(question, family, graphs, folder, dimensions, plan, embedding_dtype)
+            except UserError as error:
+                progress.note(f"warning: not verified from picture to tokens, since a short question fails: {error}")
+            verified = _verify(graphs, folder, golden, plan, dimensions, chain, progress)
+            if chain is not None:
+                with progress.weights("the same question to transformers", _stored_bytes(checkpoint)) as read:
+                    stock = stream_model(checkpoint, family, plan.precision, read, rounded, embedding_dtype)
+                    verified[END_TO_END] = _compare(chain, stock)
         manifest = Manifest(
             schema_version=SCHEMA_VERSION,
             family=family.model_type,
@@ -152,12 +184,8 @@ def _write(
             vision=vision,
             video=video,
             plan=plan,
-            tokens=Tokens(
-                image=family.image_token_id(config),
-                video=None if video is None else family.video_token_id(config),
-                video_marker=None if video is None else family.video_marker,
-                stop=family.stop_tokens(checkpoint, config),
-            ),
+            tokens=tokens,
+            generation=generation,
             graphs=graphs,
             embedding_dtype=embedding_dtype,
             files={str(path.relative_to(folder)): digests[path] for path in _files(folder)},
@@ -244,16 +272,29 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _verify(
-    graphs: dict[str, GraphSpec], folder: Path, golden: Tensors, plan: Plan, dimensions: Decoder, progress: Progress
+    graphs: dict[str, GraphSpec],
+    folder: Path,
+    golden: Tensors,
+    plan: Plan,
+    dimensions: Decoder,
+    chain: EndToEnd | None,
+    progress: Progress,
 ) -> dict[str, float]:
-    """Worst difference of every graph from transformers; VerificationError if one is more than rounding explains."""
+    """Worst difference of every graph from transformers; VerificationError if one is more than rounding explains.
+
+    chain: the question that goes through the same graphs.
+    """
     arrays = {name: tensor.numpy() for name, tensor in golden.items()}
     worst: dict[str, float] = {}
     wrong = []
+    first_of_decoder = "decoder" if plan.layer is None else "prefix"
     for name, spec in graphs.items():
         data = folder / f"{spec.file}.data"
         with progress.weights(f"verify {name}", data.stat().st_size if data.is_file() else 0) as read:
-            differences = verify_graph(name, spec, folder, arrays, plan, read)
+            if chain is not None and name == first_of_decoder:
+                chain.encode(read)
+            beside = [] if chain is None else chain.runs(name)
+            differences = verify_graph(name, spec, folder, arrays, plan, read, beside=beside)
         if not differences:
             continue
         worst[name] = max(differences.values())
@@ -265,3 +306,18 @@ def _verify(
     if wrong:
         raise VerificationError(f"graphs differ from transformers: {', '.join(wrong)}; no bundle was written")
     return worst
+
+
+def _compare(chain: EndToEnd, stock: Any) -> float:
+    """Worst difference of the whole chain; VerificationError if it is more than rounding explains."""
+    differences = chain.compare(stock)
+    wrong = [
+        f"{name} by {found:.2g} (limit {limit:.1g})"
+        for name, (found, limit) in differences.items()
+        if not found <= limit
+    ]
+    if wrong:
+        raise VerificationError(
+            f"from picture to tokens, the bundle differs from transformers: {', '.join(wrong)}; no bundle was written"
+        )
+    return max(found for found, _ in differences.values())

@@ -5,16 +5,17 @@ As `hf.py` is for decoders: what is no public API of transformers and concerns t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import inspect
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from tokenizers import Tokenizer
 from torch import nn
 
-from fastv_export.hf import changed
+from fastv_export.hf import changed, keyword
 
 COMPUTED = (r"rotary_emb\.inv_freq$", r"(^|\.)position_ids$")
 """Stored by older versions of transformers, computed today; it does not warn of them either."""
@@ -67,9 +68,15 @@ def compute_buffers(model: Any) -> None:
     model.initialize_weights()
 
 
-def tie(model: Any) -> None:
-    """Make parameters that the config ties one."""
-    model.tie_weights()
+def tied_parameters(model: Any) -> dict[str, str]:
+    """The parameters that the config ties, by name, each with the one that it is tied to."""
+    return dict(model.get_expanded_tied_weights_keys(all_submodels=True))
+
+
+def tie(model: Any, pairs: dict[str, str]) -> None:
+    """Make these parameters one, and no others."""
+    model.all_tied_weights_keys = pairs
+    model.tie_weights(recompute_mapping=False)
 
 
 def attend(model: Any, implementation: str | Mapping[str, str]) -> None:
@@ -85,6 +92,31 @@ def decoder(model: Any) -> Any:
 def head(model: Any) -> nn.Module:
     """From the last hidden state to logits."""
     return model.get_output_embeddings()
+
+
+def last_logits(
+    model: Any, token_ids: Int[torch.Tensor, "1 S"], pixels: Mapping[str, torch.Tensor], visual: torch.Tensor, rows: int
+) -> Float[torch.Tensor, "rows V"]:
+    """Logits of the last rows, by the whole model's own forward.
+
+    pixels: what it takes of pictures, by its own names. visual: which tokens stand for pictures, bool [1, S].
+    """
+    arguments: dict[str, Any] = dict(pixels)
+    if "mm_token_type_ids" in inspect.signature(type(model).forward).parameters:
+        arguments["mm_token_type_ids"] = visual.int()
+    output = model(
+        input_ids=token_ids,
+        attention_mask=torch.ones_like(token_ids),
+        use_cache=False,
+        **{keyword(model, ("logits_to_keep",)): rows},
+        **arguments,
+    )
+    return output.logits[0]
+
+
+def before_decoder(decoder: Any, hook: Callable[[Float[torch.Tensor, "1 S D"]], None]) -> Any:
+    """Call `hook` with the embedded prompt before the language model runs."""
+    return decoder.register_forward_pre_hook(lambda _, args, kwargs: hook(kwargs["inputs_embeds"]), with_kwargs=True)
 
 
 def newline(model: Any) -> nn.Parameter:
@@ -165,6 +197,17 @@ def timm_stride(config: Any) -> int:
 
     with torch.device("meta"):
         return AutoModel.from_config(config).timm_model.feature_info[-1]["reduction"]
+
+
+def generation_config(path: Path) -> Any:
+    """The config that `generate` starts from: generation_config.json, or what an old config.json has of it."""
+    from transformers import GenerationConfig
+
+    if (path / "generation_config.json").is_file():
+        return GenerationConfig.from_pretrained(path, local_files_only=True)
+    return GenerationConfig.from_pretrained(
+        path, config_file_name="config.json", local_files_only=True, _from_model_config=True
+    )
 
 
 def write_clip_processor(target: Path, size: int) -> None:

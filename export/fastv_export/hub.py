@@ -21,10 +21,10 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import validate_repo_id
 from tqdm import tqdm
 
-from fastv_export.checkpoint import INDEX, SINGLE, Checkpoint, shard_names
+from fastv_export.checkpoint import INDEX, INDEX_SUFFIX, SINGLE, Checkpoint, shard_names
 from fastv_export.families import family_of
 from fastv_export.pickled import PICKLES, conversion
-from fastv_export.processor_files import PROCESSOR_FILES
+from fastv_export.processor_files import MORE_TEMPLATES, PROCESSOR_FILES
 from fastv_export.progress import Progress
 from fastv_runtime.errors import UserError
 
@@ -54,6 +54,10 @@ def resolve(
             raise UserError(f"--revision {revision}: {source} is not a hub id (org/name), which alone has revisions")
         return Path(source)
     return _Repository(source, revision, progress, endpoint, cache_dir).fetch()
+
+
+def _is_small(name: str) -> bool:
+    return name in SMALL_FILES or fnmatch(name, MORE_TEMPLATES)
 
 
 def _is_hub_id(source: str) -> bool:
@@ -101,21 +105,25 @@ class _Repository:
         # The one call by the revision's name: the cache then knows what the name means, also without a network.
         config = self._download("config.json", self.revision)
         folder = config.parent
-        family_of(Checkpoint(folder).model_type(), str(config))  # before gigabytes of what cannot be exported
-        needed = {weights, *(SMALL_FILES & sizes.keys())}
-        if weights == INDEX:
-            shards = shard_names(self._download(INDEX, folder.name))
+        checkpoint = Checkpoint(folder)
+        family_of(checkpoint.model_type(), str(config))  # before gigabytes of what cannot be exported
+        weights = checkpoint.named_weights() or weights
+        if weights not in sizes:
+            raise UserError(f"{self.at}: config.json names {weights}, which the repository does not have")
+        needed = {weights, *filter(_is_small, sizes)}
+        if weights.endswith(INDEX_SUFFIX):
+            shards = shard_names(self._download(weights, folder.name))
             if missing := set(shards) - sizes.keys():
-                raise UserError(f"{self.at}: {INDEX} names {min(missing)}, which the repository does not have")
+                raise UserError(f"{self.at}: {weights} names {min(missing)}, which the repository does not have")
             needed.update(shards)
         self._download_all({name: sizes[name] for name in needed}, folder)
         return folder
 
     def _weights_file(self, names: dict[str, int]) -> str:
-        """Name of the index, or of the single file, as `Checkpoint.files` would choose."""
+        """Name of the single file, or of the index, as `Checkpoint.files` would choose."""
         if "config.json" not in names:
             raise UserError(f"{self.at}: not a checkpoint of transformers, it has no config.json")
-        for name in (INDEX, SINGLE):
+        for name in (SINGLE, INDEX):
             if name in names:
                 return name
         if any(fnmatch(name, PICKLES) for name in names):

@@ -22,6 +22,9 @@ PROCESSOR_FILES = (
 )
 """What the runtime's tokenizer and image processor read, copied as the checkpoint has them."""
 
+MORE_TEMPLATES = "additional_chat_templates/*.jinja"
+"""Chat templates of other names than `default`, and sometimes that one."""
+
 
 def copy_processor(source: Path, target: Path) -> None:
     """Copy them to a new directory `target`; UserError if the runtime could not do with what there is."""
@@ -29,6 +32,9 @@ def copy_processor(source: Path, target: Path) -> None:
     for name in PROCESSOR_FILES:
         if (source / name).is_file():
             shutil.copyfile(source / name, target / name)
+    for template in source.glob(MORE_TEMPLATES):
+        (target / template.parent.name).mkdir(exist_ok=True)
+        shutil.copyfile(template, target / template.relative_to(source))
     if not (target / "tokenizer.json").is_file() and not (target / "tokenizer.model").is_file():
         raise UserError(f"{source}: no tokenizer.json: the runtime needs the tokenizer beside the weights")
     if not any((target / name).is_file() for name in ("preprocessor_config.json", "processor_config.json")):

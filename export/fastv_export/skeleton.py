@@ -16,6 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from fastv_export import hf, hf_models
 from fastv_export.checkpoint import DTYPES, Checkpoint, StoredTensor
 from fastv_export.families import Family
+from fastv_export.ties import tie
 from fastv_export.weights import CheckpointTensor, Scratch
 from fastv_runtime.bundle import Precision
 from fastv_runtime.errors import UserError
@@ -26,7 +27,8 @@ class Skeleton:
 
     `mode` is the fake-tensor mode that its parameters live in, as elements of `precision`; buffers (rotary frequencies,
     running statistics) are real, since they end up as constants of a graph.
-    `unused` names what the checkpoint stores and the model does not know.
+    `unused` names what the checkpoint stores and the model does not know, `untied` what its config ties and the
+    checkpoint stores apart.
     """
 
     def __init__(self, checkpoint: Checkpoint, family: Family, *, attention: str, precision: Precision = "float32"):
@@ -41,7 +43,7 @@ class Skeleton:
                     if parameter is not None:
                         fake = torch.empty(parameter.shape, dtype=dtype)
                         module._parameters[name] = nn.Parameter(fake, requires_grad=False)
-        hf_models.tie(model)
+        self.untied = tie(model, by_name)
         # The tower's attention is traced as it stands, unless the family says that it cannot be.
         hf_models.attend(family.decoder(model), attention)
         if family.tower_attention is not None:

@@ -20,6 +20,7 @@ from fastv_export.checkpoint import Checkpoint, StoredTensor
 from fastv_export.families import Family
 from fastv_export.rounding import Rounding
 from fastv_export.skeleton import build_without_weights, stored_parameters
+from fastv_export.ties import tie
 from fastv_export.weights import STORED_TYPES
 from fastv_runtime.bundle import Precision
 
@@ -44,7 +45,7 @@ def stream_model(
     rounded: the rounding of weights in four or eight bits, by their stored names. embedding: precision of the table.
     """
     model, by_name = build_without_weights(checkpoint, family)
-    hf_models.tie(model)
+    tie(model, by_name)
     stored = stored_parameters(model, by_name, checkpoint)
     reader = _Reader(block, getattr(torch, precision), read)
     for module in model.modules():

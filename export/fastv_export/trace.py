@@ -17,6 +17,7 @@ from fastv_export.passes import keep_last_row, tidy
 from fastv_export.skeleton import Skeleton
 from fastv_export.weights import IR_TYPES, CheckpointTensor
 from fastv_runtime.contract import Contract
+from fastv_runtime.errors import UserError
 from fastv_runtime.schema import TensorSpec
 
 OPSET = 24
@@ -83,6 +84,7 @@ def _trace(
         exported = torch.onnx.export(program, dynamo=True, opset_version=OPSET, optimize=False, verbose=False)
     assert exported is not None
     model = exported.model
+    _check_shapes(model.graph.outputs, outputs)
     _name(model.graph.inputs, inputs)
     _defer_weights(model, weights)
     tidy(model)
@@ -102,6 +104,18 @@ def _name(values: Any, tensors: tuple[TensorSpec, ...]) -> None:
         value.name = tensor.name
         value.type = ir.TensorType(IR_TYPES[tensor.dtype])
         value.shape = ir.Shape(tensor.shape)
+
+
+def _check_shapes(values: Any, tensors: tuple[TensorSpec, ...]) -> None:
+    """UserError where the model makes something of another shape than its config promises."""
+    for value, tensor in zip(values, tensors, strict=True):
+        made = list(value.shape or ())
+        for axis, promised in zip(made, tensor.shape, strict=True):
+            if isinstance(axis, int) and isinstance(promised, int) and axis != promised:
+                raise UserError(
+                    f"{tensor.name}: the model makes {made} where config.json promises {list(tensor.shape)}: "
+                    "its settings do not belong together, or are not supported"
+                )
 
 
 def name_outputs(model: ir.Model, tensors: tuple[TensorSpec, ...]) -> None:

@@ -1,26 +1,15 @@
-"""Saved graphs on their golden vectors, in bounded memory: chunk after chunk, each weight read once for all cases."""
+"""Saved graphs on their golden vectors: what differs from transformers, in bounded memory."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import onnx
-import onnxruntime
 
-from fastv_export.chunks import Chunk, Weight, cut
-from fastv_export.exact import with_exact_products
+from fastv_export.chunked import LIMIT, Read, Run, run_chunked
 from fastv_runtime.bundle import GraphSpec, Plan
-from fastv_runtime.engines.onnxruntime import default_threads
 from fastv_runtime.selftest import Case, difference, golden_cases
-
-AS_REQUESTED = 1
-"""ONNX Runtime's name for growing an arena by what is asked for, not to the next power of two."""
-
-LIMIT = 64 << 20
-"""Bytes of weights that a chunk holds. What ONNX Runtime adds is as much again in fp32, for a half-precision graph."""
 
 
 def verify_graph(
@@ -29,28 +18,21 @@ def verify_graph(
     folder: Path,
     golden: Mapping[str, np.ndarray],
     plan: Plan,
-    read: Callable[[int], None] = lambda count: None,
+    read: Read = lambda count: None,
     *,
+    beside: Sequence[Run] = (),
     limit: int = LIMIT,
 ) -> dict[str, float]:
     """Difference of each output that the golden vectors know, at its worst over the cases, in the graph's order.
 
     Empty if the golden vectors have no case for this graph. folder: the bundle. read: called with the number of bytes
-    of weights read since its last call.
+    of weights read since its last call. beside: other runs of the same graph, on the same weights as they are read.
     """
-    cases = golden_cases(name, spec, golden, plan)
-    if not cases:
-        return {}
-    path = folder / spec.file
-    model = onnx.load(path, load_external_data=False)
-    with_exact_products(model)
-    runs = [_Run(case) for case in cases]
-    runner = _Runner(model, limit, read)
-    data = path.with_name(f"{path.name}.data")
-    with (data if data.is_file() else path).open("rb") as file:
-        for chunk in cut(model, path.parent, limit):
-            runner.run(chunk, file.fileno(), runs)
-    found = [run.differences for run in runs]
+    cases = [_Compared(case) for case in golden_cases(name, spec, golden, plan)]
+    runs = [*(case.run for case in cases), *beside]
+    if runs:
+        run_chunked(folder / spec.file, runs, read, limit=limit)
+    found = [case.differences for case in cases]
     return {
         tensor.name: max(each[tensor.name] for each in found if tensor.name in each)
         for tensor in spec.outputs
@@ -58,98 +40,16 @@ def verify_graph(
     }
 
 
-class _Run:
-    """One case, with the values that are alive between two chunks."""
+class _Compared:
+    """A golden case, and how far what its run computes is from it."""
 
     def __init__(self, case: Case):
         self.differences: dict[str, float] = {}
+        self.run = Run(case.input, self._compare)
         self._case = case
         self._outputs = {tensor.name for tensor in case.spec.outputs}
-        self._values: dict[str, np.ndarray] = {}
 
-    def take(self, name: str) -> np.ndarray:
-        """A value that a chunk needs; a graph's input is made when the first one asks for it."""
-        if name not in self._values:
-            self._values[name] = self._case.input(name)
-        return self._values[name]
-
-    def put(self, name: str, value: np.ndarray) -> None:
-        """A value that a chunk computed; a graph's output is compared."""
+    def _compare(self, name: str, value: np.ndarray) -> None:
         expected = self._case.expected(name) if name in self._outputs else None
         if expected is not None:
             self.differences[name] = difference(value, expected)
-        self._values[name] = value
-
-    def drop(self, names: Iterable[str]) -> None:
-        """Forget values that are not needed any more."""
-        for name in names:
-            self._values.pop(name, None)
-
-
-class _Runner:
-    """Executes chunks of one model, all in the same memory: fresh pages would cost more than the arithmetic."""
-
-    def __init__(self, model: onnx.ModelProto, limit: int, read: Callable[[int], None]):
-        self._opsets, self._ir_version = model.opset_import, model.ir_version
-        self._limit, self._read = limit, read
-        self._buffer = np.empty(0, np.uint8)
-        arena = onnxruntime.OrtMemoryInfo(
-            "Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT
-        )
-        onnxruntime.create_and_register_allocator(arena, onnxruntime.OrtArenaCfg(0, AS_REQUESTED, -1, -1))
-        self._options = onnxruntime.SessionOptions()
-        self._options.log_severity_level = 3
-        self._options.intra_op_num_threads = default_threads()
-        self._options.add_session_config_entry("session.use_env_allocators", "1")
-        # Small weights are constants of their chunk: where ONNX Runtime fuses one that is dequantised into a product,
-        # activations stay as they are.
-        self._options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "0")
-
-    def run(self, chunk: Chunk, file: int, runs: list[_Run]) -> None:
-        """Execute a chunk for every case, on one portion of its weights after the other."""
-        results: list[list[list[np.ndarray]]] = [[] for _ in runs]
-        first = {name: runs[0].take(name) for name in chunk.inputs}
-        session, shapes = None, None
-        for weights in chunk.portions(self._limit):
-            if session is None or shapes != [weight.shape for weight in weights.values()]:
-                shapes = [weight.shape for weight in weights.values()]
-                session = onnxruntime.InferenceSession(
-                    chunk.model(first, weights, self._opsets, self._ir_version), self._options, ["CPUExecutionProvider"]
-                )
-            raw = self._load(weights, file)
-            for run, parts in zip(runs, results, strict=True):
-                binding = session.io_binding()
-                for name, weight in weights.items():
-                    binding.bind_input(name, "cpu", 0, weight.element, weight.shape, raw[name].ctypes.data)
-                inputs = {name: run.take(name) for name in chunk.inputs}
-                parts.append(_execute(session, binding, inputs, chunk.outputs))
-        for run, parts in zip(runs, results, strict=True):
-            for name, values in zip(chunk.outputs, zip(*parts, strict=True), strict=True):
-                run.put(name, values[0] if len(values) == 1 else np.concatenate(values, axis=-1))
-            run.drop((*chunk.spent, *(name for name in chunk.outputs if name.startswith("present_"))))
-
-    def _load(self, weights: Mapping[str, Weight], file: int) -> dict[str, np.ndarray]:
-        """Stored bytes of each weight."""
-        total = sum(weight.nbytes for weight in weights.values())
-        if total > self._buffer.size:
-            self._buffer = np.empty(total, np.uint8)
-        arrays, start = {}, 0
-        for name, weight in weights.items():
-            arrays[name] = weight.read(file, self._buffer[start : start + weight.nbytes])
-            start += weight.nbytes
-            self._read(weight.nbytes)
-        return arrays
-
-
-def _execute(session: Any, binding: Any, inputs: Mapping[str, np.ndarray], outputs: Iterable[str]) -> list[np.ndarray]:
-    """Outputs of one run. A cache is updated in place, as on a device: past and present are one buffer."""
-    for name, array in inputs.items():
-        binding.bind_input(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
-    for name in outputs:
-        cache = inputs.get(name.replace("present_", "past_")) if name.startswith("present_") else None
-        if cache is None:
-            binding.bind_output(name, "cpu")
-        else:
-            binding.bind_output(name, "cpu", 0, cache.dtype.type, cache.shape, cache.ctypes.data)
-    session.run_with_iobinding(binding)
-    return [value.numpy() for value in binding.get_outputs()]

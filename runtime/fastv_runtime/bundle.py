@@ -12,15 +12,18 @@ import numpy as np
 from pydantic import BaseModel, ValidationError, field_validator, model_validator
 
 from fastv_runtime.errors import UserError
+from fastv_runtime.generation import GenerationDefaults
 from fastv_runtime.layout import numpy_dtype
 from fastv_runtime.schema import DType, Model, TensorSpec
 from fastv_runtime.vision import Video, Vision
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 MANIFEST = "bundle.json"
 EMBEDDING = "embed_tokens.bin"
 GOLDEN = "golden.safetensors"
 PROCESSOR = "processor"
+END_TO_END = "end_to_end"
+"""In what was verified, beside graphs: from token ids and pixels to tokens. Missing where no question fits the plan."""
 
 DialectName = Literal["onnx", "ort", "trt", "trt-legacy"]
 Ranker = Literal["fastv", "random", "uniform", "fastv+uniform", "norope", "dart"]
@@ -126,13 +129,14 @@ class Manifest(Model):
     video: Video | None = None
     plan: Plan
     tokens: Tokens
+    generation: GenerationDefaults = GenerationDefaults()
     graphs: dict[str, GraphSpec]
     embedding_dtype: DType
     files: dict[str, FileDigest]
     source: dict[str, str]
     versions: dict[str, str]
     verified: dict[str, float] | None
-    """Largest relative difference from transformers, per graph; None if the export did not compare."""
+    """Largest relative difference from transformers, per graph and END_TO_END; None if the export did not compare."""
 
     @model_validator(mode="after")
     def _all_listed(self) -> Manifest:

@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 import numpy as np
 
-from fastv_runtime.bundle import Manifest
-from fastv_runtime.decoder import Decoder
+from fastv_runtime.bundle import GraphSpec
 from fastv_runtime.engines import Backend, Buffers, Engine
 from fastv_runtime.layout import Region
 from fastv_runtime.memory import Buffer
 from fastv_runtime.visuals import Visual
 
 
-class Encoder:
-    """The towers of a bundle, writing into one decoder's prompt."""
+class Inputs(Protocol):
+    """Where features land: a decoder's prompt, as `fastv_runtime.decoder.Decoder` has it."""
 
-    def __init__(self, manifest: Manifest, backend: Backend, decoder: Decoder):
-        self._graphs = manifest.graphs
+    prompt: Buffer
+    deepstack: list[Buffer]
+
+
+class Encoder:
+    """The towers of a bundle, writing into one decoder's prompt. graphs: as the manifest has them."""
+
+    def __init__(self, graphs: Mapping[str, GraphSpec], backend: Backend, decoder: Inputs):
+        self._graphs = graphs
         self._backend = backend
         self._engines: dict[str, Engine] = {
-            name: backend.engine(name) for name in ("vision", "pack", "video") if name in manifest.graphs
+            name: backend.engine(name) for name in ("vision", "pack", "video") if name in graphs
         }
         self._outputs = {"image_features": decoder.prompt} | {
             f"deepstack_{index}": buffer for index, buffer in enumerate(decoder.deepstack)

@@ -21,6 +21,7 @@ from fastv_runtime.engines.backends import BackendName, DeviceName, open_backend
 from fastv_runtime.errors import UserError
 from fastv_runtime.kept import draw_kept, numbered
 from fastv_runtime.lengths import capacity, kept_count, pruned_length
+from fastv_runtime.logit_rules import LogitRules
 from fastv_runtime.positions import position_ids
 from fastv_runtime.prompt import PromptBuilder
 from fastv_runtime.sampling import Sampler, Sampling
@@ -100,7 +101,7 @@ class Pipeline:
         self._backend = open_backend(bundle, backend, device, threads=threads)
         self._decoder = load_decoder(manifest, self._backend, self.capacity)
         self._embedding = bundle.embedding()
-        self._encoder = Encoder(manifest, self._backend, self._decoder)
+        self._encoder = Encoder(manifest.graphs, self._backend, self._decoder)
         self._prompts = PromptBuilder(bundle.file(PROCESSOR), manifest.tokens)
         self._images = load_images(bundle.file(PROCESSOR), vision)
         self._videos = None if video is None else load_videos(bundle.file(PROCESSOR), video)
@@ -163,17 +164,19 @@ class Pipeline:
         """Prefill now; decode as the result is iterated.
 
         images: in the order in which the prompt speaks of them; none for a text-only prompt.
-        max_new_tokens: None means what the bundle's plan bears.
+        max_new_tokens: None means what the checkpoint says, if the bundle's plan bears it, else what the plan bears.
         sampling: None means greedy.
         length: `fixed` or `exact` pruned length; None means the plan's.
         ignore_stop: go on past stop tokens (for measuring).
         videos: sampled frames, for models that take videos.
         Raises UserError for a prompt that the plan cannot bear.
         """
-        plan = self.bundle.manifest.plan
+        plan, defaults = self.bundle.manifest.plan, self.bundle.manifest.generation
         if length not in (None, "fixed", "exact"):
             raise UserError(f"length {length!r}: must be 'fixed' or 'exact'")
-        limit = plan.max_new_tokens if max_new_tokens is None else max_new_tokens
+        limit = max_new_tokens
+        if limit is None:
+            limit = min(plan.max_new_tokens, defaults.max_new_tokens or plan.max_new_tokens)
         if not 1 <= limit <= plan.max_new_tokens:
             raise UserError(
                 f"max-new-tokens {limit}: this bundle bears 1 to {plan.max_new_tokens}: "
@@ -203,7 +206,10 @@ class Pipeline:
             backend=self._backend.name,
             notes=[*(note for video in videos for note in video.notes), *_notes(plan, total, visual, pruned)],
         )
-        pieces = self._decode(token, answer, limit, Sampler(sampling or Sampling()), ignore_stop, clock)
+        sampling = sampling or Sampling()
+        stop = self.bundle.manifest.tokens.stop
+        rules = LogitRules(defaults, built.token_ids, stop, sampling.repetition_penalty)
+        pieces = self._decode(token, answer, limit, Sampler(sampling), rules, ignore_stop, clock)
         return Generation(pieces, answer, clock, [visuals[index] for index in built.order])
 
     @property
@@ -231,7 +237,14 @@ class Pipeline:
         self._decoder.prompt.rows(0, token_ids.size).write(self._embedding[token_ids])
 
     def _decode(
-        self, token: object, answer: Answer, limit: int, sampler: Sampler, ignore_stop: bool, clock: Clock
+        self,
+        token: object,
+        answer: Answer,
+        limit: int,
+        sampler: Sampler,
+        rules: LogitRules,
+        ignore_stop: bool,
+        clock: Clock,
     ) -> Iterator[str]:
         text = DecodeStream(skip_special_tokens=True)
         backend = self._prompts.tokenizer.backend_tokenizer
@@ -239,7 +252,10 @@ class Pipeline:
         while True:
             if self._current is not token:
                 raise RuntimeError("another generation was started on this pipeline: this one has ended")
-            picked = self._decoder.token if sampler.greedy else sampler.pick(self._decoder.logits)
+            if sampler.greedy and rules.idle:
+                picked = self._decoder.token
+            else:
+                picked = sampler.pick(rules(self._decoder.logits, answer.token_ids))
             answer.token_ids.append(picked)
             clock.token()
             if picked in stop:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Int
 
 from fastv_runtime.bundle import Tokens
+from fastv_runtime.chat_template import chat_template, takes_parts, user_turn
 from fastv_runtime.errors import UserError
+from fastv_runtime.hf import load_tokenizer
 from fastv_runtime.visuals import Run, Visual
 
 
@@ -44,16 +45,12 @@ class PromptBuilder:
     """
 
     def __init__(self, directory: Path, tokens: Tokens):
-        from transformers import AutoTokenizer
-
-        self.tokenizer: Any
-        self.tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+        self.tokenizer = load_tokenizer(directory)
         ids = {"image": tokens.image} | ({} if tokens.video is None else {"video": tokens.video})
         self._ids = ids
         self._placeholders = {kind: str(self.tokenizer.convert_ids_to_tokens(token)) for kind, token in ids.items()}
         self._markers = self._placeholders | ({"video": tokens.video_marker} if tokens.video_marker else {})
-        if not self.tokenizer.chat_template:
-            self.tokenizer.chat_template = _legacy_template(directory)
+        self.tokenizer.chat_template = chat_template(directory, self.tokenizer)
 
     def build(self, text: str, visuals: Sequence[Visual]) -> Prompt:
         """Prompt of one user turn. Visuals come first unless `text` places them with the model's own tokens.
@@ -114,14 +111,8 @@ class PromptBuilder:
         return rendered
 
     def _apply_template(self, content: list[dict[str, str]], text: str) -> str:
-        return self.tokenizer.apply_chat_template(
-            [{"role": "user", "content": [*content, {"type": "text", "text": text}]}],
-            tokenize=False,
-            add_generation_prompt=True,
-        )
+        return user_turn(self.tokenizer, [*content, {"type": "text", "text": text}], parts=self._parts)
 
-
-def _legacy_template(directory: Path) -> str | None:
-    """Checkpoints saved by transformers 4 keep the processor's template in a JSON file of its own."""
-    file = directory / "chat_template.json"
-    return json.loads(file.read_text(encoding="utf-8"))["chat_template"] if file.is_file() else None
+    @cached_property
+    def _parts(self) -> bool:
+        return takes_parts(self.tokenizer)

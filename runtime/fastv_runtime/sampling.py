@@ -12,12 +12,17 @@ from fastv_runtime.errors import UserError
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the next token is chosen. Temperature 0 is greedy; top_k 0 and top_p 1 cut nothing off."""
+    """How the next token is chosen. Temperature 0 is greedy; top_k 0 and top_p 1 cut nothing off.
+
+    repetition_penalty: above 1, tokens of the prompt and the answer so far become less likely; None means what the
+    checkpoint says, 1 none. Source: CTRL, arXiv 1909.05858, as transformers has it.
+    """
 
     temperature: float = 0.0
     top_k: int = 0
     top_p: float = 1.0
     seed: int = 0
+    repetition_penalty: float | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.temperature < float("inf"):
@@ -28,6 +33,8 @@ class Sampling:
             raise UserError(f"top-p {self.top_p}: must be above 0 and at most 1")
         if self.seed < 0:
             raise UserError(f"seed {self.seed}: must be 0 or above")
+        if self.repetition_penalty is not None and not 0 < self.repetition_penalty < float("inf"):
+            raise UserError(f"repetition-penalty {self.repetition_penalty}: must be a positive number, 1 is none")
 
 
 class Sampler:

@@ -92,6 +92,17 @@ def test_only_what_an_export_reads_is_fetched(hub: Hub, download: Downloads) -> 
     assert "org/single: 7 files, 0.5 MiB; to download: 6 files, 0.5 MiB, to" in download.said
 
 
+def test_the_single_file_before_an_index_and_templates_by_name(hub: Hub, download: Downloads) -> None:
+    """As `Checkpoint.files` and transformers choose; an index may be left over from an older save."""
+    template = "additional_chat_templates/rag.jinja"
+    files = {"model.safetensors": b"new", "model.safetensors.index.json": INDEX.encode(), template: b"t", **SHARDS}
+    hub.repositories["org/both"] = {**NEEDED, **files}
+    folder = download(hub, "org/both")
+    assert sorted(hub.fetched()) == sorted([*NEEDED, "model.safetensors", "rag.jinja"])
+    assert (folder / template).read_bytes() == b"t"
+    assert [path.name for path in Checkpoint(folder).files] == ["model.safetensors"]
+
+
 def test_of_shards_those_that_the_index_names(hub: Hub, download: Downloads) -> None:
     folder = download(hub, "org/sharded", "v1")
     assert sorted(hub.fetched()) == sorted([*NEEDED, "model.safetensors.index.json", *SHARDS])

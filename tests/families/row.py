@@ -26,13 +26,14 @@ def stock_inputs(path: Path, pictures: list[Image.Image], question: str) -> dict
 
 
 def noise_video(seed: int, size: Size, count: int) -> Video:
-    """A video of `count` frames, all sampled, two a second."""
+    """A video of which every third frame is sampled, `count` in all, two a second."""
     from fastv_runtime.video import Video
     from tests.conftest import noise_picture
 
     frames = tuple(noise_picture(1000 + 100 * seed + index, size) for index in range(count))
     times = tuple(index / 2 for index in range(count))
-    return Video(frames, tuple(range(count)), times, total=count, duration=count / 2, fps=2.0, notes=())
+    total = 3 * count - 2
+    return Video(frames, tuple(range(0, total, 3)), times, total=total, duration=total / 6, fps=6.0, notes=())
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from fastv_export.checkpoint import Checkpoint
 from fastv_export.families import FAMILIES
 from fastv_export.reference import load_model, pruned
 from fastv_runtime import Pipeline
-from fastv_runtime.bundle import Bundle, read_manifest
+from fastv_runtime.bundle import END_TO_END, Bundle, read_manifest
 from tests.conftest import MakeBundle, noise_picture
 from tests.families.row import Row, noise_video
 from tests.families.rows import ROWS
@@ -74,6 +74,7 @@ def compare(row: Row, source: Path, stock: Any, make_bundle: MakeBundle, layer: 
     # The export verifies one of the two: its golden vectors must hold for every family as well.
     bundle = make_bundle(source, layer=layer, verify=layer is not None, **options)
     manifest = read_manifest(bundle)
+    assert layer is None or END_TO_END in (manifest.verified or {})
     plan = manifest.plan.model_copy(update={"keep": keep})
     pipeline = Pipeline(Bundle(bundle, manifest.model_copy(update={"plan": plan})), threads=1)
     family = FAMILIES[row.model_type]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from PIL import Image
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 from transformers.models.qwen3_vl.processing_qwen3_vl import Qwen3VLProcessor
 from transformers.models.qwen3_vl.video_processing_qwen3_vl import Qwen3VLVideoProcessor, smart_resize
+from transformers.video_utils import VideoMetadata
 
 from fastv_runtime.errors import UserError
 from fastv_runtime.vision import PatchesVideo, PatchesVision
@@ -32,6 +33,9 @@ class Clip:
 
     frames: tuple[Image.Image, ...]
     timestamps: tuple[float, ...]
+    indices: tuple[int, ...]
+    total: int
+    fps: float | None
 
 
 @pytest.fixture
@@ -45,9 +49,14 @@ def processor(least: int, most: int, **settings: Any) -> Qwen2VLImageProcessorPi
     return Qwen2VLImageProcessorPil(size=size, patch_size=4, **settings)
 
 
-def clip(count: int, size: tuple[int, int] = (40, 24), spacing: float = 0.5) -> Clip:
+def clip(count: int, size: tuple[int, int] = (40, 24), spacing: float = 0.5, step: int = 1) -> Clip:
+    """`count` frames, of which every `step`-th is taken; `spacing` seconds lie between those."""
     return Clip(
-        tuple(noise_picture(index, size) for index in range(count)), tuple(index * spacing for index in range(count))
+        tuple(noise_picture(index, size) for index in range(count)),
+        tuple(index * spacing for index in range(count)),
+        tuple(range(0, step * count, step)),
+        total=step * (count - 1) + 1,
+        fps=step / spacing,
     )
 
 
@@ -126,15 +135,19 @@ def test_time_steps_are_told_apart_by_text(directory: Path, count: int, spacing:
     assert len(visual.pieces) == len(seconds)
 
 
-def test_the_time_axis_counts_real_time(directory: Path) -> None:
-    """Qwen2.5-VL: tokens_per_second times the seconds from one time step to the next."""
+@pytest.mark.parametrize(("count", "step"), [(6, 1), (4, 5), (2, 9)])
+def test_the_time_axis_counts_by_the_frame_rate_of_the_sample(directory: Path, count: int, step: int) -> None:
+    """Qwen2.5-VL: tokens_per_second times `second_per_grid_ts`."""
     videos = load_videos(directory, PatchesVideo(frames=8, picture=VISION, ticks_per_second=4))
-    assert videos(clip(6, spacing=0.7)).runs[0].interval == pytest.approx(4 * 2 * 0.7)
-    assert videos(clip(1)).runs[0].interval == 1
+    for fps in (2.5, None):
+        video = replace(clip(count, step=step), fps=fps)
+        metadata = VideoMetadata(total_num_frames=video.total, fps=fps, frames_indices=list(video.indices))
+        expected = 2 / (24 if fps is None else metadata.sampled_fps)
+        assert videos(video).runs[0].interval == pytest.approx(4 * expected, rel=1e-12)
 
 
-@pytest.mark.parametrize("count", [2, 4, 8])
-@pytest.mark.parametrize("size", [(200, 120), (16, 16)])
+@pytest.mark.parametrize("count", [2, 3, 5, 8])
+@pytest.mark.parametrize("size", [(200, 120), (16, 16), (5, 40)])
 def test_limits_of_a_clip_are_shared_by_its_frames(directory: Path, count: int, size: tuple[int, int]) -> None:
     """Qwen3-VL's processor limits all frames together."""
     limits = {"shortest_edge": 24 * TOKEN, "longest_edge": 90 * TOKEN}
@@ -146,30 +159,4 @@ def test_limits_of_a_clip_are_shared_by_its_frames(directory: Path, count: int, 
         count, size[1], size[0], factor=8, min_pixels=limits["shortest_edge"], max_pixels=limits["longest_edge"]
     )
     (run,) = videos(clip(count, size)).runs
-    assert run.grid == (count // 2, height // 8, width // 8)
-
-
-@pytest.mark.parametrize(
-    ("name", "settings", "expected"),
-    [
-        ("video_preprocessor_config.json", {"size": {"shortest_edge": 640, "longest_edge": 1280}}, (640, 1280)),
-        ("video_preprocessor_config.json", {"min_pixels": 640, "max_pixels": 1280}, (640, 1280)),
-        ("processor_config.json", {"video_processor": {"size": {"shortest_edge": 64, "longest_edge": 128}}}, (64, 128)),
-        ("processor_config.json", {"image_processor": {}}, (6 * TOKEN, 60 * TOKEN)),
-    ],
-)
-def test_limits_are_found_where_transformers_looks(
-    directory: Path, name: str, settings: dict[str, Any], expected: tuple[int, int]
-) -> None:
-    from fastv_runtime.visuals.patches_video import video_limits
-
-    (directory / name).write_text(json.dumps(settings))
-    assert video_limits(directory, VISION) == expected
-
-
-def test_without_settings_the_defaults_of_transformers_hold(tmp_path: Path) -> None:
-    from fastv_runtime.visuals.patches_video import video_limits
-
-    default = Qwen3VLVideoProcessor.size
-    picture = PatchesVision(channels=3, patch=16, frames_per_patch=2, merge=2, max_tokens=320)
-    assert video_limits(tmp_path, picture) == (default["shortest_edge"], default["longest_edge"])
+    assert run.grid == (-(-count // 2), height // 8, width // 8)

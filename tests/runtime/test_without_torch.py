@@ -1,20 +1,35 @@
-"""The runtime works where torch is not installed."""
+"""The runtime works where torch is not installed, and leaves it alone where it is."""
 
 from __future__ import annotations
 
 import json
-import os
 import site
-import subprocess
+import sys
 import venv
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import noise_picture
+from tests.processes import run
 
 HOST_ONLY = ("torch", "functorch", "nvidia", "triton", "onnxscript", "onnx", "accelerate")
 """Beginnings of the names, in site-packages, of what a device does not have."""
+MOST_MEMORY = 250
+"""MiB that a command on a tiny bundle may have resident: it takes about 140, and with torch 440."""
+COMMAND = """
+import json, re, sys
+from importlib import import_module
+from pathlib import Path
+
+try:
+    import_module(sys.argv.pop(1)).main()
+except SystemExit as exit:
+    assert not exit.code, exit
+peak = int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) / 1024
+print(json.dumps({"torch": "torch" in sys.modules, "MiB": peak}), file=sys.stderr)
+"""
+"""Runs a command, and says at the end whether torch was imported and how much memory was resident."""
 
 
 @pytest.fixture(scope="module")
@@ -31,13 +46,8 @@ def device_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "bin" / "python"
 
 
-def _run(python: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
-    return subprocess.run([python, *arguments], capture_output=True, text=True, env=environment, check=False)
-
-
 def test_there_is_no_torch_there(device_python: Path) -> None:
-    assert "No module named 'torch'" in _run(device_python, "-c", "import torch").stderr
+    assert "No module named 'torch'" in run(device_python, "-c", "import torch").stderr
 
 
 def test_fastv_run_answers_without_torch(device_python: Path, tiny_bundle: Path, tmp_path: Path) -> None:
@@ -45,23 +55,43 @@ def test_fastv_run_answers_without_torch(device_python: Path, tiny_bundle: Path,
     noise_picture(0).save(picture)
     main = "import sys; from fastv_runtime.cli.run import main; main(); assert 'torch' not in sys.modules"
     arguments = [tiny_bundle, "--image", picture, "--prompt", "What is it?", "--json", "--show-kept", kept]
-    done = _run(device_python, "-c", main, *map(str, arguments), "--max-new-tokens", "4")
+    done = run(device_python, "-c", main, *arguments, "--max-new-tokens", "4")
     assert done.returncode == 0, done.stderr
     assert len(json.loads(done.stdout)["kept_visual_tokens"]) == 72
     assert kept.stat().st_size > 1000
 
 
 def test_fastv_inspect_works_without_torch(device_python: Path, tiny_bundle: Path) -> None:
-    done = _run(device_python, "-c", "from fastv_runtime.cli.inspect import main; main()", str(tiny_bundle))
+    done = run(device_python, "-c", "from fastv_runtime.cli.inspect import main; main()", tiny_bundle)
     assert done.returncode == 0, done.stderr
     assert "K=2" in done.stdout
 
 
 def test_fastv_export_says_what_to_install(device_python: Path, tiny_llava: Path, tmp_path: Path) -> None:
     main = "from fastv_export.cli import main; main()"
-    done = _run(device_python, "-c", main, str(tiny_llava), "-o", str(tmp_path / "out.fastv"))
+    done = run(device_python, "-c", main, tiny_llava, "-o", tmp_path / "out.fastv")
     assert done.returncode == 2
     assert done.stderr == "fastv-export: torch is not installed: pip install 'fastv-edge[export]'\n"
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="memory is read from /proc")
+@pytest.mark.parametrize("name", ["run", "inspect", "bench", "build"])
+def test_a_command_leaves_an_installed_torch_alone(name: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    picture = tmp_path / "picture.png"
+    noise_picture(0).save(picture)
+    arguments: list[str | Path] = ["--help"]
+    if name in ("run", "inspect"):
+        arguments = [request.getfixturevalue("tiny_bundle"), "--json"]
+    if name == "run":
+        arguments += ["--image", picture, "--prompt", "What is it?", "--max-new-tokens", "4"]
+    done = run(sys.executable, "-c", COMMAND, f"fastv_runtime.cli.{name}", *arguments)
+    assert done.returncode == 0, done.stderr
+    assert name != "run" or len(json.loads(done.stdout)["kept_visual_tokens"]) == 72
+    *noise, last = done.stderr.splitlines()
+    facts = json.loads(last)
+    assert not facts["torch"]
+    assert facts["MiB"] < MOST_MEMORY
+    assert not "".join(noise)
 
 
 def test_no_runtime_module_imports_the_host_side() -> None:

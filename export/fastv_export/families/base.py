@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,9 +12,11 @@ from torch import nn
 
 from fastv_export import hf_models
 from fastv_export.checkpoint import Checkpoint, StoredTensor
+from fastv_export.generation import generation_config
 from fastv_export.processor_files import copy_processor
 from fastv_runtime.errors import UserError
 from fastv_runtime.vision import Aspect, Video, Vision
+from fastv_runtime.visuals import Visual
 
 FAMILIES: dict[str, Family] = {}
 """Registered families by `model_type` of the checkpoint's config."""
@@ -95,6 +96,19 @@ class Family:
         """What the stock model makes of the example; as `encode`, but by the model's own way in where that differs."""
         return self.encode(model, **inputs)
 
+    def pixels(self, visual: Visual, size: tuple[int, int]) -> dict[str, torch.Tensor]:
+        """What the stock model takes of one picture, by its own names, from what our graphs take.
+
+        size: of the picture, (height, width).
+        """
+        return {"pixel_values": torch.cat([torch.from_numpy(each.inputs["pixel_values"]) for each in visual.pieces])}
+
+    def last_logits(
+        self, model: Any, token_ids: torch.Tensor, pixels: dict[str, torch.Tensor], visual: torch.Tensor, rows: int
+    ) -> Float[torch.Tensor, "rows V"]:
+        """Logits of the last rows of a prompt by the stock model's own forward; as `hf_models.last_logits`."""
+        return hf_models.last_logits(model, token_ids, pixels, visual, rows)
+
     def image_token_id(self, config: Any) -> int:
         """Id of the placeholder that stands for one visual token of a picture."""
         return config.image_token_id
@@ -128,8 +142,7 @@ class Family:
 
     def stop_tokens(self, checkpoint: Checkpoint, config: Any) -> tuple[int, ...]:
         """End-of-sequence ids, as `generate` would use them: the generation config's, else the text config's."""
-        file = checkpoint.path / "generation_config.json"
-        stop = json.loads(file.read_text(encoding="utf-8")).get("eos_token_id") if file.is_file() else None
+        stop = generation_config(checkpoint).eos_token_id
         if stop is None:
             stop = getattr(config.get_text_config(), "eos_token_id", None)
         if stop is None:

@@ -14,6 +14,7 @@ from fastv_export import hf_models
 from fastv_export.families.base import Family
 from fastv_runtime.errors import UserError
 from fastv_runtime.vision import AnyresVision
+from fastv_runtime.visuals import Visual
 
 
 class LlavaNext(Family):
@@ -32,6 +33,10 @@ class LlavaNext(Family):
     def max_tiles(self, config: Any) -> int | None:
         """Grids of more features than so many tiles have are shrunk; None if they are not."""
         return None
+
+    def pixels(self, visual: Visual, size: tuple[int, int]) -> dict[str, torch.Tensor]:
+        tiles = super().pixels(visual, size)["pixel_values"]
+        return {"pixel_values": tiles[None], "image_sizes": torch.tensor([size])}
 
     def encode(self, model: Any, **inputs: torch.Tensor) -> Float[torch.Tensor, "N D"]:
         """Features of one tile, before any packing."""

@@ -10,6 +10,7 @@ import torch
 from fastv_export import hf_models, tower_attention
 from fastv_export.families.base import Family
 from fastv_runtime.vision import PatchesVideo, PatchesVision
+from fastv_runtime.visuals import Visual
 from fastv_runtime.visuals.grid import grid_inputs
 
 IMAGE_TOKENS = 1280
@@ -34,6 +35,17 @@ class QwenPatches(Family):
         """By the tower's own positions, windows and interpolation, so that the golden vectors test ours."""
         rows, columns = (inputs["position_ids"].amax(dim=0) + 1).tolist()
         return self.features(hf_models.patch_tower(model, inputs["pixel_values"], torch.tensor([[1, rows, columns]])))
+
+    def pixels(self, visual: Visual, size: tuple[int, int]) -> dict[str, torch.Tensor]:
+        (run,) = visual.runs
+        assert run.grid is not None
+        (piece,) = visual.pieces
+        time, rows, columns = run.grid
+        merge = int((len(piece.inputs["pixel_values"]) // piece.rows) ** 0.5)
+        return {
+            **super().pixels(visual, size),
+            "image_grid_thw": torch.tensor([[time, rows * merge, columns * merge]]),
+        }
 
     def features(self, output: tuple[torch.Tensor, ...]) -> Any:
         """The tower's output as the language model takes it: features, and those of deepstack where there are any."""

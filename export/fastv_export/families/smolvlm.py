@@ -11,6 +11,7 @@ from fastv_export import hf_models
 from fastv_export.families.base import Family
 from fastv_export.tiles import tiles_within
 from fastv_runtime.vision_tiles import FrameText, TilesVideo, TilesVision, TileText
+from fastv_runtime.visuals import Visual
 
 SPLITS = 4
 """Most tiles along an edge of a picture, in the published image processors."""
@@ -42,6 +43,9 @@ class SmolVLM(Family):
 
     def expected(self, model: Any, inputs: dict[str, torch.Tensor]) -> Float[torch.Tensor, "N D"]:
         return hf_models.image_features(model, pixel_values=inputs["pixel_values"][None])
+
+    def pixels(self, visual: Visual, size: tuple[int, int]) -> dict[str, torch.Tensor]:
+        return {"pixel_values": super().pixels(visual, size)["pixel_values"][None]}
 
     def video_token_id(self, config: Any) -> int:
         return config.image_token_id

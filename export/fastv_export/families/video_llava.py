@@ -10,6 +10,7 @@ from jaxtyping import Float
 from fastv_export import hf_models
 from fastv_export.families.base import Family
 from fastv_runtime.vision import FixedVision, FramesVideo
+from fastv_runtime.visuals import Visual
 
 
 class VideoLlava(Family):
@@ -18,6 +19,9 @@ class VideoLlava(Family):
     def encode_frame(self, model: Any, pixel_values: Float[torch.Tensor, "1 3 H W"]) -> Float[torch.Tensor, "N D"]:
         """A frame keeps its class token."""
         return hf_models.frame_features(model, pixel_values)
+
+    def pixels(self, visual: Visual, size: tuple[int, int]) -> dict[str, torch.Tensor]:
+        return {"pixel_values_images": super().pixels(visual, size)["pixel_values"]}
 
     def vision(self, config: Any, image_tokens: int | None) -> FixedVision:
         size, patch = config.vision_config.image_size, config.vision_config.patch_size

@@ -15,6 +15,7 @@ from fastv_runtime.bench.gate import pass_self_test
 from fastv_runtime.bundle import Bundle, Plan, read_manifest
 from fastv_runtime.clock import STAGES
 from fastv_runtime.engines.backends import BackendName, DeviceName
+from fastv_runtime.hf import import_library
 from fastv_runtime.images import open_image
 from fastv_runtime.pipeline import Pipeline
 from fastv_runtime.schema import Model
@@ -72,9 +73,9 @@ class BundleContestant:
 
 def import_libraries() -> None:
     """Load what any bundle on ONNX Runtime needs, so that what comes after is the bundle's own."""
-    for name in ("transformers.models.auto.tokenization_auto", "onnxruntime"):
-        with suppress(ImportError):
-            import_module(name)
+    import_library()
+    with suppress(ImportError):
+        import_module("onnxruntime")
 
 
 def plan_settings(plan: Plan) -> dict[str, str]:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 
+from fastv_runtime import hf
 from fastv_runtime.bundle import Bundle, read_manifest
 from fastv_runtime.errors import UserError
 
@@ -70,11 +71,5 @@ def _fail(program: str, message: str, code: int) -> None:
 
 
 def _silence_libraries() -> None:
-    """transformers advises people who train; ours run a command."""
-    # Read once, while transformers is imported: without it every start on a device would lament that torch is missing.
-    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
-    from transformers.utils import logging
-
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    hf.silence()
     warnings.simplefilter("ignore")

@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from fastv_runtime.bundle import EMBEDDING, Manifest, Plan, read_manifest
+from fastv_runtime.bundle import EMBEDDING, END_TO_END, Manifest, Plan, read_manifest
 from fastv_runtime.cli.console import command
 from fastv_runtime.cost import plan_cost
 from fastv_runtime.lengths import capacity
@@ -112,6 +112,12 @@ def _print(manifest: Manifest, facts: dict[str, Any], console: Console) -> None:
             "not verified" if verified is None else f"{verified:.1e}",
         )
     console.print(graphs)
+    whole = (manifest.verified or {}).get(END_TO_END)
+    console.print(
+        "from picture to tokens: "
+        + ("not verified" if whole is None else f"largest difference from transformers {whole:.1e}"),
+        highlight=False,
+    )
     table = Table(f"prompt of {cost['tokens']} tokens", "this plan", "unpruned", "ratio")
 
     def row(name: str, own: float, dense: float, digits: int) -> None:

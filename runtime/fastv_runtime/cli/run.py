@@ -37,11 +37,17 @@ def parser() -> argparse.ArgumentParser:
     )
     add_video_arguments(parser)
     parser.add_argument("--prompt", required=True, metavar="TEXT", help="the question")
-    parser.add_argument("--max-new-tokens", type=int, metavar="N", help="at most (default: what the bundle bears)")
+    parser.add_argument("--max-new-tokens", type=int, metavar="N", help="at most (default: as the checkpoint says)")
     parser.add_argument("--temperature", type=float, default=0.0, metavar="T", help="0 is greedy (default)")
     parser.add_argument("--top-k", type=int, default=0, metavar="K", help="sample among the K likeliest (default: all)")
     parser.add_argument("--top-p", type=float, default=1.0, metavar="P", help="nucleus sampling (default: 1, off)")
     parser.add_argument("--seed", type=int, default=0, help="of sampling (default: 0)")
+    parser.add_argument(
+        "--repetition-penalty",
+        type=float,
+        metavar="X",
+        help="above 1: what was said is said again less likely (default: as the checkpoint says; 1 is none)",
+    )
     parser.add_argument("--length", choices=["fixed", "exact"], help="pruned length (default: the bundle's plan)")
     parser.add_argument(
         "--backend",
@@ -61,7 +67,7 @@ def parser() -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> None:
     if args.threads is not None and args.threads < 1:
         raise UserError(f"--threads {args.threads}: must be at least 1")
-    sampling = Sampling(args.temperature, args.top_k, args.top_p, args.seed)
+    sampling = Sampling(args.temperature, args.top_k, args.top_p, args.seed, args.repetition_penalty)
     kept_path = None if args.show_kept is None else _writable_png(Path(args.show_kept))
     for flag, value in (("--show-kept", kept_path), ("--image-aspect", args.image_aspect)):
         if value is not None and not args.image and not args.video:

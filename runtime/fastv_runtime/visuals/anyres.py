@@ -9,8 +9,9 @@ import numpy as np
 from jaxtyping import Float, Int
 from PIL import Image
 
+from fastv_runtime.hf import load_image_processor, select_best_resolution
 from fastv_runtime.vision import AnyresVision
-from fastv_runtime.visuals.fixed import UNNORMALISED, check_shape, load_processor, pixels_as_seen
+from fastv_runtime.visuals.fixed import UNNORMALISED, check_shape, pixels_as_seen
 from fastv_runtime.visuals.resample import bilinear, single
 from fastv_runtime.visuals.visual import Pack, Piece, Run, View, Visual
 
@@ -22,7 +23,7 @@ class AnyresImages:
     """
 
     def __init__(self, directory: Path, vision: AnyresVision):
-        self._processor = load_processor(directory)
+        self._processor = load_image_processor(directory)
         self._vision = vision
 
     def __call__(self, image: Image.Image) -> Visual:
@@ -88,9 +89,7 @@ def pack_index(vision: AnyresVision, height: int, width: int) -> Pack:
 
 def _tile_grid(vision: AnyresVision, height: int, width: int) -> tuple[int, int]:
     """Rows and columns of tiles for a picture of that size."""
-    from transformers.image_processing_utils import select_best_resolution
-
-    best = select_best_resolution((height, width), [list(pinpoint) for pinpoint in vision.pinpoints])
+    best = select_best_resolution((height, width), vision.pinpoints)
     return best[0] // vision.tile, best[1] // vision.tile
 
 

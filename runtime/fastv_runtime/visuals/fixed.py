@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +12,9 @@ from PIL import Image
 
 from fastv_runtime.aspect import mean_colour, pad_to_square
 from fastv_runtime.errors import UserError
+from fastv_runtime.hf import load_image_processor
 from fastv_runtime.vision import FixedVision
 from fastv_runtime.visuals.visual import Piece, Run, View, Visual
-
-
-def load_processor(directory: Path) -> Any:
-    """transformers' PIL image processor, configured by the files in `directory`."""
-    from transformers import AutoImageProcessor
-
-    return AutoImageProcessor.from_pretrained(directory, backend="pil", local_files_only=True, trust_remote_code=False)
 
 
 def pixels_as_seen(values: Float[np.ndarray, "3 H W"]) -> Image.Image:
@@ -43,9 +38,11 @@ UNNORMALISED = {"do_rescale": False, "do_normalize": False}
 class FixedImages:
     """Pictures of one size, one run of the graph each."""
 
-    def __init__(self, directory: Path, vision: FixedVision):
-        self._processor = load_processor(directory)
+    def __init__(self, directory: Path, vision: FixedVision, settings: Mapping[str, Any] | None = None):
+        """settings: of the image processor, instead of its own."""
+        self._processor = load_image_processor(directory)
         self._vision = vision
+        self._settings = dict(settings or {})
 
     def __call__(self, image: Image.Image) -> Visual:
         return Visual(
@@ -70,7 +67,7 @@ class FixedImages:
 
     def _process(self, image: Image.Image, **settings: Any) -> np.ndarray:
         if self._vision.aspect == "pad":
-            image = pad_to_square(image, mean_colour(self._processor.image_mean))
-        made = self._processor(images=image.convert("RGB"), return_tensors="np", **settings)
+            image = pad_to_square(image, mean_colour(self._settings.get("image_mean", self._processor.image_mean)))
+        made = self._processor(images=image.convert("RGB"), return_tensors="np", **(self._settings | settings))
         # Video-LLaVA's image processor names them after the model's two towers, unless it is told not to.
         return np.asarray(made["pixel_values_images" if "pixel_values_images" in made else "pixel_values"])

@@ -7,14 +7,18 @@ from typing import Any
 
 from fastv_runtime.vision import FramesVideo
 from fastv_runtime.visuals.fixed import FixedImages
+from fastv_runtime.visuals.video_settings import PIXELS, chosen, video_settings
 from fastv_runtime.visuals.visual import Piece, Run, Visual
+
+SETTINGS = (*PIXELS, "do_resize", "size", "resample", "do_center_crop", "crop_size")
 
 
 class FrameVideos:
     """Videos whose tokens are those of their frames."""
 
     def __init__(self, directory: Path, video: FramesVideo):
-        self._images = FixedImages(directory, video.picture)
+        settings = video_settings(directory, "VideoLlavaVideoProcessor")
+        self._images = FixedImages(directory, video.picture, chosen(settings, SETTINGS))
         self._video = video
 
     def __call__(self, video: Any) -> Visual:

@@ -3,32 +3,32 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 from PIL import Image
 
 from fastv_runtime.errors import UserError
+from fastv_runtime.hf import load_image_processor
 from fastv_runtime.vision import PatchesVision
-from fastv_runtime.visuals.fixed import load_processor
 from fastv_runtime.visuals.grid import Grid, grid_inputs
 from fastv_runtime.visuals.visual import Piece, Run, View, Visual
-
-Limits = tuple[int, int]
-"""Fewest and most pixels of a picture: it is scaled to lie between."""
 
 
 class PatchImages:
     """Pictures of any size, one run of the graph each."""
 
     def __init__(self, directory: Path, vision: PatchesVision):
-        self._processor = load_processor(directory)
+        self._processor = load_image_processor(directory)
         self._vision = vision
         size = self._processor.size
-        self._limits = clamp((size["shortest_edge"], size["longest_edge"]), vision)
+        most = vision.max_tokens * (vision.patch * vision.merge) ** 2
+        self._limits = {name: min(size[name], most) for name in ("shortest_edge", "longest_edge")}
+        """Fewest and most pixels of a picture: it is scaled to lie between."""
 
     def __call__(self, image: Image.Image) -> Visual:
-        patches, grid = self.patches(image, self._limits)
+        patches, grid = self.patches(image, size=self._limits)
         # A picture stands for as many frames as a patch holds.
         piece = self.piece([patches] * self._vision.frames_per_patch, grid)
         return Visual(
@@ -39,16 +39,14 @@ class PatchImages:
             views=lambda: [self.view(image, grid)],
         )
 
-    def patches(self, image: Image.Image, limits: Limits) -> tuple[Float[np.ndarray, "P C pixels"], Grid]:
-        """One picture or frame as normalised patches in merge order, and its grid. Raises UserError."""
+    def patches(self, image: Image.Image, **settings: Any) -> tuple[Float[np.ndarray, "P C pixels"], Grid]:
+        """One picture or frame as normalised patches in merge order, and its grid.
+
+        settings: of the image processor, instead of its own. Raises UserError.
+        """
         vision = self._vision
         try:
-            made = self._processor(
-                images=image.convert("RGB"),
-                size={"shortest_edge": limits[0], "longest_edge": limits[1]},
-                temporal_patch_size=1,
-                return_tensors="np",
-            )
+            made = self._processor(images=image.convert("RGB"), temporal_patch_size=1, return_tensors="np", **settings)
         except ValueError as error:  # the processor refuses slivers
             raise UserError(f"a picture of {image.width} x {image.height} pixels: {error}: crop it") from None
         _, rows, columns = (int(count) for count in made["image_grid_thw"][0])
@@ -78,9 +76,3 @@ class PatchImages:
         side = self._vision.patch * self._vision.merge
         seen = image.convert("RGB").resize((columns * side, rows * side), Image.Resampling.BICUBIC)
         return View(seen, first + np.arange(rows * columns).reshape(grid))
-
-
-def clamp(limits: Limits, vision: PatchesVision) -> Limits:
-    """A processor's limits, lowered to what the bundle bears."""
-    most = vision.max_tokens * (vision.patch * vision.merge) ** 2
-    return min(limits[0], most), min(limits[1], most)

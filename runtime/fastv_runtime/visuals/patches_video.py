@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-from fastv_runtime.vision import PatchesVideo, PatchesVision
-from fastv_runtime.visuals.patches import Limits, PatchImages, clamp
+from PIL import Image
+
+from fastv_runtime.errors import UserError
+from fastv_runtime.vision import PatchesVideo
+from fastv_runtime.visuals.frame_size import GROUP, clip_frame_size, frame_size
+from fastv_runtime.visuals.patches import PatchImages
+from fastv_runtime.visuals.video_settings import PIXELS, chosen, video_settings
 from fastv_runtime.visuals.visual import Run, Visual
 
-SETTINGS = ("video_preprocessor_config.json", "processor_config.json", "preprocessor_config.json")
-"""Where transformers looks for a video processor's settings, first to last."""
+USUAL_FPS = 24
+"""What transformers takes a video for that does not say."""
 
 
 class PatchVideos:
@@ -19,8 +23,9 @@ class PatchVideos:
 
     def __init__(self, directory: Path, video: PatchesVideo):
         self._images = PatchImages(directory, video.picture)
-        self._limits = video_limits(directory, video.picture)
         self._video = video
+        usual = "Qwen3VLVideoProcessor" if video.clip_limits else "Qwen2VLVideoProcessor"
+        self._settings = video_settings(directory, usual)
 
     def __call__(self, video: Any) -> Visual:
         """`video`: sampled frames, as `fastv_runtime.video.Video` holds them."""
@@ -28,9 +33,13 @@ class PatchVideos:
         # The last frame fills up its group.
         missing = -len(video.frames) % group
         frames, times = ([*each, *each[-1:] * missing] for each in (video.frames, video.timestamps))
-        share = len(video.frames) if self._video.clip_limits else 1
-        limits = clamp((self._limits[0] // share, self._limits[1] // share), self._video.picture)
-        seen = [self._images.patches(frame, limits) for frame in frames]
+        pixels = chosen(self._settings, PIXELS)
+        try:
+            scaled = [self._scaled(frame, len(video.frames)) for frame in frames]
+            seen = [self._images.patches(frame, do_resize=False, **pixels) for frame in scaled]
+        except ValueError as error:
+            size = f"{frames[0].width} x {frames[0].height}"
+            raise UserError(f"a video of {size} pixels: {error}: crop it") from None
         grid = seen[0][1]
         patches = [each for each, _ in seen]
         starts = range(0, len(frames), group)
@@ -38,7 +47,7 @@ class PatchVideos:
         tokens = pieces[0].rows
         text: tuple[str | Run, ...]
         if self._video.step_text is None:
-            interval = self._interval(video.timestamps)
+            interval = self._interval(video)
             text = (Run(tokens * len(pieces), (len(pieces), *grid), interval),)
         else:
             before, after = self._video.step_text
@@ -58,27 +67,37 @@ class PatchVideos:
             ],
         )
 
-    def _interval(self, times: tuple[float, ...]) -> float:
-        """Positions along the time axis from one time step to the next."""
-        if self._video.ticks_per_second is None or len(times) < 2:
+    def _interval(self, video: Any) -> float:
+        """Positions along the time axis from one time step to the next.
+
+        transformers divides by the frame rate of the sample, which is the share of frames that were taken and not
+        the distance between them.
+        """
+        if self._video.ticks_per_second is None:
             return 1.0
-        spacing = (times[-1] - times[0]) / (len(times) - 1)
-        return self._video.ticks_per_second * spacing * self._video.picture.frames_per_patch
+        sampled = USUAL_FPS if video.fps is None else len(video.indices) / video.total * video.fps
+        return self._video.ticks_per_second * (self._video.picture.frames_per_patch / sampled)
 
-
-def video_limits(directory: Path, picture: PatchesVision) -> Limits:
-    """Fewest and most pixels of a frame (or of all together), as the checkpoint's video processor has them."""
-    for name in SETTINGS:
-        file = directory / name
-        if not file.is_file():
-            continue
-        settings = json.loads(file.read_text(encoding="utf-8"))
-        settings = settings.get("video_processor", {}) if name == "processor_config.json" else settings
-        size = settings.get("size") or {}
-        least = settings.get("min_pixels", size.get("shortest_edge", size.get("min_pixels")))
-        most = settings.get("max_pixels", size.get("longest_edge", size.get("max_pixels")))
-        if least and most:
-            return int(least), int(most)
-    # The defaults of transformers' video processors: 128 to 768 visual tokens a frame.
-    token = (picture.patch * picture.merge) ** 2
-    return 128 * token, 768 * token
+    def _scaled(self, frame: Image.Image, frames: int) -> Image.Image:
+        """One of so many frames at the size at which the model sees it. Raises ValueError for slivers."""
+        settings, picture = self._settings, self._video.picture
+        frame = frame.convert("RGB")
+        if not settings["do_resize"]:
+            return frame
+        factor = picture.patch * picture.merge
+        least, most = settings["size"]["shortest_edge"], settings["size"]["longest_edge"]
+        borne = picture.max_tokens * factor**2
+        size = frame.height, frame.width
+        if self._video.clip_limits:
+            if settings.get("cap_pixels_per_frame"):
+                each = max(min(settings["max_video_tokens"] * factor**2, most // frames), int(least * 1.05))
+                most = each * frames
+            counted = min(frames, round(frames / GROUP) * GROUP or frames)
+            limits = min(least, borne * counted), min(most, borne * counted)
+            height, width = clip_frame_size(size, factor, limits, frames)
+        else:
+            if settings.get("cap_pixels_per_frame"):
+                total = int(settings["max_video_tokens"] * factor**2 * 0.9)
+                most = max(min(most, total * picture.frames_per_patch // frames), int(least * 1.05))
+            height, width = frame_size(size, factor, (min(least, borne), min(most, borne)))
+        return frame.resize((width, height), Image.Resampling(settings["resample"]))

@@ -9,21 +9,22 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image
 
+from fastv_runtime.hf import load_image_processor
 from fastv_runtime.vision import PooledVideo
-from fastv_runtime.visuals.fixed import UNNORMALISED, check_shape, load_processor, pixels_as_seen
+from fastv_runtime.visuals.fixed import UNNORMALISED, check_shape, pixels_as_seen
 from fastv_runtime.visuals.resample import bilinear
+from fastv_runtime.visuals.video_settings import PIXELS, chosen, video_settings
 from fastv_runtime.visuals.visual import Pack, Piece, Run, View, Visual
+
+SETTINGS = (*PIXELS, "do_resize", "size", "resample")
 
 
 class PooledVideos:
-    """Videos of any number of frames.
-
-    Frames get the image processor's settings: transformers' conversion of the published checkpoints makes the video
-    processor of the same.
-    """
+    """Videos of any number of frames: the image processor's base tile, by the video processor's settings."""
 
     def __init__(self, directory: Path, video: PooledVideo):
-        self._processor = load_processor(directory)
+        self._processor = load_image_processor(directory)
+        self._settings = chosen(video_settings(directory, "LlavaOnevisionVideoProcessor"), SETTINGS)
         self._video = video
 
     def __call__(self, video: Any) -> Visual:
@@ -44,7 +45,10 @@ class PooledVideos:
         # The first tile is the whole picture, whatever its shape.
         square = [[self._video.tile, self._video.tile]]
         batch = self._processor(
-            images=frame.convert("RGB"), image_grid_pinpoints=square, return_tensors="np", **settings
+            images=frame.convert("RGB"),
+            image_grid_pinpoints=square,
+            return_tensors="np",
+            **(self._settings | settings),
         )
         values = np.ascontiguousarray(batch["pixel_values"][0][:1], np.float32)
         check_shape(values, (1, 3, self._video.tile, self._video.tile))

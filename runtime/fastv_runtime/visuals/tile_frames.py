@@ -8,18 +8,25 @@ from typing import TYPE_CHECKING
 
 from fastv_runtime.vision_tiles import TilesVideo
 from fastv_runtime.visuals.tiles import TileImages
+from fastv_runtime.visuals.video_settings import PIXELS, chosen, video_settings
 from fastv_runtime.visuals.visual import Run, View, Visual
 from fastv_runtime.visuals.words import in_words
 
 if TYPE_CHECKING:
     from fastv_runtime.video import Video
 
+SETTINGS = (*PIXELS, "do_resize", "size", "resample", "max_image_size")
+
 
 class TileVideos:
     """Videos of any number of frames."""
 
     def __init__(self, directory: Path, video: TilesVideo):
-        self._images = TileImages(directory, video.picture)
+        # A frame is never cut; which setting says so tells the two families apart.
+        internvl = "crop_to_patches" in video.picture.settings
+        whole = {"crop_to_patches" if internvl else "do_image_splitting": False}
+        settings = video_settings(directory, "InternVLVideoProcessor" if internvl else "SmolVLMVideoProcessor")
+        self._images = TileImages(directory, video.picture, whole | chosen(settings, SETTINGS))
         self._video = video
 
     def __call__(self, video: Video) -> Visual:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,17 +10,20 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image
 
+from fastv_runtime.hf import load_image_processor
 from fastv_runtime.vision_tiles import TilesVision
-from fastv_runtime.visuals.fixed import UNNORMALISED, check_shape, load_processor, pixels_as_seen
+from fastv_runtime.visuals.fixed import UNNORMALISED, check_shape, pixels_as_seen
 from fastv_runtime.visuals.visual import Piece, Run, View, Visual
 
 
 class TileImages:
     """Pictures of any size; one run of the graph per tile."""
 
-    def __init__(self, directory: Path, vision: TilesVision):
-        self._processor = load_processor(directory)
+    def __init__(self, directory: Path, vision: TilesVision, settings: Mapping[str, Any] | None = None):
+        """settings: of the image processor, instead of its own and of the layout's."""
+        self._processor = load_image_processor(directory)
         self._vision = vision
+        self._settings = {**vision.settings, **(settings or {})}
 
     def __call__(self, image: Image.Image) -> Visual:
         tiles, rows, columns = self._cut(image)
@@ -34,7 +38,7 @@ class TileImages:
 
     def _cut(self, image: Image.Image, **settings: Any) -> tuple[Float[np.ndarray, "tiles 3 H W"], int, int]:
         """The tiles row by row, then the whole picture; rows and columns of tiles, both 0 if it is not cut."""
-        batch = self._processor(images=image.convert("RGB"), return_tensors="np", **self._vision.settings, **settings)
+        batch = self._processor(images=image.convert("RGB"), return_tensors="np", **(self._settings | settings))
         values = np.ascontiguousarray(batch["pixel_values"], np.float32)
         tiles = values.reshape(-1, *values.shape[-3:])  # some processors nest the tiles of one prompt
         if "rows" in batch:

@@ -29,6 +29,8 @@ PATCH, MERGE, FRAMES = 4, 2, 2
 TOKEN_PIXELS = (PATCH * MERGE) ** 2
 LIMITS = {"shortest_edge": 6 * TOKEN_PIXELS, "longest_edge": 60 * TOKEN_PIXELS}
 CLIP_LIMITS = {"shortest_edge": 6 * TOKEN_PIXELS, "longest_edge": 80 * TOKEN_PIXELS}
+VIDEO = {"image_mean": [0.3, 0.5, 0.6], "image_std": [0.4, 0.3, 0.5], "resample": 2}
+"""What the video processor has otherwise than the image processor; 2 is bilinear."""
 TEXT = {
     "hidden_size": 64,
     "intermediate_size": 128,
@@ -88,11 +90,13 @@ def write(path: Path, *, model_type: str, tower: dict[str, Any], rope: dict[str,
     model.save_pretrained(path)
     tokenizer.save_pretrained(path)
     image_processor(LIMITS).save_pretrained(path)
-    (path / "video_preprocessor_config.json").write_text(json.dumps({"size": CLIP_LIMITS}))
+    (path / "video_preprocessor_config.json").write_text(json.dumps({"size": CLIP_LIMITS} | VIDEO))
 
 
-def image_processor(limits: dict[str, int], frames: int = FRAMES) -> Qwen2VLImageProcessorPil:
-    return Qwen2VLImageProcessorPil(size=limits, patch_size=PATCH, merge_size=MERGE, temporal_patch_size=frames)
+def image_processor(limits: dict[str, int], frames: int = FRAMES, **settings: Any) -> Qwen2VLImageProcessorPil:
+    return Qwen2VLImageProcessorPil(
+        size=limits, patch_size=PATCH, merge_size=MERGE, temporal_patch_size=frames, **settings
+    )
 
 
 def picture_inputs(path: Path, pictures: list[Image.Image], question: str) -> dict[str, Any]:
@@ -108,7 +112,7 @@ def video_inputs(path: Path, video: Video, question: str, *, model_type: str) ->
     steps = len(frames) // FRAMES
     qwen3 = model_type == "qwen3_vl"
     share = len(video.frames) if qwen3 else 1
-    made = image_processor({name: pixels // share for name, pixels in CLIP_LIMITS.items()}, 1)(
+    made = image_processor({name: pixels // share for name, pixels in CLIP_LIMITS.items()}, 1, **VIDEO)(
         images=frames, return_tensors="pt"
     )
     _, rows, columns = made["image_grid_thw"][0].tolist()

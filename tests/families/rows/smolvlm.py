@@ -83,9 +83,7 @@ def picture_inputs(path: Path, pictures: list[Image.Image], question: str, **set
 def video_inputs(path: Path, video: Video, question: str) -> dict[str, Any]:
     """The same for a video."""
     image_processor = AutoImageProcessor.from_pretrained(path, backend="pil")
-    batch = image_processor(
-        [list(video.frames)], do_image_splitting=False, size={"longest_edge": TILE}, return_tensors="pt"
-    )
+    batch = image_processor([list(video.frames)], do_image_splitting=False, return_tensors="pt")
     parts = SimpleNamespace(
         image_seq_len=TILE_TOKENS, image_token="<image>", fake_image_token=MARKS[0], global_image_token=MARKS[2]
     )

@@ -125,6 +125,14 @@ class QwenVLChat(Family):
     def encode(self, model: Any, **inputs: torch.Tensor) -> Float[torch.Tensor, "N D"]:
         return model.visual(inputs["pixel_values"])[0]
 
+    def last_logits(
+        self, model: Any, token_ids: torch.Tensor, pixels: dict[str, torch.Tensor], visual: torch.Tensor, rows: int
+    ) -> Float[torch.Tensor, "rows V"]:
+        """There is no stock forward of the whole: features in the places of their tokens, as the original has it."""
+        embedded = model.language_model.get_input_embeddings()(token_ids)
+        embedded = embedded.masked_scatter(visual[..., None], self.encode(model, **pixels))
+        return model.language_model(inputs_embeds=embedded, use_cache=False, logits_to_keep=rows).logits[0]
+
     def vision(self, config: Any, image_tokens: int | None) -> FixedVision:
         """The grid is that of the resampler's queries, whose positions are laid out like the picture's."""
         size, side = config.vision_config.image_size, round(config.image_seq_length**0.5)

@@ -1,0 +1,136 @@
+"""A saved graph executed in bounded memory: chunk after chunk, each weight read once for all runs at hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+
+from fastv_export.chunks import Chunk, Weight, cut
+from fastv_export.exact import with_exact_products
+from fastv_runtime.engines.onnxruntime import default_threads
+
+AS_REQUESTED = 1
+"""ONNX Runtime's name for growing an arena by what is asked for, not to the next power of two."""
+
+LIMIT = 64 << 20
+"""Bytes of weights that a chunk holds. What ONNX Runtime adds is as much again in fp32, for a half-precision graph."""
+
+Read = Callable[[int], None]
+"""Called with the number of bytes of weights read since its last call."""
+
+
+class Run:
+    """One run of a graph, with the values that are alive between two chunks.
+
+    input: makes an input of the graph when the first chunk asks for it. output: is given what chunks compute, under
+    its name in the graph, outputs of the graph among it.
+    """
+
+    def __init__(self, input: Callable[[str], np.ndarray], output: Callable[[str, np.ndarray], None]):
+        self._input, self._output = input, output
+        self._values: dict[str, np.ndarray] = {}
+
+    def take(self, name: str) -> np.ndarray:
+        """A value that a chunk needs."""
+        if name not in self._values:
+            self._values[name] = self._input(name)
+        return self._values[name]
+
+    def put(self, name: str, value: np.ndarray) -> None:
+        """A value that a chunk computed."""
+        self._output(name, value)
+        self._values[name] = value
+
+    def drop(self, names: Iterable[str]) -> None:
+        """Forget values that are not needed any more."""
+        for name in names:
+            self._values.pop(name, None)
+
+
+def run_chunked(path: Path, runs: Sequence[Run], read: Read = lambda count: None, *, limit: int = LIMIT) -> None:
+    """Execute the graph at `path` for all runs; each chunk for the first of them first.
+
+    So a run may take the caches that an earlier one left, as decoding after a prompt does. Activations are not rounded
+    (`exact.py`). limit: bytes of weights held at once.
+    """
+    model = onnx.load(path, load_external_data=False)
+    with_exact_products(model)
+    runner = _Runner(model, limit, read)
+    data = path.with_name(f"{path.name}.data")
+    with (data if data.is_file() else path).open("rb") as file:
+        for chunk in cut(model, path.parent, limit):
+            runner.run(chunk, file.fileno(), runs)
+
+
+class _Runner:
+    """Executes chunks of one model, all in the same memory: fresh pages would cost more than the arithmetic."""
+
+    def __init__(self, model: onnx.ModelProto, limit: int, read: Read):
+        self._opsets, self._ir_version = model.opset_import, model.ir_version
+        self._limit, self._read = limit, read
+        self._buffer = np.empty(0, np.uint8)
+        arena = onnxruntime.OrtMemoryInfo(
+            "Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT
+        )
+        onnxruntime.create_and_register_allocator(arena, onnxruntime.OrtArenaCfg(0, AS_REQUESTED, -1, -1))
+        self._options = onnxruntime.SessionOptions()
+        self._options.log_severity_level = 3
+        self._options.intra_op_num_threads = default_threads()
+        self._options.add_session_config_entry("session.use_env_allocators", "1")
+        # Small weights are constants of their chunk: where ONNX Runtime fuses one that is dequantised into a product,
+        # activations stay as they are.
+        self._options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "0")
+
+    def run(self, chunk: Chunk, file: int, runs: Sequence[Run]) -> None:
+        """Execute a chunk for every case, on one portion of its weights after the other."""
+        results: list[list[list[np.ndarray]]] = [[] for _ in runs]
+        first = {name: runs[0].take(name) for name in chunk.inputs}
+        session, shapes = None, None
+        for weights in chunk.portions(self._limit):
+            if session is None or shapes != [weight.shape for weight in weights.values()]:
+                shapes = [weight.shape for weight in weights.values()]
+                session = onnxruntime.InferenceSession(
+                    chunk.model(first, weights, self._opsets, self._ir_version), self._options, ["CPUExecutionProvider"]
+                )
+            raw = self._load(weights, file)
+            for run, parts in zip(runs, results, strict=True):
+                binding = session.io_binding()
+                for name, weight in weights.items():
+                    binding.bind_input(name, "cpu", 0, weight.element, weight.shape, raw[name].ctypes.data)
+                inputs = {name: run.take(name) for name in chunk.inputs}
+                parts.append(_execute(session, binding, inputs, chunk.outputs))
+        for run, parts in zip(runs, results, strict=True):
+            for name, values in zip(chunk.outputs, zip(*parts, strict=True), strict=True):
+                run.put(name, values[0] if len(values) == 1 else np.concatenate(values, axis=-1))
+            run.drop((*chunk.spent, *(name for name in chunk.outputs if name.startswith("present_"))))
+
+    def _load(self, weights: Mapping[str, Weight], file: int) -> dict[str, np.ndarray]:
+        """Stored bytes of each weight."""
+        total = sum(weight.nbytes for weight in weights.values())
+        if total > self._buffer.size:
+            self._buffer = np.empty(total, np.uint8)
+        arrays, start = {}, 0
+        for name, weight in weights.items():
+            arrays[name] = weight.read(file, self._buffer[start : start + weight.nbytes])
+            start += weight.nbytes
+            self._read(weight.nbytes)
+        return arrays
+
+
+def _execute(session: Any, binding: Any, inputs: Mapping[str, np.ndarray], outputs: Iterable[str]) -> list[np.ndarray]:
+    """Outputs of one run. A cache is updated in place, as on a device: past and present are one buffer."""
+    for name, array in inputs.items():
+        binding.bind_input(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
+    for name in outputs:
+        cache = inputs.get(name.replace("present_", "past_")) if name.startswith("present_") else None
+        if cache is None:
+            binding.bind_output(name, "cpu")
+        else:
+            binding.bind_output(name, "cpu", 0, cache.dtype.type, cache.shape, cache.ctypes.data)
+    session.run_with_iobinding(binding)
+    return [value.numpy() for value in binding.get_outputs()]
