@@ -20,6 +20,9 @@ from fastv_export.hf import changed, keyword
 COMPUTED = (r"rotary_emb\.inv_freq$", r"(^|\.)position_ids$")
 """Stored by older versions of transformers, computed today; it does not warn of them either."""
 
+PIXELS = ("pixel_values", "pixel_values_images")
+"""Keyword of models for pixels: the second of Video-LLaVA's up to transformers 5.20."""
+
 
 def model_class(model_type: str) -> Any:
     """The stock class of a whole vision-language model."""
@@ -101,7 +104,7 @@ def last_logits(
 
     pixels: what it takes of pictures, by its own names. visual: which tokens stand for pictures, bool [1, S].
     """
-    arguments: dict[str, Any] = dict(pixels)
+    arguments = {keyword(model, PIXELS if name in PIXELS else (name,)): each for name, each in pixels.items()}
     if "mm_token_type_ids" in inspect.signature(type(model).forward).parameters:
         arguments["mm_token_type_ids"] = visual.int()
     output = model(
@@ -112,6 +115,13 @@ def last_logits(
         **arguments,
     )
     return output.logits[0]
+
+
+def last_logits_of_embedded(
+    language_model: Any, embedded: Float[torch.Tensor, "1 S D"], rows: int
+) -> Float[torch.Tensor, "rows V"]:
+    """The same by a language model with its head, from an embedded prompt."""
+    return language_model(inputs_embeds=embedded, use_cache=False, logits_to_keep=rows).logits[0]
 
 
 def before_decoder(decoder: Any, hook: Callable[[Float[torch.Tensor, "1 S D"]], None]) -> Any:
@@ -126,8 +136,7 @@ def newline(model: Any) -> nn.Parameter:
 
 def image_features(model: Any, pixel_values: torch.Tensor, **inputs: torch.Tensor) -> Float[torch.Tensor, "N D"]:
     """Visual features of one picture, by the model's own way in."""
-    # By place: Video-LLaVA had another name for pixels up to transformers 5.20.
-    return _pooled(model.model.get_image_features(pixel_values, **inputs, return_dict=True))[0]
+    return _pooled(model.model.get_image_features(pixel_values, **inputs, return_dict=True))[0]  # see `PIXELS`
 
 
 def tile_features(model: Any, **inputs: torch.Tensor) -> Float[torch.Tensor, "N D"]:

@@ -15,6 +15,7 @@ from fastv_export import hf_models
 from fastv_export.checkpoint import Checkpoint
 from fastv_export.families import FAMILIES
 from fastv_export.skeleton import build_without_weights, stored_parameters
+from fastv_export.ties import tie
 from tests.conftest import noise_picture
 from tests.contract.conftest import Subject
 from tests.plain_qwen_vl import PlainQwenVL
@@ -38,7 +39,7 @@ def test_a_model_without_weights_is_the_model_that_is_loaded(subject: Subject) -
     assert dict(model.named_buffers()).keys() == buffers.keys()
     for name, buffer in model.named_buffers():
         torch.testing.assert_close(buffer, buffers[name], rtol=0, atol=0)
-    hf_models.tie(model)
+    assert not tie(model, by_name)
     stored = stored_parameters(model, by_name, subject.checkpoint)
     loaded = dict(subject.model.named_parameters())
     assert dict(model.named_parameters()).keys() == loaded.keys()
@@ -94,3 +95,20 @@ def test_pictures_become_what_the_stock_model_makes_of_them(subject: Subject) ->
     for own, stock in zip(made.deepstack, deepstack, strict=True):
         torch.testing.assert_close(own[0, visual], stock, rtol=1e-4, atol=1e-4)
         assert own[0, ~visual].abs().max() == 0
+
+
+def test_last_logits_are_those_of_the_stock_forward(subject: Subject) -> None:
+    """Every export asks one question so; pixels are named as the model names them."""
+    if subject.row is None:
+        return  # there is no stock forward
+    picture = noise_picture(0, subject.row.cases[0][0])
+    inputs = subject.row.inputs(subject.checkpoint.path, [picture], QUESTION)
+    expected = subject.model(**inputs).logits[0, -2:]
+    image_tokens = subject.row.options.get("image_tokens")
+    maker = InputMaker(subject.checkpoint, subject.family, subject.model, image_tokens)
+    hf_models.attend(subject.model, "eager")
+    ids = inputs["input_ids"]
+    visual = ids == subject.family.image_token_id(subject.config)
+    pixels = subject.family.pixels(maker._images(picture), (picture.height, picture.width))
+    logits = subject.family.last_logits(subject.model, ids, pixels, visual, 2)
+    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
