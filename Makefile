@@ -1,50 +1,86 @@
-# Everything installs itself into VENV on first use.
+# Everything installs itself into VENV on first use, at the versions that LOCK has.
+#     make demo              what the demo needs
+#     make test              what tests need, on top
+#     make test LOCK=        the newest versions that pyproject.toml allows
+#     make lock              bring LOCK to the newest versions that pyproject.toml allows
 PYTHON ?= python3
 VENV ?= .venv
-CONSTRAINTS ?= constraints-cpu.txt
+LOCK ?= requirements/lock.txt
 RUN = $(VENV)/bin/python
 
-.PHONY: demo test lint bench report evaluate calibrate train clean
+# Not --constraint, which leaves what packages are built with to chance; the second name is newer pips' for that.
+INSTALL = PIP_CONSTRAINT=$(LOCK) PIP_BUILD_CONSTRAINT=$(LOCK) $(RUN) -m pip install --quiet \
+	$(if $(LOCK),,--upgrade --upgrade-strategy eager)
+# What the environment has, and at whose versions: another LOCK installs anew.
+NAME = $(VENV)/.$(or $(notdir $(LOCK)),newest)
+DEMO = $(NAME).demo
+DEV = $(NAME).dev
+# Without a lock it is looked every time whether something newer is out.
+SOURCES = pyproject.toml $(or $(LOCK),look)
 
-demo: $(VENV)/.installed
+.PHONY: demo test contract lint bench report evaluate calibrate train look lock clean
+
+demo: $(DEMO)
 	$(RUN) demo/demo.py
 
 # One process per core. Each begins with a stretch of files, whose tests share what is dear, and helps the other at the end.
-test: $(VENV)/.installed
+test: $(DEV)
 	$(RUN) -m pytest -n auto --dist worksteal
 
-lint: $(VENV)/.installed
+# tests/contract on the oldest transformers that pyproject.toml allows, on one between, and on the newest tested.
+contract: $(DEV)
+	tests/contract/run.sh $(RUN)
+
+lint: $(DEV)
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
 
-bench: $(VENV)/.installed
+bench: $(DEV)
 	$(RUN) benchmarks/decoder.py --json docs/benchmarks/decoder.json --markdown docs/benchmarks/decoder.md
 
 # fastv-bench on the demo checkpoint and on a random model of 0.5B, and how well predictions do. For an idle machine.
-report: $(VENV)/.installed
+report: $(DEV)
 	$(RUN) benchmarks/report.py --picture docs/bench.png
 	$(RUN) benchmarks/prediction.py --json docs/benchmarks/prediction.json --markdown docs/benchmarks/prediction.md
 
 # The demo checkpoint's accuracy for every K, keep and ranker, written into its model card.
-evaluate: $(VENV)/.installed
+evaluate: $(DEV)
 	$(RUN) demo/evaluate.py
 
 # Which plan the demo checkpoint bears, chosen on one split of questions and tried on another.
-calibrate: $(VENV)/.installed
+calibrate: $(DEV)
 	$(RUN) benchmarks/calibration.py
 
-train: $(VENV)/.installed
+train: $(DEV)
 	$(RUN) demo/train.py
 
-$(VENV)/.installed: pyproject.toml $(CONSTRAINTS)
+$(RUN):
 	$(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install --quiet --constraint $(CONSTRAINTS) --editable '.[dev]'
-	# Tests do without the torchvision that timm asks for: its wheels do not always meet a CPU build of torch.
-	$(RUN) -m pip install --quiet --no-deps 'timm>=1.0.20'
-	# TensorRT-RTX has wheels for x86-64 alone; where there is none, its tests are skipped.
-	-$(RUN) -m pip install --quiet --constraint $(CONSTRAINTS) --editable '.[rtx-build]'
+
+$(DEMO): $(SOURCES) | $(RUN)
+	rm -f $(VENV)/.*.demo $(VENV)/.*.dev
+	$(INSTALL) --editable '.[export]'
 	touch $@
+
+$(DEV): $(SOURCES) | $(RUN)
+	rm -f $(VENV)/.*.demo $(VENV)/.*.dev
+	$(INSTALL) --editable '.[dev]'
+	# Without the torchvision that timm asks for: see requirements/excluded.in.
+	$(INSTALL) --no-deps 'timm>=1.0.20'
+	# TensorRT-RTX has wheels for x86-64 alone; where there is none, its tests are skipped.
+	-$(INSTALL) --editable '.[rtx-build]'
+	touch $(DEMO) $@
+
+# For every Python and machine at once; a Python that a package has left behind gets that package's last release for it.
+# No hashes: torch has several builds of one version, each with its own, and an index may serve any of them.
+lock:
+	uv=$$(mktemp -d) && trap 'rm -rf "$$uv"' EXIT && $(PYTHON) -m venv "$$uv" && \
+	"$$uv/bin/pip" install --quiet uv==0.13.9 && \
+	"$$uv/bin/uv" pip compile --quiet --universal --python-version 3.10 --no-python-downloads --upgrade \
+		--extra dev --extra rtx-build --extra fastvlm --excludes requirements/excluded.in \
+		--annotation-style line --custom-compile-command 'make lock' \
+		--output-file requirements/lock.txt pyproject.toml requirements/build.in
 
 clean:
 	rm -rf $(VENV) demo/out

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from fastv_export.cli import RANKERS
-from fastv_runtime.cli.console import command, stderr
+from fastv_runtime.cli.console import command, export_extras, stderr
 from fastv_runtime.errors import UserError, missing_extra
 
 if TYPE_CHECKING:
@@ -261,4 +261,4 @@ def _write(path: Path, text: str) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="fastv-calibrate", description=DESCRIPTION, epilog=EPILOG)
     add_arguments(parser)
-    command(parser, run, argv)
+    command(parser, run, argv, export_extras)

@@ -11,7 +11,7 @@ from typing import Any
 
 from fastv_export.precisions import DEFAULTS, FEW_BITS, WIDE
 from fastv_runtime.bundle import END_TO_END, Part, Precision, Weights
-from fastv_runtime.cli.console import command, stderr
+from fastv_runtime.cli.console import command, export_extras, stderr
 from fastv_runtime.errors import UserError, missing_extra
 
 TARGETS = ("ort", "trt", "trt-rtx", "trt-legacy")
@@ -188,4 +188,4 @@ def _raise_exit(signum: int, _: Any) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="fastv-export", description=DESCRIPTION)
     add_arguments(parser)
-    command(parser, run, argv)
+    command(parser, run, argv, export_extras)

@@ -30,7 +30,7 @@ from fastv_runtime.bench.run import Run
 from fastv_runtime.bench.tables import show, show_comparison
 from fastv_runtime.bench.workloads import built_in, given
 from fastv_runtime.bundle import Bundle, read_manifest
-from fastv_runtime.cli.console import command, open_bundle, stderr
+from fastv_runtime.cli.console import backend_extras, command, open_bundle, stderr
 from fastv_runtime.engines.backends import DEVICES
 from fastv_runtime.errors import UserError
 from fastv_runtime.files import write_atomically
@@ -289,7 +289,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     typed = sys.argv[1:] if argv is None else list(argv)
     whole = parser()
     whole.set_defaults(typed=typed)
-    command(whole, run, argv)
+    command(whole, run, argv, backend_extras)
 
 
 if __name__ == "__main__":

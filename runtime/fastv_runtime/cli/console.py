@@ -14,19 +14,40 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 from fastv_runtime import hf
 from fastv_runtime.bundle import Bundle, read_manifest
 from fastv_runtime.errors import UserError
+from fastv_runtime.versions import untested
 
 stderr = Console(stderr=True)
 """People read this one; stdout belongs to answers and to --json."""
+
+Extras = Callable[[argparse.Namespace], Sequence[str]]
+
+
+def no_extras(_: argparse.Namespace) -> Sequence[str]:
+    return ()
+
+
+def backend_extras(args: argparse.Namespace) -> Sequence[str]:
+    """Those of what --backend runs graphs with. TensorRT's age is checked where it is loaded."""
+    return ("cpu", "gpu") if args.backend == "ort" else ()
+
+
+def export_extras(_: argparse.Namespace) -> Sequence[str]:
+    return ("export",)
 
 
 def command(
     parser: argparse.ArgumentParser,
     run: Callable[[argparse.Namespace], None],
     argv: Sequence[str] | None = None,
+    extras: Extras = no_extras,
 ) -> None:
-    """Parse, run, and exit: 0 when done, 2 with one line for bad input, 1 with one line for a failure."""
+    """Parse, run, and exit: 0 when done, 2 with one line for bad input, 1 with one line for a failure.
+
+    `extras` says, of the parsed arguments, which extras of fastv-edge the command uses: the versions of what these
+    and everyone need are checked first.
+    """
     add_debug(parser)
-    guarded(parser.prog, run, parser.parse_args(argv))
+    guarded(parser.prog, run, parser.parse_args(argv), extras)
 
 
 def add_debug(parser: argparse.ArgumentParser) -> None:
@@ -34,11 +55,19 @@ def add_debug(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
 
-def guarded(program: str, run: Callable[[argparse.Namespace], None], args: argparse.Namespace) -> None:
+def guarded(
+    program: str,
+    run: Callable[[argparse.Namespace], None],
+    args: argparse.Namespace,
+    extras: Extras = no_extras,
+) -> None:
     """Run parsed arguments and exit as `command` does; `program` begins the line of an error."""
-    if not args.debug:
-        _silence_libraries()
     try:
+        newer = untested(extras(args))
+        if newer is not None:
+            print(f"{program}: warning: {newer}", file=sys.stderr)
+        if not args.debug:
+            _silence_libraries()
         run(args)
     except UserError as error:
         if args.debug:

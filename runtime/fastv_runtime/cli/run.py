@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from fastv_runtime.bundle import read_manifest
-from fastv_runtime.cli.console import command, open_bundle, stderr
+from fastv_runtime.cli.console import backend_extras, command, open_bundle, stderr
 from fastv_runtime.cli.videos import add_video_arguments, read_videos
 from fastv_runtime.errors import UserError
 from fastv_runtime.images import open_image
@@ -126,4 +126,4 @@ def _print_notes(notes: Sequence[str]) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    command(parser(), run, argv)
+    command(parser(), run, argv, backend_extras)

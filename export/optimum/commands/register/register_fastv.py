@@ -12,7 +12,7 @@ from optimum.commands.export.base import ExportCommand
 
 from fastv_export.cli import DESCRIPTION, add_arguments
 from fastv_export.cli import run as export
-from fastv_runtime.cli.console import add_debug, guarded
+from fastv_runtime.cli.console import add_debug, export_extras, guarded
 
 
 class FastvExportCommand(BaseOptimumCLICommand):
@@ -27,7 +27,7 @@ class FastvExportCommand(BaseOptimumCLICommand):
         add_debug(parser)
 
     def run(self) -> None:
-        guarded(self.parser.prog, export, self.args)
+        guarded(self.parser.prog, export, self.args, export_extras)
 
 
 REGISTER_COMMANDS = [(FastvExportCommand, ExportCommand)]
