@@ -20,6 +20,7 @@ from fastv_export.reference import load_model, pruned
 from fastv_runtime import Pipeline
 from fastv_runtime.bundle import END_TO_END, Bundle, read_manifest
 from tests.conftest import MakeBundle, noise_picture
+from tests.families.conftest import CheckpointOf
 from tests.families.row import Row, noise_video
 from tests.families.rows import ROWS
 
@@ -46,10 +47,8 @@ def row(request: pytest.FixtureRequest) -> Row:
 
 
 @pytest.fixture(scope="module")
-def source(row: Row, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("families") / str(row)
-    row.write(path)
-    return path
+def source(row: Row, checkpoint_of: CheckpointOf) -> Path:
+    return checkpoint_of(row)
 
 
 @pytest.fixture(scope="module")
