@@ -39,6 +39,8 @@ class Dialect:
     precisions: tuple[Precision, ...]
     """The first is the default."""
     tensorrt: str | None = None
+    head_multiple: int = 1
+    """Of what number the channels of a head must be a multiple."""
     most_picked: int | None = None
     """Most values that its TopK picks, and so the longest pruned prompt; None if any number."""
 
@@ -71,6 +73,7 @@ ORT = Dialect(
     opset=23,  # the newest that ONNX Runtime 1.23 loads, the last release for Python 3.10 (JetPack 6)
     lower=_lower_to_ort,
     precisions=("float32", "float16"),
+    head_multiple=8,  # GroupQueryAttention: "head_size must be a multiple of 8", when it runs
 )
 TRT = Dialect(
     name="trt",
