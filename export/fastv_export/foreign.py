@@ -18,6 +18,8 @@ WEIGHTS = ("model*.safetensors", "model*.safetensors.index.json", "pytorch_model
 LLAVA = "the form of LLaVA's own repository"
 ORIGINALS = {"internvl_chat": "the form of InternVL's own repository"}
 """What a `model_type` stands for that is not transformers' own; those of LLaVA are found by other fields as well."""
+DECODERS = ("_llama", "_mistral", "_mpt", "_qwen", "_qwen2", "_gemma")
+"""Ends of LLaVA's own model types."""
 
 DEQUANTISE = {
     "bitsandbytes": "from_pretrained(directory).dequantize()",
@@ -72,9 +74,8 @@ def _read(file: Path) -> dict[str, Any] | None:
 def _check_original(file: Path, config: Mapping[str, Any]) -> None:
     kind, architectures = str(config.get("model_type")), config.get("architectures") or [""]
     form = ORIGINALS.get(kind)
-    if form is None and "mm_vision_tower" in config or kind.startswith("llava_") and kind.endswith(_DECODERS):
-        form = LLAVA
-    if form is None and fnmatch(str(architectures[0]), "Llava*ForCausalLM"):
+    own = kind.startswith("llava_") and kind.endswith(DECODERS)
+    if own or "mm_vision_tower" in config or fnmatch(str(architectures[0]), "Llava*ForCausalLM"):
         form = LLAVA
     if form is not None:
         raise UserError(
@@ -82,10 +83,6 @@ def _check_original(file: Path, config: Mapping[str, Any]) -> None:
             "transformers (llava-hf/... or ...-hf on the hub), or convert this one with the convert_*_to_hf.py of the "
             "model in transformers' repository"
         )
-
-
-_DECODERS = ("_llama", "_mistral", "_mpt", "_qwen", "_qwen2", "_gemma")
-"""Ends of LLaVA's own model types."""
 
 
 def _check_quantised(file: Path, config: Mapping[str, Any]) -> None:

@@ -98,12 +98,16 @@ def lacking(decoder: Any) -> list[str]:
     return [name for name in hf.DECODER_PARTS if getattr(decoder, name, None) is None]
 
 
+def lacking_in_attention(layer: Any) -> list[str]:
+    """What a layer's attention should say of itself and does not: its heads may be laid out in another way."""
+    return [name for name in ("head_dim", "layer_idx", "scaling") if not hasattr(hf.attention_of(layer), name)]
+
+
 def experts(layer: Any) -> bool:
-    """Whether a layer's MLP is more than one: its parameters are not those of up to three projections."""
-    mlp = layer.mlp
-    linear = [module for module in mlp.modules() if isinstance(module, nn.Linear)]
-    inside = {id(parameter) for module in linear for parameter in module.parameters()}
-    return len(linear) > 3 or any(id(parameter) not in inside for parameter in mlp.parameters())
+    """Whether a layer's MLP is several: more than three projections, or stacks of matrices."""
+    mlp = hf.mlp_of(layer)
+    count = sum(isinstance(module, nn.Linear) for module in mlp.modules())
+    return count > 3 or any(parameter.ndim > 2 for parameter in mlp.parameters())
 
 
 def can_be_cut(layer: Any, width: int) -> bool:
@@ -111,7 +115,7 @@ def can_be_cut(layer: Any, width: int) -> bool:
 
     Its parts are replaced, so that the arithmetic between them is all that runs.
     """
-    norm, last = _Recording(), _Recording()
+    norm, last = _Norm(), _Norm()
     probe = hf.replaced(
         layer,
         input_layernorm=norm,
@@ -123,26 +127,20 @@ def can_be_cut(layer: Any, width: int) -> bool:
     arguments: dict[str, Any] = {"mask": torch.zeros(1, 1, ROWS, ROWS), "rotary": (hidden, hidden)}
     with torch.no_grad():
         whole = hf.run_layer(probe, hidden, **arguments)
-        seen = norm.seen, last.seen
+        first_given, last_given = norm.given, last.given
         first = hf.run_layer(hf.without_mlp(probe), hidden, **arguments)
         second = hf.run_layer(hf.without_attention(probe), first, **arguments)
-    return (
-        isinstance(whole, torch.Tensor)
-        and _close(whole, second)
-        and all(states is not None for states in seen)
-        and _close(seen[0], hidden)
-        and _close(seen[1], first)
-    )
+    return _close(whole, second) and _close(first_given, hidden) and _close(last_given, first)
 
 
 class ProbingCache(hf.LayerCache):
-    """Keeps the shapes of what layers store."""
+    """Keeps what layers store."""
 
     def __init__(self) -> None:
-        self.stored: list[tuple[int, torch.Size, torch.Size]] = []
+        self.stored: list[tuple[int, torch.Tensor, torch.Tensor]] = []
 
     def store(self, layer: int, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        self.stored.append((layer, key.shape, value.shape))
+        self.stored.append((layer, key, value))
         return key, value
 
 
@@ -177,12 +175,13 @@ def run_once(
     rotary: tuple[torch.Tensor, ...],
     cache: ProbingCache,
     others: Mapping[str, Any],
+    **to_attention: Any,
 ) -> Float[torch.Tensor, "1 S D"]:
     """One layer with its own parts. others: what its decoder hands to it and graphs do not; Touched if it uses them."""
     rows = hidden.shape[1]
     mask = torch.ones(1, 1, rows, rows, dtype=torch.bool).tril()
     unused = {name: Untouchable(name) for name in others}
-    return hf.run_layer(layer, hidden, mask=mask, rotary=rotary, cache=cache, **unused)
+    return hf.run_layer(layer, hidden, mask=mask, rotary=rotary, cache=cache, **unused, **to_attention)
 
 
 class _Recorder(nn.Module):
@@ -208,15 +207,13 @@ class _Recorder(nn.Module):
         return hidden + (self._number + 1)
 
 
-class _Recording(nn.Module):
-    """A norm that leaves what it is given, and keeps it."""
+class _Norm(nn.Module):
+    """A norm that changes nothing, and keeps what it is given."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen: torch.Tensor | None = None
+    given: torch.Tensor | None = None
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        self.seen = hidden
+        self.given = hidden
         return hidden
 
 
@@ -230,5 +227,7 @@ class _Mlp(nn.Module):
         return hidden.square()
 
 
-def _close(one: torch.Tensor, other: torch.Tensor) -> bool:
-    return one.shape == other.shape and torch.allclose(one, other, rtol=SCALE, atol=SCALE)
+def _close(one: Any, other: torch.Tensor) -> bool:
+    if not isinstance(one, torch.Tensor) or one.shape != other.shape:
+        return False
+    return torch.allclose(one, other, rtol=SCALE, atol=SCALE)

@@ -43,8 +43,8 @@ class DecoderPart(nn.Module):
     of queries and keys as they are before rotary embedding. A part that does not begin with layer 0 (the suffix) begins
     with the MLP of the layer before. `deepstack` is added after the first of these layers, one after each that ends
     here. With `head`, only the last row goes on, through the final norm and the head, to `logits` f32 [1, 1, V] and the
-    likeliest `token` i64 [1, 1] (the suffix, or the whole decoder). Layer 0 is given what a decoder makes of embeddings:
-    some multiply them.
+    likeliest `token` i64 [1, 1] (the suffix, or the whole decoder). Layer 0 is given what the decoder makes of
+    embeddings: some multiply them.
     """
 
     def __init__(

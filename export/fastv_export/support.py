@@ -7,7 +7,10 @@ stand-ins for them (`hf_probe`).
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -58,9 +61,12 @@ def check_config(checkpoint: Checkpoint, family: Family) -> Any:
     missing = [name for name in DIMENSIONS if not isinstance(getattr(text, name, None), int)]
     if missing:
         raise UserError(
-            f"{where}: decoder {text.model_type!r} does not say {', '.join(missing)}: only decoders of Llama's form are "
-            "exported"
+            f"{where}: decoder {text.model_type!r} does not say {', '.join(missing)}: only decoders of Llama's form "
+            "are exported"
         )
+    with torch.device("meta"):
+        model = family.build(copy.deepcopy(config))  # building writes into the config
+    _Decoder(str(where), family.decoder(model), config, family).check_parts()
     return config
 
 
@@ -70,7 +76,6 @@ def check_model(
     """UserError for a model whose graphs would not compute what transformers does."""
     decoder = family.decoder(skeleton.model)
     probe = _Decoder(str(checkpoint.path / "config.json"), decoder, config, family)
-    probe.check_parts()
     probe.check_forward()
     probe.check_layers(skeleton)
     _check_features(str(checkpoint.path / "config.json"), skeleton, family, config, vision, video)
@@ -97,17 +102,20 @@ class _Decoder:
             if hf_probe.experts(layer):
                 mlp = type(hf.mlp_of(layer)).__name__
                 raise self._refusal(f"has more than one MLP, such as experts, in layer {index} ({mlp})")
+            if lacking := hf_probe.lacking_in_attention(layer):
+                kind = type(hf.attention_of(layer)).__name__
+                raise self._refusal(f"does not say {', '.join(lacking)} in the attention of layer {index} ({kind})")
         hf.check_decoder(self.decoder)
         for index, layer in enumerate(hf.layers_of(self.decoder)):
             if not self._tried(hf_probe.can_be_cut, layer, hf_probe.embedding_width(self.decoder)):
                 raise self._refusal(
                     f"does not add first its attention and then its MLP in layer {index} ({type(layer).__name__})"
                 )
-        if hf_probe.embedding_factor(self.decoder) is None:
-            raise self._refusal("makes more of embeddings than a multiple of what its table has")
 
     def check_forward(self) -> None:
         """By what its own forward does around layers, which graphs do not have."""
+        if self._tried(hf_probe.embedding_factor, self.decoder) is None:
+            raise self._refusal("makes more of embeddings than a multiple of what its table has")
         embedded = torch.rand(1, hf_probe.ROWS, hf_probe.embedding_width(self.decoder)) + 0.5
         positions = self._positions()
         hf_models.attend(self.decoder, "eager")  # as others, which take masks of their own, it would be handed none
@@ -132,28 +140,28 @@ class _Decoder:
 
     def check_layers(self, skeleton: Skeleton) -> None:
         """By a few rows through each layer, without values."""
-        windows: list[int] = []
+        calls: list[hf.Attention] = []
 
         def attend(given: hf.Attention) -> torch.Tensor:
-            if given.window is not None:
-                windows.append(given.window)
+            calls.append(given)
             return attention.onnx_attention(given)
 
-        hf.register_attention(PROBE, attend)
+        hf.register_attention(PROBE, attend, known=frozenset({"recorder"}))
         hf_models.attend(self.decoder, PROBE)
         with skeleton.fake():
             hidden = torch.zeros(1, hf_probe.ROWS, hf_probe.embedding_width(self.decoder), dtype=skeleton.dtype)
             rotary = hf.cosines_and_sines(hf.rotary_of(self.decoder), hidden, self._positions())
             for index, layer in enumerate(hf.layers_of(self.decoder)):
-                cache = hf_probe.ProbingCache()
-                made = self._tried(hf_probe.run_once, layer, hidden, rotary, cache, self.others[index])
+                calls.clear()
+                cache, recorder = hf_probe.ProbingCache(), _Recorder()
+                made = self._tried(
+                    partial(hf_probe.run_once, recorder=recorder), layer, hidden, rotary, cache, self.others[index]
+                )
                 self._check_stored(index, cache)
+                self._check_attention(index, cache, calls, recorder)
                 if made.shape != hidden.shape:
                     raise self._refusal(f"returns {list(made.shape)} for {list(hidden.shape)} in layer {index}")
         hf_models.attend(self.decoder, attention.IMPLEMENTATION)
-        limit = self.family.max_positions(self.config)
-        if windows and (limit is None or min(windows) < limit.positions):
-            raise self._refusal(f"looks back {min(windows)} rows only, which its config does not say of its layers")
 
     def _check_stored(self, index: int, cache: hf_probe.ProbingCache) -> None:
         text = self.config.get_text_config()
@@ -161,9 +169,22 @@ class _Decoder:
         kv_heads = getattr(text, "num_key_value_heads", None) or heads
         width = getattr(text, "head_dim", None) or text.hidden_size // heads
         shape = (1, kv_heads, hf_probe.ROWS, width)
-        if cache.stored != [(index, shape, shape)]:
-            found = ", ".join(f"keys {list(key)} and values {list(value)}" for _, key, value in cache.stored) or "none"
-            raise self._refusal(f"caches {found} in layer {index} where its config says {list(shape)} of both")
+        shapes = [(layer, tuple(key.shape), tuple(value.shape)) for layer, key, value in cache.stored]
+        if shapes != [(index, shape, shape)]:
+            found = ", ".join(f"keys {key} and values {value}" for _, key, value in shapes) or "nothing"
+            raise self._refusal(f"caches {found} in layer {index}, where its config says {shape} of both")
+
+    def _check_attention(
+        self, index: int, cache: hf_probe.ProbingCache, calls: list[hf.Attention], recorder: _Recorder
+    ) -> None:
+        ((_, key, value),) = cache.stored
+        if len(calls) != 1 or calls[0].key is not key or calls[0].value is not value:
+            raise self._refusal(f"attends to something else than what it caches, or more than once, in layer {index}")
+        if not recorder.recorded:
+            raise self._refusal(f"does not hand on to its attention what layer {index} is given for it")
+        window, limit = calls[0].window, self.family.max_positions(self.config)
+        if window is not None and (limit is None or window < limit.positions):
+            raise self._refusal(f"looks back {window} rows alone in layer {index}, which its config does not say of it")
 
     def _positions(self) -> torch.Tensor:
         axes = self.family.position_axes
@@ -174,7 +195,7 @@ class _Decoder:
         try:
             return run(*args)
         except UserError as error:
-            raise self._refusal(f"cannot be taken apart: {error}") from None
+            raise UserError(f"{self.where}: {error}") from None
         except hf_probe.Touched as error:
             raise self._refusal(f"computes from {error}, beside the rotary embedding") from None
         except Exception as error:
@@ -189,11 +210,20 @@ class _Decoder:
         )
 
 
+class _Recorder:
+    """In the place of what takes scores as an attention runs."""
+
+    recorded = False
+
+    def record(self, _: hf.Attention) -> None:
+        self.recorded = True
+
+
 def _check_features(
     where: str, skeleton: Skeleton, family: Family, config: Any, vision: Vision, video: Video | None
 ) -> None:
     """UserError for a tower that makes another number of features than the layout of pictures, or of frames, says."""
-    graphs = []
+    graphs: list[tuple[Callable[..., Any], tuple[TensorSpec, ...], int]] = []
     if isinstance(vision.feature_rows, int):
         graphs.append((family.encode, vision.inputs(), vision.feature_rows))
     if video is not None and video.graph == "video":

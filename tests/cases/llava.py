@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from transformers import (
     CLIPVisionConfig,
+    Dinov2Config,
     LlamaConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
@@ -44,36 +45,37 @@ TOWER: dict[str, Any] = {
 TOWERS: dict[str, Any] = {
     "clip": (CLIPVisionConfig, {"initializer_range": 0.2, "initializer_factor": 4.0}),
     "siglip": (SiglipVisionConfig, {}),
+    "dino": (Dinov2Config, {}),
     "pixtral": (PixtralVisionConfig, {}),
 }
 
 
-def write_llava(
-    path: Path,
-    text: type = LlamaConfig,
-    *,
-    tower: str = "clip",
-    options: dict[str, Any] | None = None,
-    **settings: Any,
-) -> Path:
-    """A random LLaVA of 16 patches. options: of the decoder's config. settings: of the whole model's."""
-    torch.manual_seed(0)
+def llava_config(
+    text: type = LlamaConfig, *, tower: str = "clip", options: dict[str, Any] | None = None, **settings: Any
+) -> LlavaConfig:
+    """Config of a LLaVA of 16 patches. options: of the decoder's config. settings: of the whole model's."""
     tokenizer = tiny_tokenizer()
     vision, more = TOWERS[tower]
-    config = LlavaConfig(
-        vision_config=vision(**TOWER, **more),
+    return LlavaConfig(
+        vision_config=vision(**{**TOWER, **more}),
         text_config=text(**{"vocab_size": len(tokenizer), **TEXT, **(options or {})}),
         image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
         **settings,
     )
+
+
+def write_llava(
+    path: Path, text: type = LlamaConfig, *, tower: str = "clip", options: dict[str, Any] | None = None, **settings: Any
+) -> Path:
+    """A random LLaVA, as `llava_config` has it."""
+    torch.manual_seed(0)
+    config = llava_config(text, tower=tower, options=options, **settings)
     model = LlavaForConditionalGeneration(config)
     vary_vectors(model)
     model.save_pretrained(path)
     LlavaProcessor(
-        image_processor=CLIPImageProcessorPil(
-            size={"shortest_edge": SIZE}, crop_size={"height": SIZE, "width": SIZE}
-        ),
-        tokenizer=tokenizer,
+        image_processor=CLIPImageProcessorPil(size={"shortest_edge": SIZE}, crop_size={"height": SIZE, "width": SIZE}),
+        tokenizer=tiny_tokenizer(),
         patch_size=8,
         vision_feature_select_strategy=config.vision_feature_select_strategy,
         num_additional_image_tokens=int(tower == "clip"),
