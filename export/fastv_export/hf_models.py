@@ -6,7 +6,8 @@ As `hf.py` is for decoders: what is no public API of transformers and concerns t
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,43 @@ from jaxtyping import Float, Int
 from tokenizers import Tokenizer
 from torch import nn
 
-from fastv_export.hf import changed, keyword
+from fastv_export.hf import branching, changed, keyword
 
 COMPUTED = (r"rotary_emb\.inv_freq$", r"(^|\.)position_ids$")
 """Stored by older versions of transformers, computed today; it does not warn of them either."""
 
 PIXELS = ("pixel_values", "pixel_values_images")
 """Keyword of models for pixels: the second of Video-LLaVA's up to transformers 5.20."""
+
+
+@dataclass(frozen=True)
+class Limit:
+    """Positions up to which graphs compute what the original does, and why no further."""
+
+    positions: int
+    why: str
+
+
+def position_limit(text_config: Any) -> Limit | None:
+    """The lowest limit that a decoder's config sets to graphs, which know one mask and one set of frequencies."""
+    return min(_limits(text_config), key=lambda limit: limit.positions, default=None)
+
+
+def _limits(text_config: Any) -> Iterator[Limit]:
+    kinds = getattr(text_config, "layer_types", None)
+    window = getattr(text_config, "sliding_window", None)
+    if window is not None and (kinds is None or "sliding_attention" in kinds):
+        yield Limit(window, f"sliding_window {window}")
+    chunk = getattr(text_config, "attention_chunk_size", None)
+    if chunk is not None and (kinds is None or "chunked_attention" in kinds):
+        yield Limit(chunk, f"attention_chunk_size {chunk}")
+    rope = getattr(text_config, "rope_parameters", None) or {}
+    for settings in rope.values() if "rope_type" not in rope else (rope,):
+        kind = settings.get("rope_type") if isinstance(settings, Mapping) else None
+        if kind is not None and branching(kind):
+            original = settings.get("original_max_position_embeddings") if kind == "longrope" else None
+            positions = original or text_config.max_position_embeddings
+            yield Limit(positions, f"rope_type {kind}, beyond which its frequencies depend on the prompt")
 
 
 def model_class(model_type: str) -> Any:

@@ -62,9 +62,19 @@ class Skeleton:
         """The values of each parameter of a module, by its name within that module."""
         return {name: self.weight(name, parameter) for name, parameter in module.named_parameters()}
 
-    def weight(self, name: str, parameter: nn.Parameter, dtype: Precision | None = None) -> CheckpointTensor:
-        """The values of one parameter of the model, to be called `name`; `dtype` if not the skeleton's precision."""
-        return CheckpointTensor(name, self._stored[id(parameter)], dtype or self._dtype, self._scratch)
+    def weight(
+        self, name: str, parameter: nn.Parameter, dtype: Precision | None = None, *, factor: float = 1.0
+    ) -> CheckpointTensor:
+        """The values of one parameter of the model, to be called `name`; `dtype` if not the skeleton's precision.
+
+        factor: what they are multiplied by.
+        """
+        return CheckpointTensor(name, self._stored[id(parameter)], dtype or self._dtype, self._scratch, factor=factor)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Element type of its parameters."""
+        return getattr(torch, self._dtype)
 
     @property
     def parameters(self) -> int:

@@ -138,8 +138,8 @@ class QwenVLChat(Family):
         size, side = config.vision_config.image_size, round(config.image_seq_length**0.5)
         return FixedVision(image_height=size, image_width=size, rows=side, columns=side)
 
-    def max_positions(self, config: Any) -> int:
-        return config.text_config.max_position_embeddings
+    def max_positions(self, config: Any) -> hf_models.Limit:
+        return hf_models.Limit(config.text_config.max_position_embeddings, "seq_length of its config.json")
 
     def stop_tokens(self, checkpoint: Checkpoint, config: Any) -> tuple[int, ...]:
         """Those of the chat format, which the original's code names and its generation config does not."""
