@@ -39,10 +39,15 @@ class Dialect:
     precisions: tuple[Precision, ...]
     """The first is the default."""
     tensorrt: str | None = None
-    head_multiple: int = 1
-    """Of what number the channels of a head must be a multiple."""
+    heads: tuple[int, int | None] = (1, None)
+    """What the channels of a head must be a multiple of, and how many there may be."""
     most_picked: int | None = None
     """Most values that its TopK picks, and so the longest pruned prompt; None if any number."""
+
+    def takes_heads(self, width: int) -> bool:
+        """Whether its attention takes heads of so many channels."""
+        multiple, most = self.heads
+        return width % multiple == 0 and (most is None or width <= most)
 
 
 def _lower_to_ort(model: ir.Model) -> None:
@@ -73,7 +78,7 @@ ORT = Dialect(
     opset=23,  # the newest that ONNX Runtime 1.23 loads, the last release for Python 3.10 (JetPack 6)
     lower=_lower_to_ort,
     precisions=("float32", "float16"),
-    head_multiple=8,  # GroupQueryAttention: "head_size must be a multiple of 8", when it runs
+    heads=(8, None),  # GroupQueryAttention: "head_size must be a multiple of 8", when it runs
 )
 TRT = Dialect(
     name="trt",
@@ -81,6 +86,7 @@ TRT = Dialect(
     lower=_lower_to_trt,
     precisions=("float16", "bfloat16"),
     tensorrt="10.15",
+    heads=(8, 256),  # by trial: TensorRT-RTX 1.7 builds no graph with others
     most_picked=MOST_PICKED,
 )
 TRT_LEGACY = Dialect(

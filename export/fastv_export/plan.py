@@ -99,11 +99,12 @@ def make_plan(options: Options, decoder: Decoder, vision: Vision, video: Video |
 
 def _check_heads(decoder: Decoder, target: str) -> None:
     """UserError for heads of a width that a target's attention does not take."""
-    width, multiple = decoder.head_dim, TARGETS[target].head_multiple
-    if width % multiple:
+    width = decoder.head_dim
+    if not TARGETS[target].takes_heads(width):
+        others = [name for name, dialect in TARGETS.items() if dialect.takes_heads(width)]
         raise UserError(
-            f"this decoder's heads have {width} channels (head_dim) and target {target} takes multiples of {multiple}: "
-            "choose another --target"
+            f"this decoder's heads have {width} channels (head_dim), which target {target} does not take: "
+            f"use --target {' or '.join(others)}"
         )
 
 

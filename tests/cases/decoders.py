@@ -19,7 +19,6 @@ EXPORTED: dict[str, tuple[str, dict[str, Any]]] = {
             "logits_scaling": 4.0,
         },
     ),
-    "rope dynamic": ("LlamaConfig", {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, **THETA}}),
     "rope longrope": (
         "LlamaConfig",
         {
@@ -46,7 +45,6 @@ EXPORTED: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "half of each head rotated, in pairs": ("GlmConfig", {"head_dim": 16}),
     "norms on queries and keys": ("Qwen3Config", {"head_dim": 16}),
-    "biases, layer norms, a plain MLP": ("Starcoder2Config", {"use_bias": True}),
 }
 """Class and options of the decoder's config."""
 
@@ -96,7 +94,7 @@ REFUSED_AS_BUILT: dict[str, tuple[str, dict[str, Any], str]] = {
 SHORT: dict[str, tuple[str, dict[str, Any], str]] = {
     "rope dynamic": (
         "LlamaConfig",
-        {"max_position_embeddings": 64, **EXPORTED["rope dynamic"][1]},
+        {"max_position_embeddings": 64, "rope_parameters": {"rope_type": "dynamic", "factor": 2.0, **THETA}},
         r"bears 64 \(rope_type dynamic, .*\): lower --max-text, --max-images, --max-visual, --image-tokens or",
     ),
     "rope longrope": ("LlamaConfig", EXPORTED["rope longrope"][1], r"bears 128 \(rope_type longrope"),

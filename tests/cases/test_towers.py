@@ -39,38 +39,29 @@ DYNAMIC = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e6}
 
 
 def test_a_class_token_that_stays_is_a_visual_token(tmp_path: Path) -> None:
-    source = write_llava(tmp_path / "source", vision_feature_select_strategy="full")
-    answers_as_transformers(source, tmp_path)
-    vision = FAMILIES["llava"].vision(Checkpoint(source).config, None)
-    assert isinstance(vision, FixedVision)
-    assert (vision.rows * vision.columns, vision.leading, vision.tokens) == (16, 1, 17)
-
-
-def test_a_class_token_stands_for_no_place(tmp_path: Path) -> None:
-    source = write_llava(tmp_path / "source", vision_feature_select_strategy="full")
-    copy_processor(source, tmp_path / "processor")
-    visual = load_images(tmp_path / "processor", FAMILIES["llava"].vision(Checkpoint(source).config, None))(
-        noise_picture(0)
-    )
-    (view,) = visual.views()
-    assert visual.tokens == 17
-    np.testing.assert_array_equal(view.tokens, 1 + np.arange(16).reshape(4, 4))
-
-
-def test_siglip_has_no_class_token_to_keep(tmp_path: Path) -> None:
-    settings: dict[str, Any] = {"vision_feature_select_strategy": "full", "vision_feature_layer": -1}
-    source = write_llava(tmp_path / "source", tower="siglip", **settings)
-    answers_as_transformers(source, tmp_path, keeps=(1.0,))
-
-
-def test_settings_of_the_projector_are_transformers_business(tmp_path: Path) -> None:
+    """Features of two layers and a projector of another kind are transformers' own business: they come along."""
     source = write_llava(
         tmp_path / "source",
+        vision_feature_select_strategy="full",
         vision_feature_layer=[-2, -1],
         multimodal_projector_bias=False,
         projector_hidden_act="relu",
         image_seq_length=999,  # which transformers does not read
     )
+    answers_as_transformers(source, tmp_path)
+    vision = FAMILIES["llava"].vision(Checkpoint(source).config, None)
+    assert isinstance(vision, FixedVision)
+    assert (vision.rows * vision.columns, vision.leading, vision.tokens) == (16, 1, 17)
+    copy_processor(source, tmp_path / "processor")
+    visual = load_images(tmp_path / "processor", vision)(noise_picture(0))
+    (view,) = visual.views()
+    assert visual.tokens == 17
+    np.testing.assert_array_equal(view.tokens, 1 + np.arange(16).reshape(4, 4))  # it stands for no place
+
+
+def test_siglip_has_no_class_token_to_keep(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"vision_feature_select_strategy": "full", "vision_feature_layer": -1}
+    source = write_llava(tmp_path / "source", tower="siglip", **settings)
     answers_as_transformers(source, tmp_path, keeps=(1.0,))
 
 
