@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -39,15 +40,10 @@ class Dialect:
     precisions: tuple[Precision, ...]
     """The first is the default."""
     tensorrt: str | None = None
-    heads: tuple[int, int | None] = (1, None)
-    """What the channels of a head must be a multiple of, and how many there may be."""
+    heads: range = range(1, sys.maxsize)
+    """How many channels a head may have."""
     most_picked: int | None = None
     """Most values that its TopK picks, and so the longest pruned prompt; None if any number."""
-
-    def takes_heads(self, width: int) -> bool:
-        """Whether its attention takes heads of so many channels."""
-        multiple, most = self.heads
-        return width % multiple == 0 and (most is None or width <= most)
 
 
 def _lower_to_ort(model: ir.Model) -> None:
@@ -78,7 +74,7 @@ ORT = Dialect(
     opset=23,  # the newest that ONNX Runtime 1.23 loads, the last release for Python 3.10 (JetPack 6)
     lower=_lower_to_ort,
     precisions=("float32", "float16"),
-    heads=(8, None),  # GroupQueryAttention: "head_size must be a multiple of 8", when it runs
+    heads=range(8, sys.maxsize, 8),  # GroupQueryAttention: "head_size must be a multiple of 8", when it runs
 )
 TRT = Dialect(
     name="trt",
@@ -86,7 +82,7 @@ TRT = Dialect(
     lower=_lower_to_trt,
     precisions=("float16", "bfloat16"),
     tensorrt="10.15",
-    heads=(8, 256),  # by trial: TensorRT-RTX 1.7 builds no graph with others
+    heads=range(16, 257, 8),  # by trial: TensorRT-RTX 1.7 builds no attention of other heads
     most_picked=MOST_PICKED,
 )
 TRT_LEGACY = Dialect(

@@ -100,8 +100,8 @@ def make_plan(options: Options, decoder: Decoder, vision: Vision, video: Video |
 def _check_heads(decoder: Decoder, target: str) -> None:
     """UserError for heads of a width that a target's attention does not take."""
     width = decoder.head_dim
-    if not TARGETS[target].takes_heads(width):
-        others = [name for name, dialect in TARGETS.items() if dialect.takes_heads(width)]
+    if width not in TARGETS[target].heads:
+        others = [name for name, dialect in TARGETS.items() if width in dialect.heads]
         raise UserError(
             f"this decoder's heads have {width} channels (head_dim), which target {target} does not take: "
             f"use --target {' or '.join(others)}"

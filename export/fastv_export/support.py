@@ -122,6 +122,9 @@ class _Decoder:
         calls = self._tried(hf_probe.hollow, self.decoder, embedded, positions)
         hf_models.attend(self.decoder, attention.IMPLEMENTATION)
         layers = list(range(len(hf.layers_of(self.decoder))))
+        if self.family.position_axes != 1 and hf.branches(hf.rotary_of(self.decoder)):
+            # The axis of time may run ahead of the tokens that plans are limited by.
+            raise self._refusal("chooses its rotary frequencies by positions of three axes")
         if calls.numbers != layers:
             raise self._refusal("does not run each of its layers once")
         hidden = embedded * self._tried(hf_probe.entry_factor, self.decoder)
