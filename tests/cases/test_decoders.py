@@ -47,7 +47,7 @@ def test_a_table_of_few_bits_is_scaled_and_the_head_tied_to_it_is_not(tmp_path: 
     source = write_llava(tmp_path / "source", config(name), options=options)
     plan = Options(weights=Weights(bits=8, block=None), max_text=64, max_new_tokens=8)
     made = export_bundle(source, tmp_path / "made.fastv", plan, Progress(None))
-    assert made.verified is not None and set(made.verified) == {"vision", "prefix", "select", "suffix"}
+    assert made.verified is not None and "end_to_end" in made.verified
     tensors = Checkpoint(source).tensors
     table = next(tensor for name, tensor in tensors.items() if name.endswith("embed_tokens.weight")).read()
     written = np.fromfile(tmp_path / "made.fastv" / EMBEDDING, np.float16).reshape(table.shape)
@@ -191,7 +191,12 @@ def test_what_a_decoder_does_around_its_layers_is_found(
     tiny_llava: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[..., Any], words: str
 ) -> None:
     forward = LlamaModel.forward
-    monkeypatch.setattr(LlamaModel, "forward", lambda self, **arguments: change(forward, self, **arguments))
+
+    @wraps(forward)  # its keywords are looked at
+    def changed(self: Any, **arguments: Any) -> Any:
+        return change(forward, self, **arguments)
+
+    monkeypatch.setattr(LlamaModel, "forward", changed)
     with pytest.raises(UserError, match=words):
         check(Checkpoint(tiny_llava), LLAVA)
 

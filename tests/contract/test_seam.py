@@ -14,7 +14,10 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("export", "calib", "runtime")
-SEAM = {"export/fastv_export/hf.py", "export/fastv_export/hf_models.py", "runtime/fastv_runtime/hf.py"}
+SEAM = {
+    *(f"export/fastv_export/{name}.py" for name in ("hf", "hf_models", "hf_probe")),
+    "runtime/fastv_runtime/hf.py",
+}
 
 PRIVATE = {
     # of decoders
