@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -201,7 +202,11 @@ def _truncate(path: Path, size: int) -> None:
 
 
 def test_a_graph_that_differs_from_transformers_leaves_no_bundle(
-    tiny_llava: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tiny_llava: Path,
+    tmp_path: Path,
+    own_traces: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     def wrong(query: object, key: object, scaling: float) -> object:
         from fastv_export.attention import last_row_scores
@@ -218,9 +223,9 @@ def test_a_graph_that_differs_from_transformers_leaves_no_bundle(
 
 
 def _record_with(scores: Callable[..., object]) -> Callable[..., None]:
-    def record(self: object, layer_idx: int, query: object, scaling: float) -> None:
-        if layer_idx == self._layer_idx:  # type: ignore[attr-defined]
-            self.scores = scores(query, self._cache.new_key, scaling)  # type: ignore[attr-defined]
+    def record(self: Any, attention: Any) -> None:
+        if attention.layer == self._layer:
+            self.scores = scores(attention.query, self._cache.new_key, attention.scaling)
 
     return record
 
