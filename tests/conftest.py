@@ -39,6 +39,7 @@ def shared_traces(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempP
     folder.mkdir(exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trace, "as_traced", traces.shared(trace.as_traced, folder))
+        traces.read_registry_once(patch)
         yield
 
 

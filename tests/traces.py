@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import onnx
 import onnx_ir as ir
+import pytest
 import torch
 from filelock import FileLock
 from torch import nn
@@ -37,6 +40,15 @@ def shared(trace: Trace, folder: Path) -> Trace:
         return ir.from_proto(onnx.load_model(file, load_external_data=False))
 
     return traced
+
+
+def read_registry_once(patch: pytest.MonkeyPatch) -> None:
+    """torch's exporter parses the sources of its 500 functions for every graph; where that is changed, tests take
+    longer."""
+    with suppress(ImportError, AttributeError):
+        from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+        patch.setattr(ONNXRegistry, "from_torchlib", staticmethod(cache(ONNXRegistry.from_torchlib)))
 
 
 def _without_weights(model: ir.Model, parameters: set[str]) -> None:
