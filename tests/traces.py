@@ -20,7 +20,6 @@ import pytest
 import torch
 from filelock import FileLock
 from torch import nn
-from torch.utils import _pytree as pytree
 from transformers import PreTrainedConfig
 
 Trace = Callable[[nn.Module, tuple[Any, ...], Any], ir.Model]
@@ -30,12 +29,14 @@ def shared(trace: Trace, folder: Path) -> Trace:
     """`fastv_export.trace.as_traced`, by what is in `folder` already; several processes may use it at once."""
 
     def traced(module: nn.Module, example: tuple[Any, ...], dynamic_shapes: Any) -> ir.Model:
-        file = folder / f"{_digest(module, example, dynamic_shapes)}.onnx"
+        file = folder / f"{digest(module, example, dynamic_shapes)}.onnx"
         with FileLock(file.with_suffix(".lock")):
             if not file.exists():
                 model = trace(module, example, dynamic_shapes)
                 _without_weights(model, {name for name, _ in module.named_parameters(remove_duplicate=False)})
-                onnx.save_model(ir.to_proto(model), file)
+                written = file.with_suffix(".partial")
+                onnx.save_model(ir.to_proto(model), written, "protobuf")
+                written.rename(file)
         # Read back by whoever traced it too, so that all see the same.
         return ir.from_proto(onnx.load_model(file, load_external_data=False))
 
@@ -62,7 +63,8 @@ def _without_weights(model: ir.Model, parameters: set[str]) -> None:
             )
 
 
-def _digest(*parts: Any) -> str:
+def digest(*parts: Any) -> str:
+    """Of a module, its example and its dynamic shapes."""
     hashed = hashlib.sha256()
     for line in _lines(parts):
         hashed.update(line.encode() + b"\n")

@@ -28,8 +28,7 @@ def test_half_precision_is_half_the_size_and_rounds(
     tiny_llava: Path, make_bundle: MakeBundle, layer: int | None
 ) -> None:
     full, half = (
-        Bundle.open(make_bundle(tiny_llava, layer=layer, precision=precision))
-        for precision in ("float32", "float16")
+        Bundle.open(make_bundle(tiny_llava, layer=layer, precision=precision)) for precision in ("float32", "float16")
     )
     for bundle, width in ((full, 4), (half, 2)):
         assert bundle.embedding().dtype.itemsize == width
