@@ -1,8 +1,9 @@
 """Traces that exports of a test run share: two thirds of what a tiny export costs is torch's exporter.
 
 What it makes of a module hangs on the module's structure and on the shapes of its inputs, not on values of weights:
-those are put in afterwards. So one trace serves every checkpoint of a structure, every precision of weights, and all
-processes of a run. Whatever comes after (weights, passes, dialects, golden vectors, verification) each export does.
+those are put in afterwards. So one trace serves every checkpoint of a structure, every rounding of its weights, every
+target, and all processes of a run. Whatever comes after (weights, passes, dialects, golden vectors, verification) each
+export does.
 """
 
 from __future__ import annotations
