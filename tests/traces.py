@@ -23,6 +23,9 @@ from filelock import FileLock
 from torch import nn
 from transformers import PreTrainedConfig
 
+WHERE = ("name_or_path", "_name_or_path")
+"""What tells of a model where it was read."""
+
 Trace = Callable[[nn.Module, tuple[Any, ...], Any], ir.Model]
 
 
@@ -82,14 +85,14 @@ def _lines(value: Any) -> Iterator[str]:
                     for tensor_name, tensor in each.items():
                         yield f"{key} {tensor_name}"
                         yield from _lines(tensor)
-                elif key != "_modules":
+                elif key not in ("_modules", *WHERE):
                     yield key
                     yield from _lines(each)
     elif isinstance(value, torch.Tensor):
         real = type(value) is torch.Tensor and not value.is_meta
         yield f"{tuple(value.shape)} {value.dtype} {value.tolist() if real else ''}"
     elif isinstance(value, PreTrainedConfig):
-        yield value.to_json_string(use_diff=False)
+        yield from _lines({name: each for name, each in value.to_dict().items() if name not in WHERE})
         for each in (value, *(getattr(value, name, None) for name in value.sub_configs)):
             yield str(getattr(each, "_attn_implementation", None))
     elif isinstance(value, (list, tuple)):
@@ -99,6 +102,8 @@ def _lines(value: Any) -> Iterator[str]:
         for name, each in value.items():
             yield str(name)
             yield from _lines(each)
+    elif isinstance(value, set):
+        yield from sorted(map(repr, value))  # another order in every process
     elif callable(value) and hasattr(value, "__qualname__"):
         yield f"{value.__module__}.{value.__qualname__} of {type(getattr(value, '__self__', None)).__qualname__}"
     else:

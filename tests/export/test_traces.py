@@ -12,7 +12,7 @@ from torch import nn
 from fastv_export import attention
 from fastv_export.checkpoint import Checkpoint
 from fastv_export.families import FAMILIES
-from fastv_export.modules import DecoderPart
+from fastv_export.modules import DecoderPart, VisionPart
 from fastv_export.skeleton import Skeleton
 from tests import traces
 from tests.tiny import write_tiny_llava
@@ -21,9 +21,12 @@ ROWS = torch.export.Dim("rows", min=1, max=64)
 
 
 def part(source: Path, layer: int = 2, scored: bool = True) -> nn.Module:
+    """The prefix; or the tower, for layer 0."""
     attention.register()
     family = FAMILIES["llava"]
     skeleton = Skeleton(Checkpoint(source), family, attention=attention.IMPLEMENTATION)
+    if layer == 0:
+        return VisionPart(skeleton.model, family.encode, ["pixel_values"])
     return DecoderPart(family.decoder(skeleton.model), 0, layer, scored=scored, head=None)
 
 
@@ -33,7 +36,9 @@ def test_a_trace_is_of_its_structure_alone(tiny_llava: Path, tmp_path: Path) -> 
         return traces.digest(module, example, ({axis: torch.export.Dim("rows", min=1, max=most)}, None))
 
     own = digest(part(tiny_llava))
-    assert digest(part(write_tiny_llava(tmp_path / "values", seed=1))) == own
+    elsewhere = write_tiny_llava(tmp_path / "values", seed=1)
+    assert digest(part(elsewhere)) == own
+    assert digest(part(elsewhere, layer=0)) == digest(part(tiny_llava, layer=0)) != own
     others = [
         digest(part(tiny_llava), rows=8),
         digest(part(tiny_llava), most=65),

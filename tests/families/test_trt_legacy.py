@@ -34,7 +34,10 @@ from tests.tiny_qwen_vl import write_tiny_qwen_vl
 LAYER = 2
 LENGTH, KEPT = 21, 13
 
-FAMILY_ROWS = [*{row.model_type: row for row in ROWS}.values(), Row("qwen", write_tiny_qwen_vl, cases=())]
+FAMILY_ROWS = [
+    *{row.model_type: row for row in ROWS}.values(),
+    Row("qwen", write_tiny_qwen_vl, cases=(), options={"max_images": 2}),
+]
 """One row of each family: others of the same differ in options."""
 
 
