@@ -203,7 +203,11 @@ def _truncate(path: Path, size: int) -> None:
 
 
 def test_a_graph_that_differs_from_transformers_leaves_no_bundle(
-    tiny_llava: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tiny_llava: Path,
+    tmp_path: Path,
+    own_traces: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     def wrong(query: torch.Tensor, key: torch.Tensor, scaling: float) -> torch.Tensor:
         return last_row_scores(query, key, 1.01 * scaling)

@@ -26,6 +26,7 @@ from tests.families.rows import ROWS
 
 NEW_TOKENS = 32
 LAYER = 2
+LENGTHS: dict[str, Any] = {"keep": 1.0, "max_text": 128, "max_new_tokens": NEW_TOKENS}
 TOLERANCE = 1e-3
 QUESTIONS = ["What is it?", "Where is the red circle, and how many are there of them?", "Describe it, please."]
 
@@ -69,7 +70,7 @@ def test_a_family_is_what_transformers_computes(
 
 def compare(row: Row, source: Path, stock: Any, make_bundle: MakeBundle, layer: int | None, keep: float = 0.5) -> None:
     """All cases of a row, split at `layer` or not at all, pruned unless `keep` is 1."""
-    options = {"keep": 1.0, "max_text": 128, "max_new_tokens": NEW_TOKENS} | row.options
+    options = LENGTHS | row.options
     # The export verifies one of the two: its golden vectors must hold for every family as well.
     bundle = make_bundle(source, layer=layer, verify=layer is not None, **options)
     manifest = read_manifest(bundle)
