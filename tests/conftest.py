@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,14 +11,17 @@ import torch
 from hypothesis import settings
 from PIL import Image
 
+from fastv_export import trace
 from fastv_export.export import export_bundle
 from fastv_export.plan import Options
 from fastv_export.progress import Progress
 from fastv_runtime import Pipeline
+from tests import traces
 from tests.tiny import write_tiny_llava
 
 DEMO = Path(__file__).parent.parent / "demo" / "checkpoint"
 MakeBundle = Callable[..., Path]
+AS_TRACED = trace.as_traced
 
 # Tiny products are over before a second thread has woken up; on a busy machine waiting for it costs far more.
 torch.set_num_threads(1)
@@ -26,6 +29,24 @@ torch.set_num_threads(1)
 # The same examples at every run, and no verdict by the clock.
 settings.register_profile("repeatable", deadline=None, derandomize=True)
 settings.load_profile("repeatable")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def shared_traces(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Exports within these processes trace each structure once a run."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if hasattr(request.config, "workerinput") else base) / "traces"
+    folder.mkdir(exist_ok=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trace, "as_traced", traces.shared(trace.as_traced, folder))
+        traces.read_registry_once(patch)
+        yield
+
+
+@pytest.fixture
+def own_traces(shared_traces: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For a test that changes what is traced, or asks whether two exports are the same."""
+    monkeypatch.setattr(trace, "as_traced", AS_TRACED)
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """Qwen-VL read a second time, from its paper and published layouts, in plain torch: the oracle of its family's tests.
 
-It shares nothing with the exporter: stored names as they are, whole sequences instead of caches, a mask for pruning.
+It shares nothing with the exporter: stored names as they are, whole sequences instead of caches, and where it prunes,
+rows are taken out.
 """
 
 from __future__ import annotations
@@ -68,37 +69,34 @@ class PlainQwenVL:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits [V] of the last row, and the scores [S] that it gives at layer K - 1.
 
-        layer: K. dropped: indices that rows see in layers below K only.
+        layer: K. dropped: indices of rows that are taken out before layer K.
         """
         heads, epsilon = self.config["num_attention_heads"], self.config["layer_norm_epsilon"]
-        x, length = embedded, embedded.shape[0]
-        later = torch.ones(length, length).triu(1).bool()
+        x, positions = embedded, torch.arange(embedded.shape[0])
         scores = torch.empty(0)
         for index in range(self.config["num_hidden_layers"]):
+            if dropped is not None and index == layer:
+                kept = ~torch.isin(positions, dropped)
+                x, positions = x[kept], positions[kept]
             name = f"transformer.h.{index}."
             mixed = self._linear(name + "attn.c_attn", self._rms_norm(name + "ln_1", x, epsilon))
-            q, k, v = (part.view(length, heads, -1).transpose(0, 1) for part in mixed.chunk(3, dim=-1))
-            hidden = later.clone()
-            if layer is not None and dropped is not None and index >= layer:
-                # Rows that are dropped are read by nobody; leaving them their own key keeps them finite.
-                hidden[:, dropped] = True
-                hidden.fill_diagonal_(False)
-            q, k = self._rotate(q), self._rotate(k)
+            q, k, v = (part.view(len(x), heads, -1).transpose(0, 1) for part in mixed.chunk(3, dim=-1))
+            q, k = self._rotate(q, positions), self._rotate(k, positions)
             if layer is not None and index == layer - 1:
                 last = (q[:, -1:] @ k.transpose(1, 2)).squeeze(1) / sqrt(q.shape[-1])
                 scores = last.softmax(-1).mean(0)
-            x = x + self._linear(name + "attn.c_proj", _attend(q, k, v, hidden).flatten(1))
+            x = x + self._linear(name + "attn.c_proj", _attend(q, k, v, causal=True).flatten(1))
             y = self._rms_norm(name + "ln_2", x, epsilon)
             inner = self._linear(name + "mlp.w1", y) * F.silu(self._linear(name + "mlp.w2", y))
             x = x + self._linear(name + "mlp.c_proj", inner)
         last_row = self._rms_norm("transformer.ln_f", x[-1:], epsilon)
         return (last_row @ self.weights["lm_head.weight"].T)[0], scores
 
-    def _rotate(self, x: torch.Tensor) -> torch.Tensor:
-        """Rotary positions on [heads, S, Dh]: channel i turns with channel i + Dh / 2."""
+    def _rotate(self, x: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        """Rotary embedding of [heads, S, Dh]: channel i turns with channel i + Dh / 2."""
         half = x.shape[-1] // 2
         frequency = self.config["rotary_emb_base"] ** (-torch.arange(half) / half)
-        angle = torch.arange(x.shape[1])[:, None] * frequency
+        angle = positions[:, None] * frequency
         first, second = x[..., :half], x[..., half:]
         cos, sin = angle.cos(), angle.sin()
         return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
@@ -116,11 +114,11 @@ class PlainQwenVL:
         return x * (x.square().mean(-1, keepdim=True) + epsilon).rsqrt() * self.weights[name + ".weight"]
 
 
-def _attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, hidden: torch.Tensor | None = None) -> torch.Tensor:
-    """Softmax attention of [heads, rows, channels], to [rows, heads, channels]; `hidden` marks what is not seen."""
+def _attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, causal: bool = False) -> torch.Tensor:
+    """Softmax attention of [heads, rows, channels], to [rows, heads, channels]; causal: rows after one are not seen."""
     scores = q @ k.transpose(1, 2) / sqrt(q.shape[-1])
-    if hidden is not None:
-        scores = scores.masked_fill(hidden, -torch.inf)
+    if causal:
+        scores = scores.masked_fill(torch.ones(scores.shape[1:]).triu(1).bool(), -torch.inf)
     return (scores.softmax(-1) @ v).transpose(0, 1)
 
 

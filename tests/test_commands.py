@@ -19,7 +19,8 @@ TIMINGS = {"preprocess", "vision", "prefix", "select", "suffix", "ttft", "decode
 
 def test_export_run_and_inspect_the_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bundle, picture, kept = (tmp_path / name for name in ("demo.fastv", "picture.png", "kept.png"))
-    fastv_export([str(DEMO), "-o", str(bundle), "--target", "ort", "--layer", "2", "--keep", "0.25", "--json"])
+    plan = ["--target", "ort", "--layer", "2", "--keep", "0.25", "--max-new-tokens", "32"]
+    fastv_export([str(DEMO), "-o", str(bundle), *plan, "--json"])
     captured = capsys.readouterr()
     manifest = json.loads(captured.out)
     assert manifest["plan"]["keep"] == 0.25

@@ -19,7 +19,7 @@ LIMIT = 16_000_000
 
 @pytest.fixture(scope="module")
 def samples() -> list[heldout.Sample]:
-    return heldout.samples(160)
+    return heldout.samples(80)
 
 
 def test_held_out_samples_repeat_and_cover_every_kind(samples: list[heldout.Sample]) -> None:
@@ -27,7 +27,7 @@ def test_held_out_samples_repeat_and_cover_every_kind(samples: list[heldout.Samp
     for one, other in zip(samples, again, strict=False):
         assert (one.question, one.answer, one.patches) == (other.question, other.answer, other.patches)
         np.testing.assert_array_equal(np.asarray(one.image), np.asarray(other.image))
-    assert Counter(sample.kind for sample in samples) == dict.fromkeys(KINDS, 20)
+    assert Counter(sample.kind for sample in samples) == dict.fromkeys(KINDS, 10)
 
 
 def test_questions_hang_on_few_patches_of_a_large_canvas(samples: list[heldout.Sample]) -> None:
@@ -53,8 +53,8 @@ def test_attention_keeps_what_matters_and_chance_does_not(
         _accuracy(make_bundle(DEMO, max_new_tokens=32, layer=2, keep=0.25, ranker=ranker), samples)
         for ranker in ("fastv", "random")
     )
-    # 160 samples: three standard deviations of a difference of shares are at most 0.17.
-    assert fastv > random + 0.17
+    # 80 samples: three standard deviations of a difference of shares are at most 0.24.
+    assert fastv > random + 0.24
 
 
 def _accuracy(bundle: Path, samples: list[heldout.Sample]) -> float:

@@ -65,15 +65,15 @@ def test_answers_are_those_of_transformers(
     manifest = read_manifest(bundle)
     plan = manifest.plan.model_copy(update={"keep": keep})
     pipeline = Pipeline(Bundle(bundle, manifest.model_copy(update={"plan": plan})), threads=1)
-    # Twelve pairs; all of these tests together compare 216.
-    for policy, images, seed in product(("fixed", "exact"), (1, 2), range(3)):
+    # Four pairs, of other pictures in each test; all of these tests together compare 72.
+    for seed, (policy, images) in enumerate(product(("fixed", "exact"), (1, 2))):
         case = f"{source.name} K={layer} keep={keep} {policy} {images} pictures seed {seed}"
-        number = 10 * seed + 3 * layer + images
+        number = 10 * seed + 3 * layer + images + round(40 * keep)
         if source == DEMO:
             samples = heldout.samples(number + images)[number:]
             pictures, question = [sample.image for sample in samples], samples[0].question
         else:
-            pictures = [noise_picture(100 * seed + index) for index in range(images)]
+            pictures = [noise_picture(100 * number + index) for index in range(images)]
             question = QUESTIONS[number % len(QUESTIONS)]
         _compare(case, pipeline, stock, pictures, question, policy)
 

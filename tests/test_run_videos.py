@@ -32,7 +32,7 @@ def video_bundle(tmp_path_factory: pytest.TempPathFactory, make_bundle: MakeBund
     """The tiny Video-LLaVA: 8 frames of 17 tokens unless told otherwise."""
     source = tmp_path_factory.mktemp("checkpoints") / "tiny-video-llava"
     write_tiny_video_llava(source)
-    return make_bundle(source, max_text=64, max_new_tokens=16)
+    return make_bundle(source, max_text=128, max_new_tokens=32)
 
 
 class TestAnswers:

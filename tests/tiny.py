@@ -86,7 +86,7 @@ def vary_vectors(model: torch.nn.Module) -> None:
     """Random norms and biases: left at one and zero, a swapped norm or a lost bias would go unnoticed."""
     with torch.no_grad():
         for module in model.modules():
-            if "Norm" in type(module).__name__ and module.weight is not None:
+            if "Norm" in type(module).__name__ and getattr(module, "weight", None) is not None:
                 module.weight.uniform_(0.5, 1.5)
             if isinstance(getattr(module, "bias", None), torch.Tensor):
                 module.bias.uniform_(-0.2, 0.2)

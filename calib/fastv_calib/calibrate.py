@@ -36,6 +36,7 @@ from fastv_calib.results import Results
 from fastv_calib.rounded import weight_bytes
 from fastv_calib.summary import Costing, figures, lengths, pareto, prefill_flops, unpruned
 from fastv_calib.views import Viewer
+from fastv_export import support
 from fastv_export.calibration import (
     SCHEMA_VERSION,
     Calibration,
@@ -77,7 +78,7 @@ class Calibrator:
     def __init__(self, source: str | Path, settings: Settings, objectives: Objectives):
         self.checkpoint = Checkpoint(source)
         self.family = family_of(self.checkpoint.model_type(), str(self.checkpoint.path / "config.json"))
-        self.config = self.family.config(self.checkpoint)
+        self.config = support.check(self.checkpoint, self.family, settings.image_tokens)
         self.decoder = decoder_dimensions(self.config, self.family)
         self.parameters = sum(prod(tensor.shape) for tensor in self.checkpoint.tensors.values())
         self.settings, self.objectives = settings, objectives

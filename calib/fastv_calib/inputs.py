@@ -36,10 +36,12 @@ class Inputs:
 class InputMaker:
     """Makes prompts for one stock model as the runtime would for its bundle.
 
-    image_tokens: most visual tokens of one picture; None means what the family takes.
+    image_tokens: most visual tokens of one picture; None means what the family takes. Raises UserError for a decoder
+    that cannot be cut.
     """
 
     def __init__(self, checkpoint: Checkpoint, family: Family, model: Any, image_tokens: int | None = None):
+        hf.check_decoder(family.decoder(model))
         config = family.config(checkpoint)
         if family.tower_attention is not None:
             tower_attention.register()

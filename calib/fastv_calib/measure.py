@@ -22,6 +22,7 @@ from fastv_export import hf
 from fastv_export.calibration import Point, Settings
 from fastv_export.checkpoint import Checkpoint
 from fastv_export.families import Family, family_of
+from fastv_export.hf_models import Limit
 from fastv_export.precisions import FEW_BITS
 from fastv_export.rankers import RANKERS
 from fastv_export.reference import load_model
@@ -108,7 +109,7 @@ def load_measure(source: Path, settings: Settings) -> Measure:
 class Measure:
     """Measures samples on one model."""
 
-    def __init__(self, model: Any, family: Family, maker: InputMaker, settings: Settings, limit: int | None):
+    def __init__(self, model: Any, family: Family, maker: InputMaker, settings: Settings, limit: Limit | None):
         """limit: positions that the model bears, None if no limit is known.
 
         Raises UserError for a ranker that this family's exports cannot have.
@@ -132,9 +133,10 @@ class Measure:
         except UserError as error:
             raise UserError(f"{sample.where}: {error}") from None
         length, visual = inputs.visual.numel(), int(inputs.visual.sum())
-        if self._limit is not None and length + self._settings.answer_tokens > self._limit:
+        if self._limit is not None and length + self._settings.answer_tokens > self._limit.positions:
             raise UserError(
-                f"{sample.where}: the prompt has {length} tokens and this model bears {self._limit}, answer included"
+                f"{sample.where}: the prompt has {length} tokens and this model bears {self._limit.positions} "
+                f"({self._limit.why}), answer included"
             )
         statistics: Statistics = {}
         with self._observer.observed(statistics):

@@ -19,7 +19,7 @@ from torch import nn
 
 from fastv_calib.inputs import Inputs
 from fastv_calib.rankers import Seen
-from fastv_export import hf
+from fastv_export import hf, hf_probe
 
 
 @dataclass
@@ -130,6 +130,8 @@ class Sweep:
         keeps: Int[torch.Tensor, "plans M"],
     ) -> Float[torch.Tensor, "plans rows D"]:
         """Layers `first` to `last` - 1, on rows that begin with the tokens `keeps` of the prompt."""
+        if first == 0:
+            hidden = hidden * hf_probe.entry_factor(self._decoder)
         mask = torch.full((hidden.shape[1],) * 2, torch.finfo(hidden.dtype).min).triu(1)[None, None]
         for index, each in enumerate(hf.layers_of(self._decoder)[first:last], first):
             hidden = hf.run_layer(each, hidden, mask=mask, rotary=rotary)

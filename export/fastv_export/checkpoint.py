@@ -16,6 +16,7 @@ import ml_dtypes
 import numpy as np
 from jaxtyping import UInt8
 
+from fastv_export.foreign import check_form
 from fastv_export.pickled import PICKLES, conversion
 from fastv_runtime.errors import UserError
 
@@ -101,6 +102,7 @@ class Checkpoint:
         self.path = Path(path)
         if not self.path.exists():
             raise UserError(f"{path}: no such checkpoint: give a directory that save_pretrained wrote, or a hub id")
+        check_form(self.path)
         if not (self.path / "config.json").is_file():
             raise UserError(
                 f"{path}: not a checkpoint, it has no config.json: give a directory that save_pretrained wrote"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -39,6 +40,8 @@ class Dialect:
     precisions: tuple[Precision, ...]
     """The first is the default."""
     tensorrt: str | None = None
+    heads: range = range(1, sys.maxsize)
+    """How many channels a head may have."""
     most_picked: int | None = None
     """Most values that its TopK picks, and so the longest pruned prompt; None if any number."""
 
@@ -71,6 +74,7 @@ ORT = Dialect(
     opset=23,  # the newest that ONNX Runtime 1.23 loads, the last release for Python 3.10 (JetPack 6)
     lower=_lower_to_ort,
     precisions=("float32", "float16"),
+    heads=range(8, sys.maxsize, 8),  # GroupQueryAttention: "head_size must be a multiple of 8", when it runs
 )
 TRT = Dialect(
     name="trt",
@@ -78,6 +82,7 @@ TRT = Dialect(
     lower=_lower_to_trt,
     precisions=("float16", "bfloat16"),
     tensorrt="10.15",
+    heads=range(16, 257, 8),  # by trial: TensorRT-RTX 1.7 builds no attention of other heads
     most_picked=MOST_PICKED,
 )
 TRT_LEGACY = Dialect(

@@ -10,7 +10,7 @@ from typing import Any
 import onnx_ir as ir
 from safetensors.torch import save
 
-from fastv_export import attention, hf, tower_attention
+from fastv_export import attention, hf, hf_probe, support, tower_attention
 from fastv_export.activations import Activation
 from fastv_export.checkpoint import Checkpoint
 from fastv_export.dialects import TARGETS, Dialect
@@ -107,19 +107,23 @@ def _write(
 ) -> Manifest:
     attention.register()
     tower_attention.register()
-    config = family.config(checkpoint)
+    config = support.check_config(checkpoint, family)
     dimensions = decoder_dimensions(config, family)
     vision, video = family.vision(config, options.image_tokens), family.video(config)
     plan = make_plan(options, dimensions, vision, video)
     check_positions(plan, family.max_positions(config))
     generation = generation_defaults(checkpoint)
     skeleton = Skeleton(checkpoint, family, attention=attention.IMPLEMENTATION, precision=plan.precision)
+    support.check_model(checkpoint, skeleton, family, config, vision, video)
     if plan.layer is not None and not RANKERS[plan.ranker].rotary:
         scored = hf.layers_of(family.decoder(skeleton.model))[plan.layer - 1]
         check_projections(hf.attention_of(scored), plan.ranker, family.model_type)
     # Beside weights of four or eight bits, a table of fp32 would weigh as much as the layers.
     embedding_dtype: Precision = plan.precision if plan.weights is None else "float16"
-    embedding = skeleton.weight("weight", hf.embeddings_of(family.decoder(skeleton.model)).weight, embedding_dtype)
+    decoder = family.decoder(skeleton.model)
+    embedding = skeleton.weight(
+        "weight", hf.embeddings_of(decoder).weight, embedding_dtype, factor=hf_probe.embedding_factor(decoder) or 1.0
+    )
     if checkpoint.ignored:
         progress.note(
             f"note: {checkpoint.path}: weights are read from {listed([each.name for each in checkpoint.files])}, as "

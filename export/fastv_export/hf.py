@@ -2,7 +2,7 @@
 
 What layers are called, which keywords they take, what hooks see and what an attention returns changes between releases.
 Keywords are found in signatures, never by a version number; what is not found is one clear line. `hf_models.py` is the
-same for whole models: building, loading, towers.
+same for whole models: building, loading, towers; `hf_probe.py` for what can only be found by running them.
 """
 
 from __future__ import annotations
@@ -39,8 +39,11 @@ HARMLESS = {
     "sliding_window",
     "use_cache",
 }
-"""What layers hand to an attention function beside what `Attention` holds, and no graph needs. A sliding window is
-compared with the plan by `Family.max_positions`."""
+"""What layers hand to an attention function beside what `Attention` holds, and no graph needs. A sliding window
+is `Attention.window`."""
+
+BOUNDARIES = frozenset({"cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k"})
+"""What layers of towers that take pictures of any size hand over as well; those of keys are those of queries."""
 
 Attend = Callable[["Attention"], torch.Tensor]
 """An attention: what a layer hands it -> [1, S, Hq, Dh]."""
@@ -57,6 +60,8 @@ class Attention:
     value: Float[torch.Tensor, "1 Hkv C Dh"]
     mask: torch.Tensor | None
     scaling: float
+    window: int | None
+    """How many rows back the layer means to look, itself counted; None if all."""
     extra: Mapping[str, Any]
     """What else the caller of the layer, or the layer itself, passed on, without what is None."""
 
@@ -64,6 +69,11 @@ class Attention:
     def layer(self) -> int:
         """Number of the decoder layer."""
         return layer_number(self.module)
+
+    @property
+    def boundaries(self) -> Any:
+        """Where a tower's sequence is cut, whatever object was given to the tower for that; None in a decoder."""
+        return self.extra.get("cu_seq_lens_q")
 
 
 class LayerCache:
@@ -81,10 +91,11 @@ class LayerCache:
 
 
 def changed(what: str) -> UserError:
-    """Error for a transformers that is not as this module knows it."""
+    """Error for a transformers, or a model in it, that is not as this module knows them."""
     return UserError(
-        f"transformers {version('transformers')}: {what}: install a version that fastv-edge was tested with "
-        "(docs/dependencies.md), or teach fastv_export/hf.py the new name"
+        f"transformers {version('transformers')}: {what}: either this model is of another build than those that "
+        "fastv-edge can take, or transformers has renamed something: install a version that fastv-edge was tested "
+        "with (docs/dependencies.md)"
     )
 
 
@@ -94,18 +105,21 @@ def keyword(module: Any, names: tuple[str, ...]) -> str:
     for name in names:
         if name in taken:
             return name
-    others = ", ".join(name for name in taken if name != "self")
+    others = ", ".join(name for name, each in taken.items() if name != "self" and each.kind is not each.VAR_KEYWORD)
     raise changed(f"{type(module).__name__}.forward takes no {' or '.join(names)}, only {others}")
 
 
 def check_decoder(decoder: Any) -> None:
     """UserError where a decoder, its layers or their attention are not what this module relies on.
 
-    In that case transformers has changed. What a decoder may not have is in `fastv_export.support`.
+    Then transformers has changed: unseen, a keyword that it renamed would vanish in the `**kwargs` of a layer.
+    What a decoder may not have is `fastv_export.support`'s to say.
     """
     for name in DECODER_PARTS:
         if not hasattr(decoder, name):
             raise changed(f"{type(decoder).__name__} has no {name}")
+    for names in (("inputs_embeds",), ("position_ids",), ("use_cache",), CACHE):
+        keyword(decoder, names)
     for layer in decoder.layers:
         missing = [name for name in LAYER_PARTS if not hasattr(layer, name)]
         if missing:
@@ -138,6 +152,30 @@ def rotary_of(decoder: Any) -> nn.Module:
     return decoder.rotary_emb
 
 
+def cosines_and_sines(
+    rotary: Any, hidden: torch.Tensor, positions: Int[torch.Tensor, "... 1 S"]
+) -> tuple[torch.Tensor, ...]:
+    """What a rotary embedding computes from its original frequencies.
+
+    Some types choose frequencies by the longest position at hand; up to `hf_models.position_limit` that is these.
+    """
+    if branches(rotary):
+        return inspect.unwrap(type(rotary).forward)(rotary, hidden, positions)
+    return rotary(hidden, positions)
+
+
+def branches(rotary: Any) -> bool:
+    """Whether a rotary embedding chooses its frequencies by the positions at hand."""
+    kind = getattr(rotary, "rope_type", "default")
+    kinds = kind.values() if isinstance(kind, Mapping) else (kind,)
+    return any(branching(each) for each in kinds)
+
+
+def branching(kind: str) -> bool:
+    """Whether a type of rotary embedding, by transformers' name, does that."""
+    return "dynamic" in kind or kind == "longrope"
+
+
 def layer_number(attention: Any) -> int:
     """Number of the layer that an attention belongs to."""
     return int(attention.layer_idx)
@@ -146,6 +184,12 @@ def layer_number(attention: Any) -> int:
 def attention_of(layer: Any) -> Any:
     """The attention of a decoder layer."""
     return layer.self_attn
+
+
+def mlp_of(layer: Any) -> nn.Module:
+    """The MLP of a decoder layer."""
+    mlp: nn.Module = layer.mlp
+    return mlp
 
 
 def norm_after_attention(layer: Any) -> nn.Module:
@@ -177,14 +221,21 @@ def projections(attention: Any) -> dict[str, nn.Module]:
     return found
 
 
+def replaced(module: nn.Module, **parts: nn.Module) -> Any:
+    """The same module, its other parts shared, with some replaced."""
+    changed = copy.copy(module)
+    changed._modules = {**module._modules, **parts}
+    return changed
+
+
 def without_attention(layer: nn.Module) -> nn.Module:
     """The same layer, its weights shared, whose attention adds nothing."""
-    return _with(layer, self_attn=_NoAttention())
+    return replaced(layer, self_attn=_NoAttention())
 
 
 def without_mlp(layer: nn.Module) -> nn.Module:
     """The same layer, its weights shared, whose MLP adds nothing."""
-    return _with(layer, mlp=_NoMlp())
+    return replaced(layer, mlp=_NoMlp())
 
 
 def run_layer(
@@ -221,7 +272,8 @@ def run_decoder(
         arguments["position_ids"] = positions
     if deepstack:
         assert visual is not None
-        arguments |= {"visual_pos_masks": visual[None], "deepstack_visual_embeds": deepstack}
+        arguments[keyword(decoder, ("visual_pos_masks",))] = visual[None]
+        arguments[keyword(decoder, ("deepstack_visual_embeds",))] = deepstack
     if cache is not None:
         arguments[keyword(decoder, CACHE)] = cache
     output = decoder(**arguments)
@@ -340,7 +392,8 @@ def register_attention(name: str, attend: Attend, *, known: frozenset[str] = fro
                 f"{type(module).__name__} hands its attention {', '.join(unknown)}, which no graph here computes: "
                 "this model cannot be exported"
             )
-        return attend(Attention(module, query, key, value, attention_mask, scaling, given)), None
+        window = extra.get("sliding_window")
+        return attend(Attention(module, query, key, value, attention_mask, scaling, window, given)), None
 
     AttentionInterface.register(name, function)
 
@@ -357,9 +410,3 @@ class _NoAttention(nn.Module):
 
     def forward(self, hidden_states: torch.Tensor, **_: Any) -> tuple[torch.Tensor, None]:
         return torch.zeros((), dtype=hidden_states.dtype), None
-
-
-def _with(layer: nn.Module, **replaced: nn.Module) -> nn.Module:
-    half = copy.copy(layer)
-    half._modules = {**layer._modules, **replaced}
-    return half

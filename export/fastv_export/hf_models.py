@@ -6,7 +6,8 @@ As `hf.py` is for decoders: what is no public API of transformers and concerns t
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,43 @@ from jaxtyping import Float, Int
 from tokenizers import Tokenizer
 from torch import nn
 
-from fastv_export.hf import changed, keyword
+from fastv_export.hf import branching, changed, keyword
+
+COMPUTED = (r"rotary_emb\.inv_freq$", r"(^|\.)position_ids$")
+"""Stored by older versions of transformers, computed today; it does not warn of them either."""
+
+PIXELS = ("pixel_values", "pixel_values_images")
+"""Keyword of models for pixels: the second of Video-LLaVA's up to transformers 5.20."""
+
+
+@dataclass(frozen=True)
+class Limit:
+    """Positions up to which graphs compute what the original does, and why no further."""
+
+    positions: int
+    why: str
+
+
+def position_limit(text_config: Any) -> Limit | None:
+    """The lowest limit that a decoder's config sets to graphs, which know one mask and one set of frequencies."""
+    return min(_limits(text_config), key=lambda limit: limit.positions, default=None)
+
+
+def _limits(text_config: Any) -> Iterator[Limit]:
+    kinds = getattr(text_config, "layer_types", None)
+    window = getattr(text_config, "sliding_window", None)
+    if window is not None and (kinds is None or "sliding_attention" in kinds):
+        yield Limit(window, f"sliding_window {window}")
+    chunk = getattr(text_config, "attention_chunk_size", None)
+    if chunk is not None and (kinds is None or "chunked_attention" in kinds):
+        yield Limit(chunk, f"attention_chunk_size {chunk}")
+    rope = getattr(text_config, "rope_parameters", None) or {}
+    for settings in rope.values() if "rope_type" not in rope else (rope,):
+        kind = settings.get("rope_type") if isinstance(settings, Mapping) else None
+        if kind is not None and branching(kind):
+            original = settings.get("original_max_position_embeddings") if kind == "longrope" else None
+            positions = original or text_config.max_position_embeddings
+            yield Limit(positions, f"rope_type {kind}, beyond which its frequencies depend on the prompt")
 
 
 def model_class(model_type: str) -> Any:
@@ -53,7 +90,7 @@ def renamed(model: Any, stored: Iterable[str]) -> dict[str, str]:
 
 def ignored_when_unexpected(model: Any) -> tuple[str, ...]:
     """Patterns of stored names that transformers does not warn of where a model has no such tensor."""
-    return tuple(model._keys_to_ignore_on_load_unexpected or ())
+    return (*(model._keys_to_ignore_on_load_unexpected or ()), *COMPUTED)
 
 
 def compute_buffers(model: Any) -> None:
@@ -98,7 +135,7 @@ def last_logits(
 
     pixels: what it takes of pictures, by its own names. visual: which tokens stand for pictures, bool [1, S].
     """
-    arguments: dict[str, Any] = dict(pixels)
+    arguments = {keyword(model, PIXELS if name in PIXELS else (name,)): each for name, each in pixels.items()}
     if "mm_token_type_ids" in inspect.signature(type(model).forward).parameters:
         arguments["mm_token_type_ids"] = visual.int()
     output = model(
@@ -111,6 +148,13 @@ def last_logits(
     return output.logits[0]
 
 
+def last_logits_of_embedded(
+    language_model: Any, embedded: Float[torch.Tensor, "1 S D"], rows: int
+) -> Float[torch.Tensor, "rows V"]:
+    """The same by a language model with its head, from an embedded prompt."""
+    return language_model(inputs_embeds=embedded, use_cache=False, logits_to_keep=rows).logits[0]
+
+
 def before_decoder(decoder: Any, hook: Callable[[Float[torch.Tensor, "1 S D"]], None]) -> Any:
     """Call `hook` with the embedded prompt before the language model runs."""
     return decoder.register_forward_pre_hook(lambda _, args, kwargs: hook(kwargs["inputs_embeds"]), with_kwargs=True)
@@ -121,9 +165,9 @@ def newline(model: Any) -> nn.Parameter:
     return model.model.image_newline
 
 
-def image_features(model: Any, **inputs: torch.Tensor) -> Float[torch.Tensor, "N D"]:
+def image_features(model: Any, pixel_values: torch.Tensor, **inputs: torch.Tensor) -> Float[torch.Tensor, "N D"]:
     """Visual features of one picture, by the model's own way in."""
-    return _pooled(model.model.get_image_features(**inputs, return_dict=True))[0]
+    return _pooled(model.model.get_image_features(pixel_values, **inputs, return_dict=True))[0]  # see `PIXELS`
 
 
 def tile_features(model: Any, **inputs: torch.Tensor) -> Float[torch.Tensor, "N D"]:
@@ -140,13 +184,30 @@ def frame_features(model: Any, pixel_values: Float[torch.Tensor, "1 3 H W"]) -> 
     return _pooled(model.model.get_video_features(pixel_values[None], return_dict=True))[0]
 
 
-def patch_tower(model: Any, pixel_values: torch.Tensor, grid: torch.Tensor | None, **inputs: Any) -> tuple[Any, ...]:
+def patch_tower(model: Any, pixel_values: torch.Tensor, grid: torch.Tensor) -> tuple[Any, ...]:
     """Features of patches in a Qwen tower, then those of deepstack.
 
-    grid: (time, rows, columns) in patches, from which the tower computes positions, windows and boundaries; None where
-    `inputs` has them.
+    grid: (time, rows, columns) in patches, from which the tower computes positions, windows and boundaries.
     """
-    output = model.model.visual(pixel_values, grid, **inputs)
+    return _patches(model.model.visual(pixel_values, grid))
+
+
+def patch_tower_at(
+    model: Any, pixel_values: torch.Tensor, *, boundaries: Any, windows: Any = None, **inputs: torch.Tensor
+) -> tuple[Any, ...]:
+    """The same from what the tower would compute of the grid.
+
+    boundaries, windows: what layers that attend to all patches, and those that attend within windows, hand to their
+    attention (`Attention.boundaries`). inputs: those of the vision graph; in `fastv_runtime.visuals.grid` they have
+    the names that the tower knows.
+    """
+    given = {"cu_seqlens": boundaries, "max_seqlen": 1, **inputs}
+    if windows is not None:
+        given |= {"cu_window_seqlens": windows, "max_window_seqlen": 1}
+    return _patches(model.model.visual(pixel_values, None, **given))
+
+
+def _patches(output: Any) -> tuple[Any, ...]:
     return (_pooled(output), *getattr(output, "deepstack_features", ()))
 
 

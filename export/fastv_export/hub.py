@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from fastv_export.checkpoint import INDEX, INDEX_SUFFIX, SINGLE, Checkpoint, shard_names
 from fastv_export.families import family_of
+from fastv_export.foreign import check_names
 from fastv_export.pickled import PICKLES, conversion
 from fastv_export.processor_files import MORE_TEMPLATES, PROCESSOR_FILES
 from fastv_export.progress import Progress
@@ -121,6 +122,7 @@ class _Repository:
 
     def _weights_file(self, names: dict[str, int]) -> str:
         """Name of the single file, or of the index, as `Checkpoint.files` would choose."""
+        check_names(self.at, names)
         if "config.json" not in names:
             raise UserError(f"{self.at}: not a checkpoint of transformers, it has no config.json")
         for name in (SINGLE, INDEX):

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import nn
 
-from fastv_export import hf
+from fastv_export import hf, hf_probe
 from fastv_export.attention import Cache, ScoreRecorder, StaticCache, visibility
 from fastv_export.unrotated import before_rotary
 
@@ -43,7 +43,8 @@ class DecoderPart(nn.Module):
     of queries and keys as they are before rotary embedding. A part that does not begin with layer 0 (the suffix) begins
     with the MLP of the layer before. `deepstack` is added after the first of these layers, one after each that ends
     here. With `head`, only the last row goes on, through the final norm and the head, to `logits` f32 [1, 1, V] and the
-    likeliest `token` i64 [1, 1] (the suffix, or the whole decoder).
+    likeliest `token` i64 [1, 1] (the suffix, or the whole decoder). Layer 0 is given what the decoder makes of
+    embeddings: some multiply them.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class DecoderPart(nn.Module):
             layers.insert(0, hf.without_attention(hf.layers_of(decoder)[first - 1]))
         self.layers = nn.ModuleList(layers)
         self.rotary = hf.rotary_of(decoder)
+        self._entry = 1.0 if first else hf_probe.entry_factor(decoder)
         self.norm = hf.norm_of(decoder) if head is not None else None
         self.head = head
         self._first = first
@@ -76,7 +78,9 @@ class DecoderPart(nn.Module):
             None if self._scored_layer is None or not self._rotated_scores else ScoreRecorder(self._scored_layer, cache)
         )
         mask = visibility(hidden.shape[1], past[0][0].shape[2], write_index)
-        rotary = self.rotary(hidden, position_ids)
+        rotary = hf.cosines_and_sines(self.rotary, hidden, position_ids)
+        if self._entry != 1.0:
+            hidden = hidden * self._entry
         scored = nullcontext() if self._rotated_scores else before_rotary(hf.attention_of(self.layers[-1]))
         with scored as unrotated:
             for index, layer in enumerate(self.layers):

@@ -7,6 +7,7 @@ from typing import Any
 
 from fastv_export.dialects import TARGETS, TRT_LEGACY, choose_precision
 from fastv_export.families import Family
+from fastv_export.hf_models import Limit
 from fastv_export.rankers import RANKERS
 from fastv_runtime.bundle import Decoder, Length, Plan, Precision, Ranker, Weights
 from fastv_runtime.errors import UserError
@@ -90,9 +91,21 @@ def make_plan(options: Options, decoder: Decoder, vision: Vision, video: Video |
         max_visual=_max_visual(options, vision, video),
         max_new_tokens=options.max_new_tokens,
     )
+    _check_heads(decoder, options.target)
     _check_pruned(plan, options.target)
     _check_weights(plan, options.target)
     return plan
+
+
+def _check_heads(decoder: Decoder, target: str) -> None:
+    """UserError for heads of a width that a target's attention does not take."""
+    width = decoder.head_dim
+    if width not in TARGETS[target].heads:
+        others = [name for name, dialect in TARGETS.items() if width in dialect.heads]
+        raise UserError(
+            f"this decoder's heads have {width} channels (head_dim), which target {target} does not take: "
+            f"use --target {' or '.join(others)}"
+        )
 
 
 def _check_weights(plan: Plan, target: str) -> None:
@@ -125,11 +138,12 @@ def _max_visual(options: Options, vision: Vision, video: Video | None) -> int:
     return max(options.max_images * vision.tokens, 0 if video is None else video.tokens)
 
 
-def check_positions(plan: Plan, limit: int | None) -> None:
+def check_positions(plan: Plan, limit: Limit | None) -> None:
     """UserError for a plan whose longest prompt and answer pass the `limit` of positions."""
     longest = capacity(plan).prefix_cache
-    if limit is not None and longest > limit:
+    if limit is not None and longest > limit.positions:
         raise UserError(
             f"--max-text {plan.max_text}, {plan.max_visual} visual tokens and --max-new-tokens {plan.max_new_tokens} "
-            f"make {longest} positions and this model bears {limit}: lower --max-text, --max-images or --max-new-tokens"
+            f"make {longest} positions and this model bears {limit.positions} ({limit.why}): lower --max-text, "
+            "--max-images, --max-visual, --image-tokens or --max-new-tokens"
         )

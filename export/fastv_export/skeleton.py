@@ -13,16 +13,13 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from fastv_export import hf_models
+from fastv_export import hf, hf_models
 from fastv_export.checkpoint import DTYPES, Checkpoint, StoredTensor
 from fastv_export.families import Family
 from fastv_export.ties import tie
 from fastv_export.weights import CheckpointTensor, Scratch
 from fastv_runtime.bundle import Precision
 from fastv_runtime.errors import UserError
-
-COMPUTED = (r"rotary_emb\.inv_freq$", r"(^|\.)position_ids$")
-"""Stored by older versions of transformers, computed today; it does not warn of them either."""
 
 
 class Skeleton:
@@ -39,6 +36,7 @@ class Skeleton:
         self._dtype, self._scratch = precision, Scratch()
         dtype = getattr(torch, precision)
         model, by_name = build_without_weights(checkpoint, family, dtype)
+        hf.check_decoder(family.decoder(model))
         with self.mode:
             for module in model.modules():
                 for name, parameter in module._parameters.items():
@@ -64,9 +62,19 @@ class Skeleton:
         """The values of each parameter of a module, by its name within that module."""
         return {name: self.weight(name, parameter) for name, parameter in module.named_parameters()}
 
-    def weight(self, name: str, parameter: nn.Parameter, dtype: Precision | None = None) -> CheckpointTensor:
-        """The values of one parameter of the model, to be called `name`; `dtype` if not the skeleton's precision."""
-        return CheckpointTensor(name, self._stored[id(parameter)], dtype or self._dtype, self._scratch)
+    def weight(
+        self, name: str, parameter: nn.Parameter, dtype: Precision | None = None, *, factor: float = 1.0
+    ) -> CheckpointTensor:
+        """The values of one parameter of the model, to be called `name`; `dtype` if not the skeleton's precision.
+
+        factor: what they are multiplied by.
+        """
+        return CheckpointTensor(name, self._stored[id(parameter)], dtype or self._dtype, self._scratch, factor=factor)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Element type of its parameters."""
+        return getattr(torch, self._dtype)
 
     @property
     def parameters(self) -> int:
@@ -149,5 +157,5 @@ def _check_complete(expected: Iterable[str], by_name: Mapping[str, StoredTensor]
 
 def _unused(model: Any, by_name: Mapping[str, StoredTensor]) -> list[str]:
     known = {name for name, _ in model.named_parameters(remove_duplicate=False)} | dict(model.named_buffers()).keys()
-    harmless = re.compile("|".join([*hf_models.ignored_when_unexpected(model), *COMPUTED]))
+    harmless = re.compile("|".join(hf_models.ignored_when_unexpected(model)))
     return [tensor.name for name, tensor in by_name.items() if name not in known and not harmless.search(name)]

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int, UInt8
 from torch.utils._pytree import tree_map_only
 
-from fastv_export import hf, hf_models
+from fastv_export import hf, hf_models, hf_probe
 from fastv_export.checkpoint import Checkpoint, StoredTensor
 from fastv_export.families import Family
 from fastv_export.rounding import Rounding
@@ -55,7 +55,8 @@ def stream_model(
                 made.rounding = (rounded or {}).get(made.stored.name)
                 module._parameters[name] = made
     # A tied head is the same tensor, but another parameter here: only the table is of the table's precision.
-    hf.embeddings_of(family.decoder(model)).weight.table = getattr(torch, embedding)
+    table = hf.embeddings_of(family.decoder(model)).weight
+    table.table, table.factor = getattr(torch, embedding), hf_probe.embedding_factor(family.decoder(model)) or 1.0
     hf_models.attend(model, "eager")
     return model
 
@@ -69,6 +70,8 @@ class StreamedParameter(torch.Tensor):
     """Of its values in products."""
     table: torch.dtype = torch.float32
     """Precision of its values as rows of a table."""
+    factor: float = 1.0
+    """What the embedding multiplies them by. The bundle's table has multiples, and those are what is rounded."""
 
     @staticmethod
     def __new__(cls, stored: StoredTensor, reader: _Reader) -> StreamedParameter:
@@ -98,6 +101,10 @@ class StreamedParameter(torch.Tensor):
         """All values, in memory of their own."""
         raw = self.reader.read(self.stored, np.empty(self.stored.nbytes, np.uint8))
         return raw.float().view(self.stored.shape)
+
+    def as_table(self, rows: Float[torch.Tensor, "... D"]) -> Float[torch.Tensor, "... D"]:
+        """Rows as they come out of the bundle's table, before they are multiplied."""
+        return (rows * self.factor).to(self.table).float() / self.factor
 
 
 class _Reader:
@@ -152,12 +159,12 @@ def _embedding(indices: Int[torch.Tensor, ...], table: Any, *_: Any, **__: Any) 
     if not isinstance(table, StreamedParameter):
         return NotImplemented
     if 4 * table.numel() <= table.reader.block:
-        return table.reader.rows(table.stored)[indices].to(table.table).float()
+        return table.as_table(table.reader.rows(table.stored)[indices])
     needed, where = torch.unique(indices, return_inverse=True)
     values = torch.empty(needed.numel(), table.shape[1])
     for row, index in enumerate(needed.tolist()):
         values[row] = table.reader.rows(table.stored.rows(index, index + 1))[0]
-    return values[where].to(table.table).float()
+    return table.as_table(values[where])
 
 
 _HANDLERS: dict[Any, Callable[..., Any]] = {F.linear: _linear, F.embedding: _embedding}

@@ -12,17 +12,13 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float, Int
 
-from fastv_export.hf import Attention, register_attention
+from fastv_export.hf import BOUNDARIES, Attention, register_attention
 
 IMPLEMENTATION = "fastv_onnx_flash"
 """Name in transformers' registry."""
 
 WHOLE = ()
 """Stands for the boundaries where everything in a run of the graph attends to everything."""
-
-
-BOUNDARIES = frozenset({"cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k"})
-"""What transformers hands to such an attention; those of keys are those of queries."""
 
 
 @dataclass(frozen=True)
@@ -39,9 +35,9 @@ class Windows:
 
 
 def tower_attention(attention: Attention) -> Float[torch.Tensor, "1 P H Dh"]:
-    """`cu_seq_lens_q` is what the family's `encode` gave as boundaries."""
+    """Boundaries are what the family's `encode` gave as such."""
     query, key, value, scaling = attention.query, attention.key, attention.value, attention.scaling
-    windows = attention.extra.get("cu_seq_lens_q", WHOLE)
+    windows = attention.boundaries
     if not isinstance(windows, Windows):
         return torch.onnx.ops.attention(query, key, value, scale=scaling)[0].transpose(1, 2)
     count, size = windows.slots.shape

@@ -80,16 +80,21 @@ def _trace(
     weights = skeleton.weights(module)
     with skeleton.fake(), _quiet():
         example = arrange([_example(tensor, lengths) for tensor in inputs])
-        program = torch.export.export(module.eval(), example, dynamic_shapes=dynamic_shapes, strict=False)
-        exported = torch.onnx.export(program, dynamo=True, opset_version=OPSET, optimize=False, verbose=False)
-    assert exported is not None
-    model = exported.model
+        model = as_traced(module.eval(), example, dynamic_shapes)
     _check_shapes(model.graph.outputs, outputs)
     _name(model.graph.inputs, inputs)
     _defer_weights(model, weights)
     tidy(model)
     name_outputs(model, outputs)
     return model
+
+
+def as_traced(module: nn.Module, example: tuple[Any, ...], dynamic_shapes: Any) -> ir.Model:
+    """A module as torch's exporter writes it: values of its parameters are fake, names its own."""
+    program = torch.export.export(module, example, dynamic_shapes=dynamic_shapes, strict=False)
+    exported = torch.onnx.export(program, dynamo=True, opset_version=OPSET, optimize=False, verbose=False)
+    assert exported is not None
+    return exported.model
 
 
 def _example(tensor: TensorSpec, lengths: Mapping[str, int]) -> torch.Tensor:

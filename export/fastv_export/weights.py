@@ -33,22 +33,32 @@ IR_TYPES = {
 class CheckpointTensor(ir.LazyTensor):
     """A tensor of the checkpoint as an initializer of another element type, or with its axes swapped.
 
-    dtype: as in a contract. scratch: memory that its blocks pass through.
+    dtype: as in a contract. scratch: memory that its blocks pass through. factor: what values are multiplied by when
+    they are written, before they are cast.
     Reading and writing raise UserError for values that are beyond the range of float16.
     """
 
     def __init__(
-        self, name: str, stored: StoredTensor, dtype: str, scratch: Scratch, *, transposed: bool = False
+        self,
+        name: str,
+        stored: StoredTensor,
+        dtype: str,
+        scratch: Scratch,
+        *,
+        transposed: bool = False,
+        factor: float = 1.0,
     ) -> None:
         shape = ir.Shape(stored.shape[::-1] if transposed else stored.shape)
         super().__init__(self._materialise, IR_TYPES[dtype], shape, name=name)
-        self._stored, self._scratch, self._transposed = stored, scratch, transposed
+        self._stored, self._scratch, self._transposed, self._factor = stored, scratch, transposed, factor
         self._type = getattr(torch, dtype)
 
     def transpose(self, name: str) -> CheckpointTensor:
         """The same matrix with its axes swapped."""
         dtype = str(self._type).removeprefix("torch.")
-        return CheckpointTensor(name, self._stored, dtype, self._scratch, transposed=not self._transposed)
+        return CheckpointTensor(
+            name, self._stored, dtype, self._scratch, transposed=not self._transposed, factor=self._factor
+        )
 
     @property
     def stored(self) -> StoredTensor:
@@ -106,6 +116,9 @@ class CheckpointTensor(ir.LazyTensor):
         """(first row, values) of blocks of rows; a block is valid until the next one is asked for."""
         for start, part in self._parts(BLOCK):
             values = self._read(part)
+            if self._factor != 1.0:
+                values = self._scratch.take("scaled", values.numel(), torch.float32).view(part.shape).copy_(values)
+                values *= self._factor
             if values.dtype != self._type:
                 values = self._scratch.take("cast", values.numel(), self._type).view(part.shape).copy_(values)
                 self._check_range(values)

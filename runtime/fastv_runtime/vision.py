@@ -19,19 +19,21 @@ centred on a square of the mean colour first."""
 
 
 class FixedVision(Model):
-    """Every picture at one size becomes `rows` x `columns` visual tokens, in raster order."""
+    """Every picture at one size becomes `rows` x `columns` visual tokens, in raster order, and those before them."""
 
     layout: Literal["fixed"] = "fixed"
     image_height: int
     image_width: int
     rows: int
     columns: int
+    leading: int = 0
+    """Tokens before these that stand for no place in the picture: a tower's class token."""
     aspect: Aspect = "crop"
 
     @property
     def tokens(self) -> int:
         """Most visual tokens that one picture becomes."""
-        return self.rows * self.columns
+        return self.leading + self.rows * self.columns
 
     @property
     def feature_rows(self) -> int | str:

@@ -24,7 +24,7 @@ from tests.tiny import write_tiny_llava
 
 
 def _export(source: Path, folder: Path) -> dict[str, float]:
-    verified = export_bundle(source, folder / "out.fastv", Options(max_new_tokens=8), Progress(None)).verified
+    verified = export_bundle(source, folder / "out.fastv", Options(), Progress(None)).verified
     assert verified is not None
     return verified
 
@@ -116,7 +116,7 @@ def test_a_tensor_that_the_model_does_not_know_is_a_warning(tiny_llava: Path, tm
     save_file(tensors | extra, source / "model.safetensors", metadata={"format": "pt"})
     console = Console(record=True, width=200, file=io.StringIO())
     with Progress(console) as progress:
-        export_bundle(source, tmp_path / "out.fastv", Options(max_new_tokens=8, verify=False), progress)
+        export_bundle(source, tmp_path / "out.fastv", Options(verify=False), progress)
     said = console.export_text()
     assert f"warning: {source}: 1 tensors are not used: value_head.weight" in said.replace("\n", "")
     assert "inv_freq" not in said

@@ -35,7 +35,7 @@ def graphs(tiny_llava: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
     folder = tmp_path_factory.mktemp("dialects")
     made = {}
     for layer in (LAYER, None):
-        plan = make_plan(Options(layer=layer, max_text=20, max_new_tokens=12), dimensions, vision, None)
+        plan = make_plan(Options(layer=layer, keep=0.25, max_text=64, max_new_tokens=16), dimensions, vision, None)
         for name, contract in contracts(dimensions, vision, None, plan, "float32").items():
             if name != "select":
                 files = _write(name, contract, skeleton, family, vision, plan, folder)

@@ -124,6 +124,21 @@ def test_what_is_cached_is_not_fetched_again(hub: Hub, download: Downloads) -> N
     assert hub.fetched() == ["model.safetensors"]
 
 
+def test_an_adapter_is_refused_by_the_listing(hub: Hub, download: Downloads) -> None:
+    hub.repositories["org/single"]["adapter_config.json"] = b"{}"
+    with pytest.raises(UserError, match="org/single: an adapter beside a model, which is not applied here"):
+        download(hub, "org/single")
+    assert hub.fetched() == []
+
+
+def test_quantised_weights_are_not_fetched(hub: Hub, download: Downloads) -> None:
+    config = {"model_type": "llava", "quantization_config": {"quant_method": "awq"}}
+    hub.repositories["org/single"]["config.json"] = json.dumps(config).encode()
+    with pytest.raises(UserError, match=r"its weights are quantised \(awq\)"):
+        download(hub, "org/single")
+    assert hub.fetched() == ["config.json"]
+
+
 def test_a_broken_connection_goes_on_where_it_broke(hub: Hub, download: Downloads) -> None:
     name = "model-00002-of-00002.safetensors"
     # The client takes in 10 MiB at a time: the break comes after the first of them.

@@ -28,8 +28,7 @@ def test_half_precision_is_half_the_size_and_rounds(
     tiny_llava: Path, make_bundle: MakeBundle, layer: int | None
 ) -> None:
     full, half = (
-        Bundle.open(make_bundle(tiny_llava, layer=layer, max_new_tokens=8, precision=precision))
-        for precision in ("float32", "float16")
+        Bundle.open(make_bundle(tiny_llava, layer=layer, precision=precision)) for precision in ("float32", "float16")
     )
     for bundle, width in ((full, 4), (half, 2)):
         assert bundle.embedding().dtype.itemsize == width
@@ -44,7 +43,8 @@ def test_half_precision_is_half_the_size_and_rounds(
 
 def test_the_demo_answers_the_same_in_half_precision(make_bundle: MakeBundle) -> None:
     full, half = (
-        Pipeline.load(make_bundle(DEMO, precision=precision), threads=1) for precision in ("float32", "float16")
+        Pipeline.load(make_bundle(DEMO, max_new_tokens=32, precision=precision), threads=1)
+        for precision in ("float32", "float16")
     )
     for sample in heldout.samples(4):
         first, second = (each.stream([sample.image], sample.question) for each in (full, half))
@@ -53,7 +53,7 @@ def test_the_demo_answers_the_same_in_half_precision(make_bundle: MakeBundle) ->
 
 
 def test_a_slip_that_rounding_does_not_explain_is_found(
-    tiny_llava: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_llava: Path, tmp_path: Path, own_traces: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from fastv_export import attention
 
@@ -95,7 +95,7 @@ def test_few_bits_are_what_transformers_computes_from_rounded_weights(
 ) -> None:
     source = write_tiny_llava(tmp_path / "source", tie_word_embeddings=tied)
     weights = Weights(bits=bits, block=32, wide=("vision", "prefix", "head") if bits == 4 else ())
-    bundle = Bundle.open(make_bundle(source, max_new_tokens=8, weights=weights))
+    bundle = Bundle.open(make_bundle(source, weights=weights))
     # Golden vectors are of the stock model with weights that were rounded apart from the graph's.
     assert bundle.manifest.verified is not None
     assert max(bundle.manifest.verified.values()) < 1e-4

@@ -130,7 +130,7 @@ def test_dynamic_products_round_every_row_in_a_range_of_its_own(tmp_path: Path) 
 
 
 def test_products_of_one_input_share_its_rounding(tiny_llava: Path, make_bundle: MakeBundle) -> None:
-    bundle = make_bundle(tiny_llava, max_new_tokens=8, weights=Weights(bits=8, block=None))
+    bundle = make_bundle(tiny_llava, weights=Weights(bits=8, block=None))
     nodes = onnx.load(bundle / "onnx" / "suffix.onnx", load_external_data=False).graph.node
     counts = {kind: sum(node.op_type == kind for node in nodes) for kind in ("MatMul", "MatMulIntegerToFloat")}
     # Three layers: queries, keys and values; output; gate and up; down. The MLP of the layer before.

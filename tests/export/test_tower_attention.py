@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from fastv_export.dialects import ORT
+from fastv_export.hf import Attention
 from fastv_export.passes import declare_opset, lower_to_multi_head_attention, tidy
 from fastv_export.tower_attention import WHOLE, Windows, tower_attention
 from fastv_runtime.visuals.grid import window_slots
@@ -26,7 +27,8 @@ class Layers(nn.Module):
     def forward(self, rows: torch.Tensor, slots: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
         for boundaries in (Windows(slots, places), WHOLE, Windows(slots, places)):
             heads = rows.reshape(1, -1, HEADS, WIDTH).transpose(1, 2)
-            mixed, _ = tower_attention(self, heads, heads + 1, heads * 2, None, SCALE, cu_seq_lens_q=boundaries)
+            extra = {"cu_seq_lens_q": boundaries}
+            mixed = tower_attention(Attention(self, heads, heads + 1, heads * 2, None, SCALE, extra))
             rows = mixed.reshape(rows.shape)
         return rows
 

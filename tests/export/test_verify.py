@@ -31,7 +31,7 @@ def nothing_is_small(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_chunks_differ_by_what_the_whole_graph_differs(
     tiny_llava: Path, make_bundle: MakeBundle, options: dict[str, object], factor: float
 ) -> None:
-    bundle = Bundle.open(make_bundle(tiny_llava, max_new_tokens=8, verify=False, **options))
+    bundle = Bundle.open(make_bundle(tiny_llava, verify=False, **options))
     plan = bundle.manifest.plan
     golden = {
         name: array * array.dtype.type(factor) if "/out/" in name and array.dtype.kind == "f" else array
@@ -61,7 +61,7 @@ def test_chunks_hold_every_node_once_and_no_more_weights_than_asked(tiny_bundle:
 
 
 def test_a_weight_that_ends_early_is_an_error(tiny_llava: Path, make_bundle: MakeBundle, tmp_path: Path) -> None:
-    bundle = Bundle.open(make_bundle(tiny_llava, max_new_tokens=8, verify=False))
+    bundle = Bundle.open(make_bundle(tiny_llava, verify=False))
     (tmp_path / "onnx").mkdir()
     for name in ("suffix.onnx", "suffix.onnx.data"):
         data = (bundle.path / "onnx" / name).read_bytes()
@@ -78,7 +78,7 @@ def test_a_weight_that_ends_early_is_an_error(tiny_llava: Path, make_bundle: Mak
 def test_weights_of_few_bits_are_read_and_activations_left_alone(
     tiny_llava: Path, make_bundle: MakeBundle, weights: Weights
 ) -> None:
-    bundle = Bundle.open(make_bundle(tiny_llava, max_new_tokens=8, verify=False, weights=weights))
+    bundle = Bundle.open(make_bundle(tiny_llava, verify=False, weights=weights))
     golden, plan = read_golden(bundle), bundle.manifest.plan
     for name, spec in bundle.manifest.graphs.items():
         assert max(verify_graph(name, spec, bundle.path, golden, plan, limit=LIMIT).values()) < 1e-4, name

@@ -20,11 +20,13 @@ from fastv_export.reference import load_model, pruned
 from fastv_runtime import Pipeline
 from fastv_runtime.bundle import END_TO_END, Bundle, read_manifest
 from tests.conftest import MakeBundle, noise_picture
+from tests.families.conftest import CheckpointOf
 from tests.families.row import Row, noise_video
 from tests.families.rows import ROWS
 
 NEW_TOKENS = 32
 LAYER = 2
+LENGTHS: dict[str, Any] = {"keep": 1.0, "max_text": 128, "max_new_tokens": NEW_TOKENS}
 TOLERANCE = 1e-3
 QUESTIONS = ["What is it?", "Where is the red circle, and how many are there of them?", "Describe it, please."]
 
@@ -46,10 +48,8 @@ def row(request: pytest.FixtureRequest) -> Row:
 
 
 @pytest.fixture(scope="module")
-def source(row: Row, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("families") / str(row)
-    row.write(path)
-    return path
+def source(row: Row, checkpoint_of: CheckpointOf) -> Path:
+    return checkpoint_of(row)
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +70,7 @@ def test_a_family_is_what_transformers_computes(
 
 def compare(row: Row, source: Path, stock: Any, make_bundle: MakeBundle, layer: int | None, keep: float = 0.5) -> None:
     """All cases of a row, split at `layer` or not at all, pruned unless `keep` is 1."""
-    options = {"keep": 1.0, "max_text": 128, "max_new_tokens": NEW_TOKENS} | row.options
+    options = LENGTHS | row.options
     # The export verifies one of the two: its golden vectors must hold for every family as well.
     bundle = make_bundle(source, layer=layer, verify=layer is not None, **options)
     manifest = read_manifest(bundle)

@@ -20,6 +20,7 @@ from fastv_export.plan import Options
 from fastv_export.progress import Progress
 from fastv_export.reference import load_model
 from fastv_runtime import Pipeline, UserError
+from fastv_runtime.bundle import Bundle, read_manifest
 from tests.conftest import MakeBundle, noise_picture
 from tests.plain_qwen_vl import PlainQwenVL
 from tests.tiny_qwen_vl import IMAGE_SIZE, TOKENS, original_tokenizer, write_tiny_qwen_vl
@@ -70,15 +71,17 @@ def test_mapped_decoder_answers_as_the_published_layout(source: Path, plain: Pla
     assert tokens == expected.token_ids
 
 
-@pytest.mark.parametrize("layer", [None, 2])
+@pytest.mark.parametrize(("layer", "keep"), [(None, 1.0), (2, 0.5), (2, 0.25)])
 @pytest.mark.parametrize("images", [1, 2])
 def test_bundles_answer_as_the_published_layout(
-    source: Path, plain: PlainQwenVL, make_bundle: MakeBundle, layer: int | None, images: int
+    source: Path, plain: PlainQwenVL, make_bundle: MakeBundle, layer: int | None, keep: float, images: int
 ) -> None:
     bundle = make_bundle(source, layer=layer, max_text=128, max_images=2, max_new_tokens=NEW_TOKENS)
     pictures = [noise_picture(index) for index in range(images)]
-    expected = _expected(plain, source, pictures, layer)
-    pipeline = Pipeline.load(bundle, threads=1)
+    expected = _expected(plain, source, pictures, layer, keep)
+    manifest = read_manifest(bundle)
+    plan = manifest.plan.model_copy(update={"keep": keep})
+    pipeline = Pipeline(Bundle(bundle, manifest.model_copy(update={"plan": plan})), threads=1)
     generation = pipeline.stream(pictures, QUESTION, max_new_tokens=NEW_TOKENS, ignore_stop=True)
     logits = pipeline.logits.copy()
     for _ in generation:
@@ -87,7 +90,7 @@ def test_bundles_answer_as_the_published_layout(
     assert answer.prompt_tokens == len(expected.prompt)
     assert answer.visual_tokens == images * VISUAL
     assert answer.kept_visual_tokens == expected.kept
-    assert len(expected.kept) == images * VISUAL // (1 if layer is None else 2)
+    assert len(expected.kept) == images * VISUAL * keep
     np.testing.assert_allclose(logits, expected.logits.numpy(), atol=1e-3, rtol=0)
     assert answer.token_ids == expected.token_ids
 
@@ -165,17 +168,19 @@ class Expected:
 
 
 @torch.no_grad()
-def _expected(plain: PlainQwenVL, source: Path, pictures: list[Image.Image], layer: int | None = None) -> Expected:
-    """Answer to QUESTION, half of the visual tokens masked from layer K on if `layer` says so."""
+def _expected(
+    plain: PlainQwenVL, source: Path, pictures: list[Image.Image], layer: int | None = None, keep: float = 1.0
+) -> Expected:
+    """Answer to QUESTION, only the fraction `keep` of the visual tokens left from layer K = `layer` on."""
     ids = _chat(source, len(pictures))
     visual = torch.tensor(ids) == TOKENS - 1
     prompt = plain.embed(ids, [plain.features(_pixels(picture)) for picture in pictures])
-    keep = visual.nonzero()[:, 0]
+    kept = visual.nonzero()[:, 0]
     if layer is not None:
         _, scores = plain.logits(prompt, layer)
-        keep = keep[scores[keep].topk(len(keep) // 2).indices.sort().values]
+        kept = kept[scores[kept].topk(round(keep * len(kept))).indices.sort().values]
     dropped = visual.clone()
-    dropped[keep] = False
+    dropped[kept] = False
     sequence, tokens, first = prompt, [], torch.empty(0)
     for step in range(NEW_TOKENS):
         logits, _ = plain.logits(sequence, layer, dropped.nonzero()[:, 0])
@@ -183,7 +188,7 @@ def _expected(plain: PlainQwenVL, source: Path, pictures: list[Image.Image], lay
         tokens.append(int(logits.argmax()))
         sequence = torch.cat([sequence, plain.embed(tokens[-1:], [])])
     order = visual.cumsum(0) - 1
-    return Expected(prompt, order[keep].tolist(), first, tokens)
+    return Expected(prompt, order[kept].tolist(), first, tokens)
 
 
 def _chat(source: Path, pictures: int) -> list[int]:

@@ -28,7 +28,7 @@ def test_half_precision_answers_as_transformers(model_type: str, tmp_path: Path,
     row, family = next(row for row in ROWS if row.model_type == model_type), FAMILIES[model_type]
     source = tmp_path / "checkpoint"
     row.write(source)
-    bundle = make_bundle(source, layer=LAYER, target="trt", max_text=128, max_new_tokens=TOKENS, **row.options)
+    bundle = make_bundle(source, layer=LAYER, target="trt", **row.options)
     pipeline = Pipeline.load(bundle, threads=1)
     manifest = pipeline.bundle.manifest
     assert manifest.plan.precision == "float16"

@@ -27,6 +27,7 @@ from fastv_runtime.contract import contracts
 from fastv_runtime.errors import UserError
 from tests.export.tensorrt_operators import violations
 from tests.families.row import Row
+from tests.families.test_families import LENGTHS
 from tests.families.test_trt_legacy import FAMILY_ROWS
 from tests.timm_alone import import_timm
 
@@ -62,7 +63,7 @@ def test_a_graph_with_norms_and_deepstack_computes_them(tmp_path: Path) -> None:
     tower_attention.register()
     config = family.config(checkpoint)
     dimensions, vision = decoder_dimensions(config, family), family.vision(config, row.options.get("image_tokens"))
-    options = Options(**{"layer": LAYER, "max_text": 32, "max_new_tokens": 8, **row.options}, ranker="norope")
+    options = Options(**{"layer": LAYER, **LENGTHS, **row.options}, ranker="norope")
     plan = make_plan(options, dimensions, vision, None)
     contract = contracts(dimensions, vision, None, plan, "float32")["prefix"]
     skeleton = Skeleton(checkpoint, family, attention=attention.IMPLEMENTATION)

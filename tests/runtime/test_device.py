@@ -23,6 +23,7 @@ from tests.fakes.cuda import FakeCuda
 from tests.fakes.onnxruntime import fake_onnxruntime
 from tests.fakes.tensorrt import fake_tensorrt, write_engines
 from tests.families.rows import ROWS
+from tests.families.test_families import LENGTHS
 
 QUESTION = "What color is it?"
 TOKEN = ("DeviceToHost", 8)
@@ -92,7 +93,7 @@ def test_every_kind_of_buffer_is_one_of_the_device(
     """M-RoPE's axes and deepstack on both sides of the cut; features that are packed."""
     row = next(row for row in ROWS if row.model_type == model_type)
     row.write(tmp_path / "checkpoint")
-    options = {"max_text": 64, "max_new_tokens": 16} | row.options
+    options = LENGTHS | row.options | {"keep": 0.5}
     bundle = make_bundle(tmp_path / "checkpoint", layer=layer, verify=False, **options)
     pipeline, cpu = on_tensorrt(bundle, FakeCuda()), Pipeline.load(bundle, threads=1)
     for sizes in row.cases[2:0:-1]:

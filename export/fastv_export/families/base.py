@@ -30,6 +30,8 @@ class Family:
     """Axes of a position id: 3 for M-RoPE."""
     tower_attention: str | None = None
     """Attention implementation that the tower is traced with; None leaves it as transformers sets it."""
+    towers: tuple[str, ...] = ()
+    """Vision towers, by `vision_config.model_type`, that the layout is right for; empty where there is but one."""
     video_marker: str | None = None
     """What stands for a whole video in the chat template, where that is not the placeholder of its tokens."""
 
@@ -133,12 +135,12 @@ class Family:
         """After how many first layers visual features are added to the hidden states."""
         return 0
 
-    def max_positions(self, config: Any) -> int | None:
+    def max_positions(self, config: Any) -> hf_models.Limit | None:
         """Positions up to which the graphs compute what the original does; None means no limit is known.
 
-        By default the decoder's sliding window: the graphs' mask has none.
+        By default the decoder's windows, since the graphs' mask has none, and its rotary embedding's original length.
         """
-        return getattr(config.get_text_config(), "sliding_window", None)
+        return hf_models.position_limit(config.get_text_config())
 
     def stop_tokens(self, checkpoint: Checkpoint, config: Any) -> tuple[int, ...]:
         """End-of-sequence ids, as `generate` would use them: the generation config's, else the text config's."""

@@ -14,6 +14,7 @@ from fastv_runtime.vision import FixedVision
 
 class FastVlm(Family):
     model_type = "fast_vlm"
+    towers = ("timm_wrapper",)
 
     def config(self, checkpoint: Checkpoint) -> Any:
         _import_timm()  # transformers' config object asks for it too, at length

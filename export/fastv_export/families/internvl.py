@@ -17,6 +17,7 @@ FRAMES = 8
 
 class InternVL(Family):
     model_type = "internvl"
+    towers = ("internvl_vision",)
     video_marker = "<video>"
 
     def video_token_id(self, config: Any) -> int:

@@ -10,8 +10,18 @@ from fastv_runtime.vision import FixedVision
 
 class Llava(Family):
     model_type = "llava"
+    towers = ("clip_vision_model", "siglip_vision_model")
 
     def vision(self, config: Any, image_tokens: int | None) -> FixedVision:
-        size, patch = config.vision_config.image_size, config.vision_config.patch_size
-        side = size // patch
-        return FixedVision(image_height=size, image_width=size, rows=side, columns=side, aspect=self.aspect(config))
+        tower = config.vision_config
+        side = tower.image_size // tower.patch_size
+        # CLIP's class token comes before its patches, and stays unless the strategy drops it. SigLIP has none.
+        whole = config.vision_feature_select_strategy == "full" and tower.model_type == "clip_vision_model"
+        return FixedVision(
+            image_height=tower.image_size,
+            image_width=tower.image_size,
+            rows=side,
+            columns=side,
+            leading=int(whole),
+            aspect=self.aspect(config),
+        )

@@ -19,6 +19,7 @@ from fastv_runtime.visuals import Visual
 
 class LlavaNext(Family):
     model_type = "llava_next"
+    towers: tuple[str, ...] = ("clip_vision_model", "siglip_vision_model")
 
     def vision(self, config: Any, image_tokens: int | None) -> AnyresVision:
         tower = config.vision_config

@@ -13,6 +13,7 @@ FRAMES = 8
 
 class LlavaOnevision(LlavaNext):
     model_type = "llava_onevision"
+    towers = ("siglip_vision_model",)
 
     def max_tiles(self, config: Any) -> int:
         return int(config.vision_aspect_ratio.removeprefix("anyres_max_"))

@@ -15,7 +15,7 @@ class Qwen25VL(QwenPatches):
 
     def encode(self, model: Any, **inputs: Any) -> Any:
         windows = Windows(inputs.pop("window_slots"), inputs.pop("window_places"))
-        return super().encode(model, **inputs, cu_window_seqlens=windows, max_window_seqlen=1)
+        return super().encode(model, **inputs, windows=windows)
 
     def vision(self, config: Any, image_tokens: int | None) -> PatchesVision:
         tower = config.vision_config

@@ -29,9 +29,7 @@ class QwenPatches(Family):
 
     def encode(self, model: Any, **inputs: Any) -> Any:
         # One run of the graph is one picture or time step, and in these towers no step attends to another.
-        pixel_values = inputs.pop("pixel_values")
-        boundaries = {"cu_seqlens": tower_attention.WHOLE, "max_seqlen": 1}
-        return self.features(hf_models.patch_tower(model, pixel_values, None, **boundaries, **inputs))
+        return self.features(hf_models.patch_tower_at(model, boundaries=tower_attention.WHOLE, **inputs))
 
     def expected(self, model: Any, inputs: dict[str, torch.Tensor]) -> Any:
         """By the tower's own positions, windows and interpolation, so that the golden vectors test ours."""

@@ -15,6 +15,7 @@ from fastv_runtime.visuals import Visual
 
 class VideoLlava(Family):
     model_type = "video_llava"
+    towers = ("clip_vision_model",)
 
     def encode_frame(self, model: Any, pixel_values: Float[torch.Tensor, "1 3 H W"]) -> Float[torch.Tensor, "N D"]:
         """A frame keeps its class token."""

@@ -62,6 +62,7 @@ class FixedImages:
     def view(self, image: Image.Image, first: int = 0) -> View:
         """The picture as the model sees it; its tokens are numbered from `first`."""
         rows, columns = self._vision.rows, self._vision.columns
+        first += self._vision.leading
         seen = pixels_as_seen(self._process(image, **UNNORMALISED)[0])
         return View(seen, first + np.arange(rows * columns).reshape(rows, columns))
 

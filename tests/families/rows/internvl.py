@@ -33,8 +33,8 @@ CHAT_TEMPLATE = (
 )
 
 
-def write_tiny_internvl(path: Path) -> None:
-    """Tiles of 16 tokens, an image processor as the published ones."""
+def write_tiny_internvl(path: Path, **settings: Any) -> None:
+    """Tiles of 16 tokens, an image processor as the published ones. settings: of the decoder's config."""
     torch.manual_seed(0)
     tokenizer = tiny_tokenizer("<img>", "</img>", "<IMG_CONTEXT>", "<video>")
     tokenizer.chat_template = CHAT_TEMPLATE
@@ -47,6 +47,7 @@ def write_tiny_internvl(path: Path) -> None:
         num_key_value_heads=2,
         initializer_range=0.2,
         tie_word_embeddings=True,
+        **settings,
     )
     vision = {
         "hidden_size": 32,

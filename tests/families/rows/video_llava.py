@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,10 @@ from transformers import (
 from fastv_runtime.video import Video
 from tests.families.row import Row
 from tests.tiny import CHAT_TEMPLATE, tiny_tokenizer
+
+_FORWARD = inspect.signature(VideoLlavaForConditionalGeneration.forward).parameters
+PIXELS = "pixel_values" if "pixel_values" in _FORWARD else "pixel_values_images"
+"""The second up to transformers 5.20."""
 
 IMAGE_SIZE, PATCH = 32, 8
 TOKENS = (IMAGE_SIZE // PATCH) ** 2
@@ -73,7 +78,7 @@ def write_tiny_video_llava(path: Path) -> None:
 def picture_inputs(path: Path, pictures: list[Image.Image], question: str) -> dict[str, Any]:
     """As VideoLlavaProcessor composes them: it cannot be made without torchvision, for its video half."""
     pixel_values = _pixel_values(path, pictures)
-    return _tokens(path, ["image"] * len(pictures), TOKENS, question) | {"pixel_values": pixel_values}
+    return _tokens(path, ["image"] * len(pictures), TOKENS, question) | {PIXELS: pixel_values}
 
 
 def video_inputs(path: Path, video: Video, question: str) -> dict[str, Any]:
@@ -85,7 +90,8 @@ def video_inputs(path: Path, video: Video, question: str) -> dict[str, Any]:
 
 def _pixel_values(path: Path, pictures: list[Image.Image]) -> torch.Tensor:
     processor = VideoLlavaImageProcessor.from_pretrained(path)
-    return processor(pictures, return_tensors="pt", return_legacy_image_output=False)["pixel_values"]
+    (pixel_values,) = processor(pictures, return_tensors="pt").values()
+    return pixel_values
 
 
 def _tokens(path: Path, kinds: list[str], each: int, question: str) -> dict[str, Any]:

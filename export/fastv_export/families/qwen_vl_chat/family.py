@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import nn
 
-from fastv_export import hf_models
+from fastv_export import hf, hf_models
 from fastv_export.checkpoint import Checkpoint, StoredTensor
 from fastv_export.families.base import Family
 from fastv_export.families.qwen_vl_chat.processor import (
@@ -129,17 +129,17 @@ class QwenVLChat(Family):
         self, model: Any, token_ids: torch.Tensor, pixels: dict[str, torch.Tensor], visual: torch.Tensor, rows: int
     ) -> Float[torch.Tensor, "rows V"]:
         """There is no stock forward of the whole: features in the places of their tokens, as the original has it."""
-        embedded = model.language_model.get_input_embeddings()(token_ids)
+        embedded = hf.embeddings_of(self.decoder(model))(token_ids)
         embedded = embedded.masked_scatter(visual[..., None], self.encode(model, **pixels))
-        return model.language_model(inputs_embeds=embedded, use_cache=False, logits_to_keep=rows).logits[0]
+        return hf_models.last_logits_of_embedded(model.language_model, embedded, rows)
 
     def vision(self, config: Any, image_tokens: int | None) -> FixedVision:
         """The grid is that of the resampler's queries, whose positions are laid out like the picture's."""
         size, side = config.vision_config.image_size, round(config.image_seq_length**0.5)
         return FixedVision(image_height=size, image_width=size, rows=side, columns=side)
 
-    def max_positions(self, config: Any) -> int:
-        return config.text_config.max_position_embeddings
+    def max_positions(self, config: Any) -> hf_models.Limit:
+        return hf_models.Limit(config.text_config.max_position_embeddings, "seq_length of its config.json")
 
     def stop_tokens(self, checkpoint: Checkpoint, config: Any) -> tuple[int, ...]:
         """Those of the chat format, which the original's code names and its generation config does not."""

@@ -1,0 +1,46 @@
+"""Calibration of decoders that are not Llama: right where they are exported, refused before hours of work."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from fastv_calib.calibrate import Calibrator
+from fastv_calib.inputs import InputMaker
+from fastv_calib.sweep import Sweep
+from fastv_export.calibration import Objectives, Settings
+from fastv_export.checkpoint import Checkpoint
+from fastv_export.families import FAMILIES
+from fastv_export.reference import load_model
+from fastv_runtime.errors import UserError
+from tests.cases.decoders import EXPORTED, config
+from tests.cases.llava import llava_config, write_llava
+from tests.conftest import noise_picture
+
+SETTINGS = Settings(layers=(2,), keeps=(0.5,), rankers=("fastv",), answer_tokens=4, image_tokens=None)
+OBJECTIVES = Objectives(min_agreement=0.9, max_memory=None, precision="float32", max_new_tokens=8)
+
+
+@pytest.mark.parametrize("what", [what for what in EXPORTED if "embeddings scaled" in what])
+def test_layers_that_run_by_hand_are_given_what_the_decoder_gives_them(tmp_path: Path, what: str) -> None:
+    name, options = EXPORTED[what]
+    checkpoint = Checkpoint(write_llava(tmp_path / "source", config(name), options=options))
+    family = FAMILIES["llava"]
+    model = load_model(checkpoint.path, family)
+    inputs = InputMaker(checkpoint, family, model)([noise_picture(0)], "Where is the red circle?")
+    sweep = Sweep(family.decoder(model), family.head(model), (2,))
+    dense = sweep.dense(inputs, frozenset(), 4)
+    again = sweep.forced(inputs, dense, 2)
+    for ours, theirs in ((again.hidden[2], dense.hidden[2]), (again.attended[2], dense.attended[2])):
+        torch.testing.assert_close(ours, theirs, atol=1e-5 * float(theirs.abs().max()), rtol=0)
+    everything = torch.arange(inputs.visual.numel())[None]
+    (logits,) = sweep.pruned(again, 2, everything)
+    torch.testing.assert_close(logits, dense.logits, atol=1e-4 * float(dense.logits.abs().max()), rtol=0)
+
+
+def test_what_cannot_be_exported_is_not_measured(tmp_path: Path) -> None:
+    llava_config(config("Gemma2Config"), options={"head_dim": 8}).save_pretrained(tmp_path / "source")
+    with pytest.raises(UserError, match="decoder 'gemma2' has pre_feedforward_layernorm"):
+        Calibrator(tmp_path / "source", SETTINGS, OBJECTIVES)

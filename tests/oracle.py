@@ -1,0 +1,110 @@
+"""FastV once more, from its paper (arXiv 2403.06764): rows are taken OUT of the stock model, where the exporter masks.
+
+It shares nothing with `fastv_export`: scores are what `output_attentions=True` returns, the rest is transformers' own
+whole forward, run anew for every token, with plain hooks on the layers from K on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForImageTextToText
+
+Choose = Callable[[torch.Tensor, int], list[int]]
+"""Scores of the visual tokens and how many stay -> which, in any order."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the stock model says once rows are gone."""
+
+    kept: list[int]
+    """Visual tokens that stayed, counted among the visual, ascending."""
+    logits: torch.Tensor
+    """[V], from which the first token was chosen."""
+    tokens: list[int]
+
+
+def load(path: Path) -> Any:
+    """The stock model of a checkpoint, in fp32, that returns attention weights."""
+    return AutoModelForImageTextToText.from_pretrained(
+        path, dtype=torch.float32, attn_implementation="eager", local_files_only=True
+    ).eval()
+
+
+def best(scores: torch.Tensor, count: int) -> list[int]:
+    """The paper's choice: the highest scores, of equal ones the earlier."""
+    return sorted(range(len(scores)), key=lambda index: (-float(scores[index]), index))[:count]
+
+
+@torch.no_grad()
+def answer(
+    model: Any,
+    inputs: dict[str, torch.Tensor],
+    visual: torch.Tensor,
+    *,
+    layer: int,
+    keep: float,
+    tokens: int,
+    choose: Choose = best,
+) -> Answer:
+    """Greedy answer of a stock model that prunes at layer K = `layer`.
+
+    inputs: what its processor makes of the prompt. visual: which tokens may go, bool [S]. keep: fraction that stays.
+    """
+    weights = model(**inputs, output_attentions=True, use_cache=False).attentions[layer - 1]
+    places = visual.nonzero()[:, 0]
+    kept = sorted(choose(weights[0].mean(0)[-1, places], round(keep * len(places))))
+    stays = ~visual
+    stays[places[kept]] = True
+    said: list[int] = []
+    first = torch.empty(0)
+    handles = _taken_out(model.get_decoder().layers[layer:], stays)
+    try:
+        for _ in range(tokens):
+            logits = model(**_continued(inputs, said), use_cache=False).logits[0, -1]
+            first = first if said else logits
+            said.append(int(logits.argmax()))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return Answer(kept, first, said)
+
+
+def _continued(inputs: dict[str, torch.Tensor], said: list[int]) -> dict[str, torch.Tensor]:
+    """The inputs of the prompt and of what was said after it, which is text."""
+    more = torch.tensor([said], dtype=torch.int64)
+    filled = {"input_ids": more, "attention_mask": torch.ones_like(more), "mm_token_type_ids": torch.zeros_like(more)}
+    return {
+        name: torch.cat([each, filled[name].to(each.dtype)], 1) if name in filled else each
+        for name, each in inputs.items()
+    }
+
+
+def _taken_out(layers: Any, stays: torch.Tensor) -> list[Any]:
+    """Hooks by which layers see only the rows that stay and all after them; each leaves NaN in the place of the rest,
+    so that a row that is gone and yet read spoils the answer."""
+
+    def rows(length: int) -> torch.Tensor:
+        return torch.cat([stays, torch.ones(length - len(stays), dtype=torch.bool)])
+
+    def take(_: Any, args: tuple[torch.Tensor, ...], kwargs: dict[str, Any]) -> Any:
+        (hidden,) = args
+        left = rows(hidden.shape[1])
+        count = int(left.sum())
+        causal = torch.full((count, count), torch.finfo(hidden.dtype).min).triu(1)[None, None]
+        turns = tuple(table[..., left, :] for table in kwargs["position_embeddings"])
+        return (hidden[:, left],), {**kwargs, "position_embeddings": turns, "attention_mask": causal}
+
+    def put_back(_: Any, __: Any, kwargs: dict[str, Any], hidden: torch.Tensor) -> torch.Tensor:
+        length = len(stays) + hidden.shape[1] - int(stays.sum())
+        whole = torch.full((1, length, hidden.shape[-1]), torch.nan)
+        whole[:, rows(length)] = hidden
+        return whole
+
+    handles = [each.register_forward_pre_hook(take, with_kwargs=True) for each in layers]
+    return handles + [each.register_forward_hook(put_back, with_kwargs=True) for each in layers]
