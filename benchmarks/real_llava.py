@@ -52,7 +52,7 @@ def write_real_llava(path: Path) -> Path:
         image_size=PIXELS,
         patch_size=PATCH,
     )
-    image = int(tokenizer.convert_tokens_to_ids(IMAGE))
+    image = tokenizer.get_vocab()[IMAGE]
     config = LlavaConfig(vision_config=vision, text_config=language.config, image_token_index=image)
     config.tie_word_embeddings = language.config.tie_word_embeddings
     model = LlavaForConditionalGeneration(config)

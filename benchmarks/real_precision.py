@@ -98,7 +98,7 @@ def markdown(report: dict[str, Any]) -> str:
         "",
         f"Made by `make precision`: SmolLM2-135M-Instruct (Apache-2.0, package {report['package']}) as the decoder of "
         f"a LLaVA whose tower is random; {report['prompts']} prompts of text, of {LEAST} tokens and more, "
-        f"{TOKENS} tokens each, greedily; ONNX Runtime on the CPU; nothing is given as calibration. The package has the "
+        f"{TOKENS} tokens each, greedily; ONNX Runtime on the CPU; no calibration is given. The package has the "
         "model in four bits with offsets, and its weights lie on that grid: on symmetric four bits that is harder than "
         "weights as they are trained.",
         "",

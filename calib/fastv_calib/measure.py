@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float, Int
 
-from fastv_calib.activations import Observer, Statistics
 from fastv_calib.data import Sample
 from fastv_calib.inputs import InputMaker, Inputs
 from fastv_calib.masks import packed
@@ -23,6 +22,7 @@ from fastv_export.calibration import Point, Settings
 from fastv_export.checkpoint import Checkpoint
 from fastv_export.families import Family, family_of
 from fastv_export.hf_models import Limit
+from fastv_export.observer import Observer, Statistics
 from fastv_export.precisions import FEW_BITS
 from fastv_export.rankers import RANKERS
 from fastv_export.reference import load_model

@@ -10,6 +10,7 @@ input the one that runs first (q_proj for queries, keys and values; gate_proj fo
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,7 +45,11 @@ def read_activations(path: Path, digest: str) -> dict[str, Activation]:
         raise UserError(f"{path}: missing: fastv-calibrate wrote it beside its output: keep the two together")
     if sha256(path) != digest:
         raise UserError(f"{path}: is not of this calibration, its sha256 differs: run fastv-calibrate again")
-    tensors = load_file(path)
+    return activations_of(load_file(path))
+
+
+def activations_of(tensors: Mapping[str, torch.Tensor]) -> dict[str, Activation]:
+    """Activations by product, of such tensors."""
     names = [name.removesuffix(".range") for name in tensors if name.endswith(".range")]
     return {
         name: Activation(

@@ -25,10 +25,11 @@ from fastv_export.plan import Options, check_positions, decoder_dimensions, make
 from fastv_export.progress import Progress
 from fastv_export.rankers import RANKERS
 from fastv_export.rounding import Rounding
-from fastv_export.rounding_plan import activation_of, method_of, rounding_of
+from fastv_export.rounding_plan import activation_of, method_of, rounding_of, rounds_activations
 from fastv_export.skeleton import Skeleton, listed
 from fastv_export.staging import require_space, staging
 from fastv_export.streamed import stream_model
+from fastv_export.text_activations import text_activations
 from fastv_export.unrotated import check_projections
 from fastv_export.verify import verify_graph
 from fastv_runtime.bundle import (
@@ -71,7 +72,8 @@ def export_bundle(
 ) -> Manifest:
     """Write the bundle of a checkpoint to `output`, which must not exist.
 
-    activations: what its products are given, by which weights of few bits are scaled; None rounds them as they are.
+    activations: what its products are given, by which weights of few bits are scaled. None rounds them as they are, but
+    where activations are rounded too: a text of the exporter's own shows what their products are given.
     digests: `calibration.source_digests` of the checkpoint; None hashes it while its graphs are traced.
     The bundle appears there whole or not at all. Raises UserError for what cannot be exported, VerificationError when
     a graph and transformers disagree.
@@ -142,14 +144,33 @@ def _write(
         )
     require_space(output, skeleton.parameters * int(embedding.dtype.itemsize) + embedding.nbytes)
     family.write_processor(checkpoint, folder / PROCESSOR)
+    tokens = Tokens(
+        image=family.image_token_id(config),
+        video=None if video is None else family.video_token_id(config),
+        video_marker=None if video is None else family.video_marker,
+        stop=family.stop_tokens(checkpoint, config),
+    )
     with progress.weights("hash") as hashed, Digests(hashed) as digests:
         # The checkpoint is hashed while its graphs are traced, and the bundle while it is verified.
         unhashed = () if source is not None else (checkpoint.path / "config.json", *checkpoint.files)
         digests.add(*unhashed)
         contract = contracts(dimensions, vision, video, plan, plan.precision)
+        dialect = TARGETS[options.target]
+        by = "the calibration"
+        if activations is None and plan.weights is not None and rounds_activations(plan, plan.weights, dialect.name):
+            by = "a text of the exporter's own"
+            try:
+                with progress.weights("what a text gives to products", _stored_bytes(checkpoint)) as read:
+                    stock, limit = stream_model(checkpoint, family, read=read), family.max_positions(config)
+                    most = None if limit is None else limit.positions
+                    activations = text_activations(stock, family, folder / PROCESSOR, tokens, most)
+            except UserError as error:
+                progress.note(f"warning: weights are rounded without scales, since no text can be read: {error}")
         graphs, rounded, scaled = _write_graphs(
-            contract, TARGETS[options.target], skeleton, family, vision, plan, dimensions, activations, folder, progress
+            contract, dialect, skeleton, family, vision, plan, dimensions, activations, folder, progress
         )
+        if scaled:
+            progress.note(_scales(scaled, by))
         with progress.weights("write embedding table", embedding.nbytes) as written:
             with (folder / EMBEDDING).open("wb") as file:
                 embedding.tofile(file)
@@ -160,12 +181,6 @@ def _write(
             golden = _as_cached(golden_vectors(stock, family, dimensions, vision, video, plan), scaled)
         (folder / GOLDEN).write_bytes(save(golden))
         digests.add(folder / GOLDEN)
-        tokens = Tokens(
-            image=family.image_token_id(config),
-            video=None if video is None else family.video_token_id(config),
-            video_marker=None if video is None else family.video_marker,
-            stop=family.stop_tokens(checkpoint, config),
-        )
         verified = None
         if options.verify and plan.precision == "bfloat16":
             progress.note("note: nothing here computes in bfloat16: engines are compared when they are built")
@@ -243,14 +258,16 @@ def _write_graphs(
             inputs=contract[0],
             outputs=contract[1],
         )
-    if scaled:
-        stuck = sum(each.stuck for each in scaled)
-        progress.note(
-            f"scales by the calibration: {sum(each.scaled for each in scaled)} inputs of products; plain rounding "
-            f"serves {sum(each.plain for each in scaled)} as well"
-            + (f", and is all there is for {stuck}: nothing before them takes a scale" if stuck else "")
-        )
     return graphs, rounded, scaled
+
+
+def _scales(scaled: list[Scaled], by: str) -> str:
+    stuck = sum(each.stuck for each in scaled)
+    return (
+        f"scales by {by}: {sum(each.scaled for each in scaled)} inputs of products; plain rounding "
+        f"serves {sum(each.plain for each in scaled)} as well"
+        + (f", and is all there is for {stuck}: nothing before them takes a scale" if stuck else "")
+    )
 
 
 def _as_cached(golden: Tensors, scaled: list[Scaled]) -> Tensors:

@@ -32,7 +32,7 @@ def rounding_of(
         if weights.bits == 4 and parts(name) & set(weights.wide):
             # TensorRT builds no int8 weights in blocks; ONNX Runtime would round activations beside those without.
             return Rounding(8, weights.block if dialect == "ort" else None)
-        if "head" in parts(name) and _rounds_activations(plan, weights, dialect):
+        if "head" in parts(name) and rounds_activations(plan, weights, dialect):
             return _head(width)
         return Rounding(weights.bits, weights.block)
 
@@ -64,10 +64,10 @@ def activation_of(graph: str, plan: Plan, activations: Mapping[str, Activation])
 
 def method_of(plan: Plan, weights: Weights, dialect: DialectName) -> Method:
     """SmoothQuant where activations are rounded to eight bits as well, AWQ where weights alone are."""
-    return smoothing if _rounds_activations(plan, weights, dialect) or weights.static else activation_aware
+    return smoothing if rounds_activations(plan, weights, dialect) or weights.static else activation_aware
 
 
-def _rounds_activations(plan: Plan, weights: Weights, dialect: DialectName) -> bool:
+def rounds_activations(plan: Plan, weights: Weights, dialect: DialectName) -> bool:
     """Whether products become int8 by int8, activations rounded as they come."""
     return dialect == "ort" and plan.precision == "float32" and weights.bits == 8 and weights.block is None
 

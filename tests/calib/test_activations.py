@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from fastv_calib.activations import Observer, Statistics, StatisticsFiles
+from fastv_calib.activations import StatisticsFiles
 from fastv_calib.inputs import InputMaker
 from fastv_calib.sweep import Sweep
 from fastv_export.activations import read_activations
 from fastv_export.checkpoint import Checkpoint
 from fastv_export.families import FAMILIES
+from fastv_export.observer import Observer, Statistics
 from fastv_export.reference import load_model
 from fastv_runtime import UserError
 from fastv_runtime.bundle import sha256
