@@ -80,6 +80,8 @@ class _Runner:
         onnxruntime.create_and_register_allocator(arena, onnxruntime.OrtArenaCfg(0, AS_REQUESTED, -1, -1))
         self._options = onnxruntime.SessionOptions()
         self._options.log_severity_level = 3
+        # Planned ahead, all that a run needs is one block: the arena would keep one for each number of rows.
+        self._options.enable_mem_pattern = False
         self._options.intra_op_num_threads = default_threads()
         self._options.add_session_config_entry("session.use_env_allocators", "1")
         # Small weights are constants of their chunk: where ONNX Runtime fuses one that is dequantised into a product,
