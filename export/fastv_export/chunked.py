@@ -80,8 +80,12 @@ class _Runner:
         onnxruntime.create_and_register_allocator(arena, onnxruntime.OrtArenaCfg(0, AS_REQUESTED, -1, -1))
         self._options = onnxruntime.SessionOptions()
         self._options.log_severity_level = 3
+        # Planned ahead, all that a run needs is one block: the arena would keep one for each number of rows.
+        self._options.enable_mem_pattern = False
         self._options.intra_op_num_threads = default_threads()
         self._options.add_session_config_entry("session.use_env_allocators", "1")
+        self._shrink = onnxruntime.RunOptions()
+        self._shrink.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
         # Small weights are constants of their chunk: where ONNX Runtime fuses one that is dequantised into a product,
         # activations stay as they are.
         self._options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "0")
@@ -103,7 +107,7 @@ class _Runner:
                 for name, weight in weights.items():
                     binding.bind_input(name, "cpu", 0, weight.element, weight.shape, raw[name].ctypes.data)
                 inputs = {name: run.take(name) for name in chunk.inputs}
-                parts.append(_execute(session, binding, inputs, chunk.outputs))
+                parts.append(_execute(session, binding, inputs, chunk.outputs, self._shrink))
         for run, parts in zip(runs, results, strict=True):
             for name, values in zip(chunk.outputs, zip(*parts, strict=True), strict=True):
                 run.put(name, values[0] if len(values) == 1 else np.concatenate(values, axis=-1))
@@ -122,7 +126,9 @@ class _Runner:
         return arrays
 
 
-def _execute(session: Any, binding: Any, inputs: Mapping[str, np.ndarray], outputs: Iterable[str]) -> list[np.ndarray]:
+def _execute(
+    session: Any, binding: Any, inputs: Mapping[str, np.ndarray], outputs: Iterable[str], options: Any
+) -> list[np.ndarray]:
     """Outputs of one run. A cache is updated in place, as on a device: past and present are one buffer."""
     for name, array in inputs.items():
         binding.bind_input(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
@@ -132,5 +138,5 @@ def _execute(session: Any, binding: Any, inputs: Mapping[str, np.ndarray], outpu
             binding.bind_output(name, "cpu")
         else:
             binding.bind_output(name, "cpu", 0, cache.dtype.type, cache.shape, cache.ctypes.data)
-    session.run_with_iobinding(binding)
+    session.run_with_iobinding(binding, options)
     return [value.numpy() for value in binding.get_outputs()]

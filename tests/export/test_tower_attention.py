@@ -28,7 +28,7 @@ class Layers(nn.Module):
         for boundaries in (Windows(slots, places), WHOLE, Windows(slots, places)):
             heads = rows.reshape(1, -1, HEADS, WIDTH).transpose(1, 2)
             extra = {"cu_seq_lens_q": boundaries}
-            mixed = tower_attention(Attention(self, heads, heads + 1, heads * 2, None, SCALE, extra))
+            mixed = tower_attention(Attention(self, heads, heads + 1, heads * 2, None, SCALE, None, extra))
             rows = mixed.reshape(rows.shape)
         return rows
 
