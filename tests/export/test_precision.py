@@ -140,4 +140,4 @@ def test_a_token_of_huge_states_costs_the_others_nothing_in_int8(
     for pipeline in (exact, rounded):
         pipeline.generate([picture], "What is it?", max_new_tokens=1)
     error = np.linalg.norm(rounded.logits - exact.logits) / np.linalg.norm(exact.logits)
-    assert 1e-4 < error < 0.1  # 1.08 in one range for all rows
+    assert 1e-4 < error < 0.1  # in one range for all rows 0.20, without scales 1.08
