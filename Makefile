@@ -12,7 +12,7 @@ RUN = $(VENV)/bin/python
 INSTALL = PIP_CONSTRAINT=$(LOCK) PIP_BUILD_CONSTRAINT=$(LOCK) $(RUN) -m pip install --quiet \
 	$(if $(LOCK),,--upgrade --upgrade-strategy eager)
 # What the environment has, and at whose versions: another LOCK installs anew.
-NAME = $(VENV)/.$(or $(notdir $(LOCK)),newest)
+NAME = $(VENV)/.$(or $(subst /,-,$(LOCK)),newest)
 DEMO = $(NAME).demo
 DEV = $(NAME).dev
 # Without a lock it is looked every time whether something newer is out.

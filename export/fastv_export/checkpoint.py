@@ -18,6 +18,7 @@ from jaxtyping import UInt8
 
 from fastv_export.foreign import check_form
 from fastv_export.pickled import PICKLES, conversion
+from fastv_export.reading import reading
 from fastv_runtime.errors import UserError
 
 INDEX = "model.safetensors.index.json"
@@ -114,7 +115,8 @@ class Checkpoint:
         from transformers import AutoConfig
 
         self.model_type()  # says clearly what AutoConfig says at length
-        return AutoConfig.from_pretrained(self.path, local_files_only=True, trust_remote_code=False)
+        with reading(self.path / "config.json"):
+            return AutoConfig.from_pretrained(self.path, local_files_only=True, trust_remote_code=False)
 
     def model_type(self) -> str:
         """`model_type` of config.json, before transformers has to know it."""

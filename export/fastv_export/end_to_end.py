@@ -25,6 +25,7 @@ from fastv_export.reference import pruned
 from fastv_runtime.bundle import EMBEDDING, Decoder, GraphSpec, Plan, Tokens
 from fastv_runtime.encoder import Encoder
 from fastv_runtime.engines import Binding, Buffers
+from fastv_runtime.errors import UserError
 from fastv_runtime.layout import Region, numpy_dtype
 from fastv_runtime.lengths import capacity, pruned_length
 from fastv_runtime.memory import Buffer, HostMemory, Memory, as_buffer
@@ -64,21 +65,40 @@ class Question:
         return self.prompt.token_ids.size
 
 
+class NoRoom(UserError):
+    """The plan bears no question."""
+
+
 def ask(processor: Path, tokens: Tokens, vision: Vision, dimensions: Decoder, plan: Plan) -> Question:
     """The question, as the runtime asks it. `processor`: the bundle's directory.
 
-    Raises UserError where no such question can be asked, as the runtime would.
+    Raises NoRoom where it is longer than the plan bears, and UserError where none can be asked at all, as the runtime
+    would.
     """
     noise = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
     image = Image.fromarray(noise).resize(SIZE[::-1], Image.Resampling.BILINEAR)
     picture = load_images(processor, vision)(image)
-    prompt = PromptBuilder(processor, tokens).build(QUESTION, [picture])
+    prompt = _prompt(PromptBuilder(processor, tokens), tokens, picture)
     visual = int(prompt.visual.sum())
-    pruned = pruned_length(plan, prompt.token_ids.size - visual, visual, plan.length, capacity(plan))
+    try:
+        pruned = pruned_length(plan, prompt.token_ids.size - visual, visual, plan.length, capacity(plan))
+    except UserError as error:
+        raise NoRoom(str(error)) from None
     following = prompt.token_ids[~prompt.visual][-1:]  # any token of text
     token_ids = np.concatenate([prompt.token_ids, following])
     positions = position_ids(dimensions.position_axes, token_ids.size, prompt.runs)
     return Question(prompt, picture, token_ids, positions, pruned)
+
+
+def _prompt(builder: PromptBuilder, tokens: Tokens, picture: Visual) -> Prompt:
+    marker = builder.tokenizer.convert_ids_to_tokens(tokens.image)
+    if marker is None:
+        raise UserError(f"image_token_id {tokens.image} is no token of the tokenizer: mend config.json")
+    try:
+        return builder.build(QUESTION, [picture])
+    except UserError:
+        # Where the template knows text alone, users place pictures themselves.
+        return builder.build(f"{marker}\n{QUESTION}", [picture])
 
 
 class EndToEnd:

@@ -15,7 +15,7 @@ from fastv_export.activations import Activation
 from fastv_export.checkpoint import Checkpoint
 from fastv_export.dialects import TARGETS, Dialect
 from fastv_export.digests import Digests
-from fastv_export.end_to_end import EndToEnd, ask
+from fastv_export.end_to_end import EndToEnd, NoRoom, Question, ask
 from fastv_export.families import Family, family_of
 from fastv_export.generation import generation_defaults, generation_notes
 from fastv_export.golden import Tensors, golden_vectors
@@ -24,6 +24,7 @@ from fastv_export.passes import Scaled, quantise_activations, quantise_weights, 
 from fastv_export.plan import Options, check_positions, decoder_dimensions, make_plan
 from fastv_export.progress import Progress
 from fastv_export.rankers import RANKERS
+from fastv_export.reading import reading
 from fastv_export.rounding import Rounding
 from fastv_export.rounding_plan import activation_of, method_of, rounding_of, rounds_activations
 from fastv_export.skeleton import Skeleton, listed
@@ -150,6 +151,7 @@ def _write(
         video_marker=None if video is None else family.video_marker,
         stop=family.stop_tokens(checkpoint, config),
     )
+    question = _question(checkpoint, folder, tokens, vision, dimensions, plan, progress)
     with progress.weights("hash") as hashed, Digests(hashed) as digests:
         # The checkpoint is hashed while its graphs are traced, and the bundle while it is verified.
         unhashed = () if source is not None else (checkpoint.path / "config.json", *checkpoint.files)
@@ -186,11 +188,8 @@ def _write(
             progress.note("note: nothing here computes in bfloat16: engines are compared when they are built")
         elif options.verify:
             chain = None
-            try:
-                question = ask(folder / PROCESSOR, tokens, vision, dimensions, plan)
+            if question is not None:
                 chain = EndToEnd(question, family, graphs, folder, dimensions, plan, embedding_dtype)
-            except UserError as error:
-                progress.note(f"warning: not verified from picture to tokens, since a short question fails: {error}")
             verified = _verify(graphs, folder, golden, plan, dimensions, chain, progress)
             if chain is not None:
                 with progress.weights("the same question to transformers", _stored_bytes(checkpoint)) as read:
@@ -214,6 +213,33 @@ def _write(
         )
     (folder / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
     return manifest
+
+
+def _question(
+    checkpoint: Checkpoint,
+    folder: Path,
+    tokens: Tokens,
+    vision: Vision,
+    dimensions: Decoder,
+    plan: Plan,
+    progress: Progress,
+) -> Question | None:
+    """What goes from picture to tokens; None where the plan bears no such question.
+
+    Raises UserError for a checkpoint that cannot be asked about a picture: before minutes of work, not after.
+    """
+    try:
+        with reading(checkpoint.path, folder / PROCESSOR):
+            return ask(folder / PROCESSOR, tokens, vision, dimensions, plan)
+    except NoRoom as error:
+        progress.note(f"warning: not verified from picture to tokens, since a short question does not fit: {error}")
+        return None
+    except UserError as error:
+        words = str(error).replace(str(folder / PROCESSOR), str(checkpoint.path))
+        prefix = (
+            "" if words.startswith(str(checkpoint.path)) else f"{checkpoint.path}: nobody could ask about a picture: "
+        )
+        raise UserError(prefix + words) from error
 
 
 def _write_graphs(

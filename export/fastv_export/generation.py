@@ -33,6 +33,7 @@ LEFT_OUT: dict[str, Any] = {
     "constraints": None,
     "force_words_ids": None,
     "watermarking_config": None,
+    "max_time": None,
 }
 """Settings that change greedy answers and that nothing here heeds, with the values that change nothing."""
 

@@ -11,6 +11,7 @@ import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from fastv_export import attention, hf, hf_models, hf_probe, tower_attention
 from fastv_export.checkpoint import Checkpoint
 from fastv_export.families import Family
 from fastv_export.modules import VisionPart
+from fastv_export.reading import reading
 from fastv_export.skeleton import Skeleton
 from fastv_runtime.errors import UserError
 from fastv_runtime.positions import position_ids
@@ -64,7 +66,7 @@ def check_config(checkpoint: Checkpoint, family: Family) -> Any:
             f"{where}: decoder {text.model_type!r} does not say {', '.join(missing)}: only decoders of Llama's form "
             "are exported"
         )
-    with torch.device("meta"):
+    with torch.device("meta"), reading(where):
         model = family.build(copy.deepcopy(config))  # building writes into the config
     _Decoder(str(where), family.decoder(model), config, family).check_parts()
     return config
@@ -233,7 +235,7 @@ def _check_features(
         graphs.append((family.encode_frame, video.picture.inputs(), video.tokens_per_frame))
     for encode, inputs, rows in graphs:
         part = VisionPart(skeleton.model, encode, [tensor.name for tensor in inputs])
-        with skeleton.fake():
+        with skeleton.fake(), reading(Path(where)):
             made = part([_zeros(tensor) for tensor in inputs])
         features = made[0] if isinstance(made, tuple) else made
         expected = (rows, config.get_text_config().hidden_size)

@@ -149,7 +149,10 @@ class Family:
             stop = getattr(config.get_text_config(), "eos_token_id", None)
         if stop is None:
             return ()
-        return tuple(stop) if isinstance(stop, list) else (stop,)
+        stops = tuple(stop) if isinstance(stop, list) else (stop,)
+        if not all(isinstance(each, int) for each in stops):
+            raise UserError(f"{checkpoint.path}: eos_token_id {stop!r}: must be the id of a token, or a list of them")
+        return stops
 
     def write_processor(self, checkpoint: Checkpoint, target: Path) -> None:
         """Make the directory `target`, with what the runtime's tokenizer and image processor read."""

@@ -1,0 +1,30 @@
+"""One clear line in place of whatever a library raises of a checkpoint's files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from fastv_runtime.errors import UserError
+
+
+@contextmanager
+def reading(file: Path, copy: Path | None = None) -> Iterator[None]:
+    """Within this context a library is given what `file` holds; its errors become a UserError that names that file.
+
+    copy: where the library found it, if not there. Keep it around calls of the library alone: an error of ours would
+    be blamed on the user.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        words = next((line for line in str(error).splitlines() if line.strip()), "")
+        if copy is not None:
+            words = words.replace(str(copy), str(file))
+        shown = words if len(words) <= 200 else f"{words[:200]}..."
+        raise UserError(
+            f"{file}: cannot be used ({type(error).__name__}: {shown}): mend it, or copy it again"
+        ) from error
