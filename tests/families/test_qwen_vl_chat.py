@@ -20,7 +20,7 @@ from fastv_export.plan import Options
 from fastv_export.progress import Progress
 from fastv_export.reference import load_model
 from fastv_runtime import Pipeline, UserError
-from fastv_runtime.bundle import Bundle, read_manifest
+from fastv_runtime.bundle import END_TO_END, Bundle, read_manifest
 from tests.conftest import MakeBundle, noise_picture
 from tests.plain_qwen_vl import PlainQwenVL
 from tests.tiny_qwen_vl import IMAGE_SIZE, TOKENS, original_tokenizer, write_tiny_qwen_vl
@@ -80,6 +80,7 @@ def test_bundles_answer_as_the_published_layout(
     pictures = [noise_picture(index) for index in range(images)]
     expected = _expected(plain, source, pictures, layer, keep)
     manifest = read_manifest(bundle)
+    assert END_TO_END in (manifest.verified or {})
     plan = manifest.plan.model_copy(update={"keep": keep})
     pipeline = Pipeline(Bundle(bundle, manifest.model_copy(update={"plan": plan})), threads=1)
     generation = pipeline.stream(pictures, QUESTION, max_new_tokens=NEW_TOKENS, ignore_stop=True)
