@@ -165,7 +165,7 @@ def run(args: argparse.Namespace) -> None:
         worst = max(manifest.verified.values())
         whole = "from picture to tokens" if END_TO_END in manifest.verified else "graph by graph"
         verified = f"verified against transformers {whole}, largest relative difference {worst:.1e}"
-    stderr.print(f"{args.output}: {size / 2**20:,.1f} MiB, {verified}", highlight=False)
+    stderr.print(f"{args.output}: {size / 2**20:,.1f} MiB, {verified}", highlight=False, soft_wrap=True)
 
 
 def _weights(

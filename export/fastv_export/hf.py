@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -76,14 +77,14 @@ class Attention:
         return self.extra.get("cu_seq_lens_q")
 
 
-class LayerCache:
+class LayerCache(ABC):
     """What decoder layers see as their cache. A subclass says what becomes of new rows."""
 
+    @abstractmethod
     def store(
         self, layer: int, key: Float[torch.Tensor, "1 Hkv S Dh"], value: Float[torch.Tensor, "1 Hkv S Dh"]
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Take the new rows of a layer; returns the keys and values that it attends to."""
-        raise NotImplementedError
 
     def update(self, key: torch.Tensor, value: torch.Tensor, layer_idx: int, *_: Any, **__: Any) -> Any:
         """transformers' name for `store`, all that its layers call."""
