@@ -33,8 +33,18 @@ TEMPLATE = (
 )
 
 
-def write_real_llava(path: Path) -> Path:
-    """Write the checkpoint, fp32. Needs `gguf` and `accelerate`, with which transformers reads the package's file."""
+GRID = 32
+"""Inputs of an output that share a scale and an offset in the package's file."""
+LEVELS = 15
+"""Steps between the least and the largest weight of such a block."""
+
+
+def write_real_llava(path: Path, *, off_grid: bool = False) -> Path:
+    """Write the checkpoint, fp32. Needs `gguf` and `accelerate`, with which transformers reads the package's file.
+
+    off_grid: weights of the decoder's layers are moved by up to half a step of the grid that the file rounded them to,
+    as weights that were trained lie anywhere. On the grid, offsets in blocks of 32 would cost nothing.
+    """
     source = find_spec(PACKAGE)
     if source is None or source.origin is None:
         raise SystemExit(f"{PACKAGE} is not installed: run `make precision`")
@@ -58,6 +68,11 @@ def write_real_llava(path: Path) -> Path:
     model = LlavaForConditionalGeneration(config)
     model.model.language_model.load_state_dict(language.model.state_dict())
     model.lm_head.load_state_dict(language.lm_head.state_dict())
+    if off_grid:
+        for layer in model.model.language_model.layers:
+            for module in layer.modules():
+                if isinstance(module, torch.nn.Linear):
+                    _move_off_grid(module.weight)
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.save_pretrained(path)
     LlavaProcessor(
@@ -72,3 +87,10 @@ def write_real_llava(path: Path) -> Path:
         chat_template=TEMPLATE,
     ).save_pretrained(path)
     return path
+
+
+@torch.no_grad()
+def _move_off_grid(weight: torch.Tensor) -> None:
+    blocks = weight.view(-1, GRID)
+    low, high = torch.aminmax(blocks, dim=1, keepdim=True)
+    blocks += (torch.rand_like(blocks) - 0.5) * (high - low) / LEVELS
