@@ -1,10 +1,16 @@
-"""Prefill and decode of one decoder: pruned in two graphs, unsplit in one, and in transformers, in one run.
+"""Prefill and decode of one decoder in one run: pruned in two graphs, unsplit in one, in transformers, in few bits.
 
     python benchmarks/decoder.py --json docs/benchmarks/decoder.json --markdown docs/benchmarks/decoder.md
 
-A random decoder of Qwen2-0.5B dimensions, 640 tokens of which 576 visual, K=2, keep 0.5, fp32. The contestants take
-turns, prompt by prompt and token by token, so that a drift of the machine hits all alike; ratios are taken within a
-round, then their median. What the machine did meanwhile shows in the spread.
+A random decoder of Qwen2-0.5B dimensions, 640 tokens of which 576 visual, K=2, keep 0.5; fp32, and split in int8 and
+int4 as `fastv-export --precision` makes them. `split int8, one range` is the int8 bundle with the kernels that it had
+before (`one_range.py`). Each bundle passes its self-test before it is timed.
+
+The contestants take turns, prompt by prompt and token by token, so that a drift of the machine hits all alike. Whoever
+is behind another finds its caches cold, and behind some more than behind others. So the order of every prompt and of
+every token is drawn anew, by a fixed seed, in blocks of six in which each contestant has every place and stands behind
+every other equally often (`turns.py`): give --rounds a multiple of six. Ratios are taken within a round, then their
+median; what the machine did meanwhile shows in the spread.
 """
 
 from __future__ import annotations
@@ -13,47 +19,59 @@ import argparse
 import json
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
 
 import numpy as np
-import onnx
-import onnxruntime
 from configurations import configuration
 from machine import machine
+from one_range import write_one_range
 from PIL import Image
 from random_checkpoint import write_random_checkpoint
 from rich.console import Console
 from rich.progress import track
+from scoring_cost import scoring_ms, selecting_ms
+from turns import orders, turns
 
 from fastv_export.export import export_bundle
 from fastv_export.plan import Options
+from fastv_export.precisions import FEW_BITS
 from fastv_export.progress import Progress
 from fastv_runtime import Pipeline
-from fastv_runtime.bundle import read_manifest
+from fastv_runtime.bench.gate import pass_self_test
+from fastv_runtime.bundle import Weights, read_manifest
 from fastv_runtime.cost import decoder_flops, tokens_per_layer
 
 TEXT, VISUAL, LAYER, KEEP = 64, 576, 2, 0.5
 DECODED = 24
 SPLIT, UNSPLIT, TRANSFORMERS = "split", "unsplit", "transformers sdpa"
+INT8, ONE_RANGE, INT4 = "split int8", "split int8, one range", "split int4"
+EXPORTS: dict[str, tuple[int | None, Weights | None]] = {
+    SPLIT: (LAYER, None),
+    UNSPLIT: (None, None),
+    INT8: (LAYER, FEW_BITS["int8"]),
+    INT4: (LAYER, FEW_BITS["int4"]),
+}
+"""K and weights of the bundles that are exported."""
+BUNDLES = (SPLIT, UNSPLIT, INT8, ONE_RANGE, INT4)
 console = Console(stderr=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--rounds", type=int, default=12, help="a multiple of 6 is balanced (default: 12)")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--cache", type=Path, help="keep checkpoint and bundles here (6.4 GB) for the next run")
+    parser.add_argument("--cache", type=Path, help="keep checkpoint and bundles here (7.9 GB) for the next run")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--markdown", type=Path)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         folder = args.cache or Path(scratch)
         folder.mkdir(parents=True, exist_ok=True)
-        split, unsplit = prepare(folder)
-        report = measure(folder / "checkpoint", split, unsplit, args.rounds, args.threads)
+        report = measure(folder / "checkpoint", prepare(folder), args.rounds, args.threads)
     text = json.dumps(report, indent=2)
     for path in (args.json, args.markdown):
         if path:
@@ -65,48 +83,48 @@ def main() -> None:
     print(text)
 
 
-def prepare(folder: Path) -> tuple[Path, Path]:
-    """Checkpoint and both bundles, made unless they are there."""
-    checkpoint, split, unsplit = (folder / name for name in ("checkpoint", "split.fastv", "unsplit.fastv"))
+def prepare(folder: Path) -> dict[str, Path]:
+    """Checkpoint and bundles, made unless they are there; the bundles by contestant."""
+    checkpoint = folder / "checkpoint"
     if not checkpoint.exists():
         with console.status("random checkpoint of Qwen2-0.5B dimensions"):
             write_random_checkpoint(configuration("thin-llava-qwen2-0.5b"), checkpoint, dtype="fp32")
-    for path, layer in ((split, LAYER), (unsplit, None)):
-        if not path.exists():
-            options = Options(layer=layer, keep=KEEP, max_text=TEXT, max_new_tokens=DECODED + 8)
+    bundles = {name: folder / f"{name.replace(', ', '-').replace(' ', '-')}.fastv" for name in BUNDLES}
+    for name, (layer, weights) in EXPORTS.items():
+        if not bundles[name].exists():
+            # Unverified: the self-test runs the same golden vectors, with activations rounded too.
+            options = Options(
+                layer=layer, keep=KEEP, max_text=TEXT, max_new_tokens=DECODED + 8, weights=weights, verify=False
+            )
             with Progress(console) as progress:
-                export_bundle(checkpoint, path, options, progress)
-    return split, unsplit
+                export_bundle(checkpoint, bundles[name], options, progress)
+    if not bundles[ONE_RANGE].exists():
+        write_one_range(bundles[INT8], bundles[ONE_RANGE])
+    return bundles
 
 
 Run = Iterator[float]
 """One prompt: yields the milliseconds of its prefill, then those of every decoded token."""
 
 
-def measure(checkpoint: Path, split: Path, unsplit: Path, rounds: int, threads: int) -> dict[str, Any]:
+def measure(checkpoint: Path, bundles: Mapping[str, Path], rounds: int, threads: int) -> dict[str, Any]:
     """All contestants, interleaved: prompt by prompt, then token by token."""
-    contestants: dict[str, Callable[[], Run]] = {
-        SPLIT: pipeline_run(split, threads),
-        UNSPLIT: pipeline_run(unsplit, threads),
-        TRANSFORMERS: transformers_run(checkpoint, threads),
-    }
+    pipelines = {name: Pipeline.load(bundle, threads=threads) for name, bundle in bundles.items()}
+    self_tests = {name: pass_self_test(pipeline.bundle, pipeline.backend) for name, pipeline in pipelines.items()}
+    contestants = {name: pipeline_run(pipeline) for name, pipeline in pipelines.items()}
+    contestants[TRANSFORMERS] = transformers_run(checkpoint, threads)
     names = list(contestants)
-    prefill: dict[str, list[float]] = {name: [] for name in contestants}
-    decode: dict[str, list[float]] = {name: [] for name in contestants}
-    for index in track(range(rounds + 1), "rounds, the first a warm-up", console=console):
-        turn = names[index % 3 :] + names[: index % 3]
-        runs = {name: contestants[name]() for name in turn}
-        first = {name: next(runs[name]) for name in turn}
-        tokens: dict[str, list[float]] = {name: [] for name in turn}
-        for _ in range(DECODED):
-            for name in turn:
-                tokens[name].append(next(runs[name]))
-        if index > 0:
-            for name in turn:
-                prefill[name].append(first[name])
-                decode[name].append(median(tokens[name]))
-    scoring, selecting = scoring_ms(split, threads), selecting_ms(split, threads)
-    decoder = read_manifest(split).decoder
+    prefill: dict[str, list[float]] = {name: [] for name in names}
+    decode: dict[str, list[float]] = {name: [] for name in names}
+    one_round(contestants, names, turns(names, seed=2))  # a warm-up
+    of_prompts, of_tokens = turns(names, seed=0), turns(names, seed=1)
+    for order in track(islice(of_prompts, rounds), "rounds", total=rounds, console=console):
+        for name, (first, token) in one_round(contestants, order, of_tokens).items():
+            prefill[name].append(first)
+            decode[name].append(token)
+    scoring = scoring_ms(bundles[SPLIT], TEXT + VISUAL, threads)
+    selecting = selecting_ms(bundles[SPLIT], TEXT, VISUAL, threads)
+    decoder = read_manifest(bundles[SPLIT]).decoder
     length, pruned = TEXT + VISUAL, TEXT + round(VISUAL * KEEP)
     layers = {
         SPLIT: tokens_per_layer(decoder, LAYER, length, pruned),
@@ -129,13 +147,20 @@ def measure(checkpoint: Path, split: Path, unsplit: Path, rounds: int, threads: 
         "prefill_ms": {name: spread(values) for name, values in prefill.items()},
         "decode_ms_per_token": {name: spread(values) for name, values in decode.items()},
         "ratios": {
-            "prefill: unsplit / split": spread(ratios(prefill[UNSPLIT], prefill[SPLIT])),
+            "prefill: unsplit / split": ratio(prefill, UNSPLIT, SPLIT),
             "prefill: FLOPs bound of the same, gated MLP": flops[UNSPLIT].gated / flops[SPLIT].gated,
             "prefill: FLOPs bound of the same, paper's formula": flops[UNSPLIT].paper / flops[SPLIT].paper,
-            "prefill: transformers / unsplit": spread(ratios(prefill[TRANSFORMERS], prefill[UNSPLIT])),
-            "decode: split / unsplit": spread(ratios(decode[SPLIT], decode[UNSPLIT])),
-            "decode: transformers / unsplit": spread(ratios(decode[TRANSFORMERS], decode[UNSPLIT])),
+            "prefill: transformers / unsplit": ratio(prefill, TRANSFORMERS, UNSPLIT),
+            "prefill: split / split int8": ratio(prefill, SPLIT, INT8),
+            "prefill: split int8 / split int8, one range": ratio(prefill, INT8, ONE_RANGE),
+            "prefill: split / split int4": ratio(prefill, SPLIT, INT4),
+            "decode: split / unsplit": ratio(decode, SPLIT, UNSPLIT),
+            "decode: transformers / unsplit": ratio(decode, TRANSFORMERS, UNSPLIT),
+            "decode: split / split int8": ratio(decode, SPLIT, INT8),
+            "decode: split int8 / split int8, one range": ratio(decode, INT8, ONE_RANGE),
+            "decode: split / split int4": ratio(decode, SPLIT, INT4),
         },
+        "self_tests": self_tests,
         "scoring_and_selecting": {
             "scoring_ms": scoring,
             "selecting_ms": selecting,
@@ -145,9 +170,21 @@ def measure(checkpoint: Path, split: Path, unsplit: Path, rounds: int, threads: 
     }
 
 
-def pipeline_run(bundle: Path, threads: int) -> Callable[[], Run]:
+def one_round(
+    contestants: Mapping[str, Callable[[], Run]], order: list[str], of_tokens: Iterator[list[str]]
+) -> dict[str, tuple[float, float]]:
+    """Milliseconds of every contestant's prefill, and the median of its tokens'."""
+    runs = {name: contestants[name]() for name in order}
+    first = {name: next(runs[name]) for name in order}
+    tokens: dict[str, list[float]] = {name: [] for name in order}
+    for turn in islice(of_tokens, DECODED):
+        for name in turn:
+            tokens[name].append(next(runs[name]))
+    return {name: (first[name], median(tokens[name])) for name in order}
+
+
+def pipeline_run(pipeline: Pipeline) -> Callable[[], Run]:
     """Prefix + select + suffix, then decoding, through the runtime as users run it."""
-    pipeline = Pipeline.load(bundle, threads=threads)
     noise = np.random.default_rng(0).integers(0, 256, (336, 336, 3), dtype=np.uint8)
     picture = Image.fromarray(noise)
     prompt = " ".join(f"w{index}" for index in range(1, TEXT + 1))
@@ -194,95 +231,9 @@ def transformers_run(checkpoint: Path, threads: int) -> Callable[[], Run]:
     return run
 
 
-def scoring_ms(bundle: Path, threads: int) -> float:
-    """Median time of the nodes that only the scores need, cut out of the prefix and run alone."""
-    path = bundle / "onnx" / "prefix.onnx"
-    model = onnx.load(path, load_external_data=False)
-    others = [output.name for output in model.graph.output if output.name != "scores"]
-    shared = ancestors(model.graph, others)
-    own = ancestors(model.graph, ["scores"]) - shared
-    nodes = [node for index, node in enumerate(model.graph.node) if index in own]
-    made = {name for node in nodes for name in node.output}
-    constants = {tensor.name: tensor for tensor in model.graph.initializer}
-    makers = {name: node for node in model.graph.node for name in node.output}
-    boundary = {name for node in nodes for name in node.input if name and name not in made}
-    held = [name for name in boundary if name in constants]
-    constant_nodes = [makers[name] for name in boundary if name in makers and makers[name].op_type == "Constant"]
-    dimensions = read_manifest(bundle).decoder
-    heads = {dimensions.num_attention_heads, dimensions.num_key_value_heads}
-    fed = [name for name in boundary if name in makers and makers[name].op_type != "Constant"]
-    inputs = [_rows(makers[name], name, dimensions.head_dim) for name in fed]
-    output = next(value for value in model.graph.output if value.name == "scores")
-    graph = onnx.helper.make_graph(
-        [*constant_nodes, *nodes], "scoring", inputs, [output], [constants[name] for name in held]
-    )
-    cut = onnx.helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    session = onnxruntime.InferenceSession(cut.SerializeToString(), options)
-    generator = np.random.default_rng(0)
-    feeds = {
-        each.name: generator.standard_normal(
-            [size if isinstance(size, int) else TEXT + VISUAL for size in each.shape], dtype=np.float32
-        )
-        for each in session.get_inputs()
-    }
-    widths = {each * dimensions.head_dim for each in heads}
-    assert {array.shape[-1] for array in feeds.values()} == widths, "the cut is not at query and key"
-    return timed(lambda: session.run(None, feeds))
-
-
-def _rows(maker: onnx.NodeProto, name: str, width: int) -> onnx.ValueInfoProto:
-    """What a RotaryEmbedding makes: rows of all its heads."""
-    heads = next(attribute.i for attribute in maker.attribute if attribute.name == "num_heads")
-    return onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, "S", heads * width])
-
-
-def selecting_ms(bundle: Path, threads: int) -> float:
-    """Median time of the select graph alone."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    session = onnxruntime.InferenceSession(bundle / "onnx" / "select.onnx", options)
-    generator = np.random.default_rng(0)
-    tokens = TEXT + VISUAL
-    prunable = np.zeros((1, tokens), bool)
-    prunable[0, :VISUAL] = True
-    feeds = {
-        "hidden": generator.standard_normal((1, tokens, read_manifest(bundle).decoder.hidden_size), dtype=np.float32),
-        "scores": generator.random((1, tokens), dtype=np.float32),
-        "position_ids": np.arange(tokens)[None],
-        "prunable": prunable,
-        "length": np.asarray([TEXT + round(VISUAL * KEEP)]),
-    }
-    return timed(lambda: session.run(None, feeds))
-
-
-def ancestors(graph: onnx.GraphProto, outputs: list[str]) -> set[int]:
-    """Indices of the nodes that the outputs need."""
-    makers = {name: index for index, node in enumerate(graph.node) for name in node.output}
-    found: set[int] = set()
-    stack = list(outputs)
-    while stack:
-        index = makers.get(stack.pop())
-        if index is not None and index not in found:
-            found.add(index)
-            stack.extend(graph.node[index].input)
-    return found
-
-
-def timed(run: Callable[[], Any], repeats: int = 30) -> float:
-    """Median milliseconds of a call, after a warm-up."""
-    run()
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        run()
-        times.append(1000 * (time.perf_counter() - start))
-    return median(times)
-
-
-def ratios(above: list[float], below: list[float]) -> list[float]:
-    return [a / b for a, b in zip(above, below, strict=True)]
+def ratio(times: Mapping[str, list[float]], above: str, below: str) -> dict[str, float]:
+    """The spread of one contestant's times over another's, round by round."""
+    return spread([a / b for a, b in zip(times[above], times[below], strict=True)])
 
 
 def spread(values: list[float]) -> dict[str, float]:
@@ -297,10 +248,13 @@ def markdown(report: dict[str, Any]) -> str:
     lines = [
         "# Split against unsplit decoder",
         "",
-        "Made by `make bench` (`benchmarks/decoder.py`). Random weights at Qwen2-0.5B dimensions, fp32; "
+        "Made by `make bench` (`benchmarks/decoder.py`). Random weights at Qwen2-0.5B dimensions, fp32 but for what "
+        "names its bits; "
         f"{setting['tokens']} tokens of which {setting['visual_tokens']} visual, K={setting['layer']}, "
         f"keep {setting['keep']:g}: the suffix runs {setting['pruned_length']}. {setting['rounds']} rounds, "
-        f"contestants interleaved, {setting['threads']} threads, {setting['decoded_tokens']} decoded tokens a round. "
+        f"{setting['threads']} threads, {setting['decoded_tokens']} decoded tokens a round. "
+        "Contestants take turns by prompt and by token, in shuffled orders: over each "
+        f"{len(orders(len(report['prefill_ms'])))} of them every contestant follows every other equally often. "
         "Median (5th to 95th percentile); ratios are taken within a round.",
         "",
         ", ".join(f"{name} {value}" for name, value in machine_.items()),
