@@ -24,7 +24,13 @@ def test_export_run_and_inspect_the_demo(tmp_path: Path, capsys: pytest.CaptureF
     captured = capsys.readouterr()
     manifest = json.loads(captured.out)
     assert manifest["plan"]["keep"] == 0.25
-    assert "verified against transformers" in captured.err
+    (line,) = [each for each in captured.err.splitlines() if each.startswith(f"{bundle}: ")]
+    cost = manifest["rounding"]
+    assert cost["asked"] == 1 + 32
+    assert 0 < cost["kl"] < 0.05
+    costs = f"{cost['same']} of 33 tokens as unrounded, KL {cost['kl']:.2g}"
+    assert "int8 weights, int8 activations by row; verified against transformers with weights as rounded, from " in line
+    assert line.endswith(f"; rounding itself costs: {costs}")
     assert max(manifest["verified"].values()) < 1e-4
     assert set(manifest["verified"]) == {"vision", "prefix", "select", "suffix", END_TO_END}
 
@@ -47,6 +53,8 @@ def test_export_run_and_inspect_the_demo(tmp_path: Path, capsys: pytest.CaptureF
 
     fastv_inspect([str(bundle), "--json"])
     facts = json.loads(capsys.readouterr().out)
+    assert facts["precision"] == "int8 weights, int8 activations by row"
+    assert facts["rounding"] == cost
     assert facts["cost"]["tokens"] == 128 + 144
     assert facts["cost"]["pruned_length"] == 128 + 36
     assert facts["memory"]["graphs"] == sum(graph["bytes"] for graph in facts["graphs"].values())
@@ -54,6 +62,8 @@ def test_export_run_and_inspect_the_demo(tmp_path: Path, capsys: pytest.CaptureF
     fastv_inspect([str(bundle)])
     table = capsys.readouterr().out
     assert "K=2, keep 0.25" in table
+    assert "computes with: int8 weights, int8 activations by row" in table
+    assert f"what rounding costs: {costs}" in table
     assert "suffix" in table
 
 
@@ -91,5 +101,7 @@ def test_sampling_repeats_with_its_seed(tiny_bundle: Path, capsys: pytest.Captur
 
 def test_unverified_bundles_say_so(tiny_llava: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fastv_export([str(tiny_llava), "-o", str(tmp_path / "out.fastv"), "--no-verify"])
-    assert "not verified" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "not verified" in said
+    assert "rounding itself costs: not measured" in said
     assert read_manifest(tmp_path / "out.fastv").verified is None

@@ -12,6 +12,7 @@ import onnxruntime
 
 from fastv_export.chunks import Chunk, Weight, cut
 from fastv_export.exact import with_exact_products
+from fastv_export.last_rows import with_last_rows
 from fastv_runtime.engines.onnxruntime import default_threads
 
 AS_REQUESTED = 1
@@ -52,14 +53,26 @@ class Run:
             self._values.pop(name, None)
 
 
-def run_chunked(path: Path, runs: Sequence[Run], read: Read = lambda count: None, *, limit: int = LIMIT) -> None:
+def run_chunked(
+    path: Path,
+    runs: Sequence[Run],
+    read: Read = lambda count: None,
+    *,
+    limit: int = LIMIT,
+    exact: bool = True,
+    rows: int = 1,
+) -> None:
     """Execute the graph at `path` for all runs; each chunk for the first of them first.
 
-    So a run may take the caches that an earlier one left, as decoding after a prompt does. Activations are not rounded
-    (`exact.py`). limit: bytes of weights held at once.
+    So a run may take the caches that an earlier one left, as decoding after a prompt does. limit: bytes of weights held
+    at once. exact: activations are not rounded (`exact.py`); otherwise they are, as ONNX Runtime does it for a user.
+    rows: of how many last ones a graph with a head makes logits.
     """
     model = onnx.load(path, load_external_data=False)
-    with_exact_products(model)
+    if exact:
+        with_exact_products(model)
+    if rows > 1:
+        with_last_rows(model, rows)
     runner = _Runner(model, limit, read)
     data = path.with_name(f"{path.name}.data")
     with (data if data.is_file() else path).open("rb") as file:
@@ -94,18 +107,23 @@ class _Runner:
         """Execute a chunk for every case, on one portion of its weights after the other."""
         results: list[list[list[np.ndarray]]] = [[] for _ in runs]
         first = {name: runs[0].take(name) for name in chunk.inputs}
-        session, shapes = None, None
+        session, made = None, None
         for weights in chunk.portions(self._limit):
-            if session is None or shapes != [weight.shape for weight in weights.values()]:
-                shapes = [weight.shape for weight in weights.values()]
-                session = onnxruntime.InferenceSession(
-                    chunk.model(first, weights, self._opsets, self._ir_version), self._options, ["CPUExecutionProvider"]
-                )
             raw = self._load(weights, file)
+            constants = {name: raw.pop(name) for name in chunk.rounding() & raw.keys()}
+            shapes = [weight.shape for weight in weights.values()]
+            if session is None or shapes != made or constants:
+                session, made = None, shapes  # the last one's constants go first
+                session = onnxruntime.InferenceSession(
+                    chunk.model(first, weights, constants, self._opsets, self._ir_version),
+                    self._options,
+                    ["CPUExecutionProvider"],
+                )
             for run, parts in zip(runs, results, strict=True):
                 binding = session.io_binding()
-                for name, weight in weights.items():
-                    binding.bind_input(name, "cpu", 0, weight.element, weight.shape, raw[name].ctypes.data)
+                for name, array in raw.items():
+                    weight = weights[name]
+                    binding.bind_input(name, "cpu", 0, weight.element, weight.shape, array.ctypes.data)
                 inputs = {name: run.take(name) for name in chunk.inputs}
                 parts.append(_execute(session, binding, inputs, chunk.outputs, self._shrink))
         for run, parts in zip(runs, results, strict=True):

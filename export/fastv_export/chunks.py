@@ -22,6 +22,8 @@ WEIGHT = 1 << 20
 
 PACKED = "MatMulNBits"
 """The product that takes a weight of few bits as it is stored."""
+IN_BYTES = 4
+"""Its accuracy_level at which activations are rounded to eight bits."""
 FP32 = 4
 """Bytes of one of its values once it is dequantised, whatever the type of activations."""
 
@@ -112,16 +114,38 @@ class Chunk:
         *dequantise, product = self.nodes
         return all(name in self.weights for name in (dequantise[0].input if dequantise else product.input[1:]))
 
+    def rounding(self) -> set[str]:
+        """Weights of products that round their activations, which ONNX Runtime does beside constant weights alone."""
+        return {
+            name
+            for node in self.nodes
+            if node.op_type == PACKED and _attribute(node, "accuracy_level") == IN_BYTES
+            for name in node.input[1:]
+        }
+
     def model(
-        self, arrays: Mapping[str, np.ndarray], weights: Mapping[str, Weight], opsets: Any, ir_version: int
+        self,
+        arrays: Mapping[str, np.ndarray],
+        weights: Mapping[str, Weight],
+        constants: Mapping[str, np.ndarray],
+        opsets: Any,
+        ir_version: int,
     ) -> bytes:
-        """The chunk as a model. `arrays`: its inputs, whose element types it takes; `weights`: a portion of them."""
+        """The chunk as a model.
+
+        arrays: its inputs, whose element types it takes. weights: a portion of them. constants: stored bytes of those
+        that are no inputs of it.
+        """
         elements: dict[str, int] = {name: helper.np_dtype_to_tensor_dtype(arrays[name].dtype) for name in self.inputs}
-        elements |= {name: weight.element for name, weight in weights.items()}
+        elements |= {name: weight.element for name, weight in weights.items() if name not in constants}
+        inside = [
+            helper.make_tensor(name, weights[name].element, weights[name].shape, raw.tobytes(), raw=True)
+            for name, raw in constants.items()
+        ]
         inputs = [helper.make_tensor_value_info(name, element, None) for name, element in elements.items()]
         outputs = [onnx.ValueInfoProto(name=name) for name in self.outputs]
         nodes = [_of_portion(node, weights) for node in self.nodes]
-        graph = helper.make_graph(nodes, "chunk", inputs, outputs, list(self.constants))
+        graph = helper.make_graph(nodes, "chunk", inputs, outputs, [*self.constants, *inside])
         return helper.make_model(graph, opset_imports=opsets, ir_version=ir_version).SerializeToString()
 
 

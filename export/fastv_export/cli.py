@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from fastv_export.precisions import DEFAULTS, FEW_BITS, WIDE
-from fastv_runtime.bundle import END_TO_END, Part, Precision, Weights
+from fastv_runtime.bundle import END_TO_END, Manifest, Part, Precision, Weights
 from fastv_runtime.cli.console import command, export_extras, stderr
 from fastv_runtime.errors import UserError, missing_extra
+from fastv_runtime.precision import cost_of, dialect_of, precision_of
 
 TARGETS = ("ort", "trt", "trt-rtx", "trt-legacy")
 RANKERS = ("fastv", "random", "uniform", "fastv+uniform", "norope", "dart")
@@ -158,14 +159,25 @@ def run(args: argparse.Namespace) -> None:
         build_after_export(Path(args.output), manifest, args.target, progress)
     if args.json:
         print(manifest.model_dump_json())
+    stderr.print(f"{args.output}: {summary(manifest)}", highlight=False, soft_wrap=True)
+
+
+def summary(manifest: Manifest) -> str:
+    """One line about a bundle: its size, what it computes with, whether that is right, what rounding costs."""
     size = sum(digest.size for digest in manifest.files.values())
+    few = manifest.plan.weights is not None
+    said = [f"{size / 2**20:,.1f} MiB, {precision_of(manifest.plan, dialect_of(manifest.graphs))}"]
     if manifest.verified is None:
-        verified = "not verified"
+        said.append("not verified")
     else:
         worst = max(manifest.verified.values())
         whole = "from picture to tokens" if END_TO_END in manifest.verified else "graph by graph"
-        verified = f"verified against transformers {whole}, largest relative difference {worst:.1e}"
-    stderr.print(f"{args.output}: {size / 2**20:,.1f} MiB, {verified}", highlight=False, soft_wrap=True)
+        with_these = " with weights as rounded" if few else ""
+        said.append(f"verified against transformers{with_these}, {whole}, within {worst:.1e}")
+    if few:
+        cost = "not measured" if manifest.rounding is None else cost_of(manifest.rounding)
+        said.append(f"rounding itself costs: {cost}")
+    return "; ".join(said)
 
 
 def _weights(

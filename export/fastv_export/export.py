@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from fastv_export.activations import Activation
 from fastv_export.checkpoint import Checkpoint
 from fastv_export.dialects import TARGETS, Dialect
 from fastv_export.digests import Digests
-from fastv_export.end_to_end import EndToEnd, NoRoom, Question, ask
+from fastv_export.end_to_end import EndToEnd
 from fastv_export.families import Family, family_of
 from fastv_export.generation import generation_defaults, generation_notes
 from fastv_export.golden import Tensors, golden_vectors
@@ -23,9 +24,11 @@ from fastv_export.graphs import build_graph, save_graph
 from fastv_export.passes import Scaled, quantise_activations, quantise_weights, scale_inputs
 from fastv_export.plan import Options, check_positions, decoder_dimensions, make_plan
 from fastv_export.progress import Progress
+from fastv_export.question import NoRoom, Question, ask
 from fastv_export.rankers import RANKERS
 from fastv_export.reading import reading
 from fastv_export.rounding import Rounding
+from fastv_export.rounding_cost import rounding_cost, warning
 from fastv_export.rounding_plan import activation_of, method_of, rounding_of, rounds_activations
 from fastv_export.skeleton import Skeleton, listed
 from fastv_export.staging import require_space, staging
@@ -158,7 +161,7 @@ def _write(
         digests.add(*unhashed)
         contract = contracts(dimensions, vision, video, plan, plan.precision)
         dialect = TARGETS[options.target]
-        by = "the calibration"
+        calibrated, by = activations is not None, "the calibration"
         if activations is None and plan.weights is not None and rounds_activations(plan, plan.weights, dialect.name):
             by = "a text of the exporter's own"
             try:
@@ -183,18 +186,25 @@ def _write(
             golden = _as_cached(golden_vectors(stock, family, dimensions, vision, video, plan), scaled)
         (folder / GOLDEN).write_bytes(save(golden))
         digests.add(folder / GOLDEN)
-        verified = None
+        verified, cost = None, None
         if options.verify and plan.precision == "bfloat16":
             progress.note("note: nothing here computes in bfloat16: engines are compared when they are built")
         elif options.verify:
-            chain = None
-            if question is not None:
-                chain = EndToEnd(question, family, graphs, folder, dimensions, plan, embedding_dtype)
+            through = partial(EndToEnd, family=family, graphs=graphs, folder=folder, dimensions=dimensions, plan=plan)
+            chain = None if question is None else through(question, embedding=embedding_dtype)
             verified = _verify(graphs, folder, golden, plan, dimensions, chain, progress)
             if chain is not None:
                 with progress.weights("the same question to transformers", _stored_bytes(checkpoint)) as read:
                     stock = stream_model(checkpoint, family, plan.precision, read, rounded, embedding_dtype)
                     verified[END_TO_END] = _compare(chain, stock)
+            if question is not None and plan.weights is not None:
+                chain = through(question, embedding=embedding_dtype, answered=question.answered, exact=False)
+                with progress.weights("what rounding costs: bundle", _graph_bytes(graphs, folder)) as read:
+                    chain.run(read)
+                with progress.weights("what rounding costs: unrounded", _stored_bytes(checkpoint)) as read:
+                    cost = rounding_cost(chain, stream_model(checkpoint, family, read=read))
+                if (warned := warning(cost, plan, dialect.name, calibrated=calibrated)) is not None:
+                    progress.note(warned)
         manifest = Manifest(
             schema_version=SCHEMA_VERSION,
             family=family.model_type,
@@ -210,6 +220,7 @@ def _write(
             source=source or {path.name: digests[path].sha256 for path in unhashed},
             versions={name: importlib.metadata.version(name) for name in RECORDED_VERSIONS},
             verified=verified,
+            rounding=cost,
         )
     (folder / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
     return manifest
@@ -312,6 +323,12 @@ def _weight_bytes(model: ir.Model) -> int:
 
 def _stored_bytes(checkpoint: Checkpoint) -> int:
     return sum(tensor.stop - tensor.start for tensor in checkpoint.tensors.values())
+
+
+def _graph_bytes(graphs: Mapping[str, GraphSpec], folder: Path) -> int:
+    """Bytes of all weights of a bundle's graphs."""
+    files = [folder / f"{spec.file}.data" for spec in graphs.values()]
+    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 def _files(folder: Path) -> list[Path]:

@@ -17,7 +17,10 @@ from fastv_runtime.layout import numpy_dtype
 from fastv_runtime.schema import DType, Model, TensorSpec
 from fastv_runtime.vision import Video, Vision
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
+OLDEST_SCHEMA = 4
+"""Still read: what 5 adds is optional. It is 5 since a program of 4, which admits no unknown fields, would call such a
+manifest damaged; so it says that it is too old itself."""
 MANIFEST = "bundle.json"
 EMBEDDING = "embed_tokens.bin"
 GOLDEN = "golden.safetensors"
@@ -107,6 +110,21 @@ class Tokens(Model):
     stop: tuple[int, ...]
 
 
+class RoundingCost(Model):
+    """How far a bundle with weights of few bits, as ONNX Runtime's CPU provider computes it, is from the stock model in
+    fp32 with its weights as they are stored: asked about a picture, then given an answer word by word.
+    """
+
+    asked: int
+    """Next tokens asked for: the answer's first, and the one after each of its tokens."""
+    same: int
+    """How many of the likeliest are the stock model's."""
+    kl: float
+    """Kullback-Leibler divergence of the bundle's next token from the stock model's, in nats, mean of all asked."""
+    logits: float
+    """Relative difference of logits, as `selftest.difference` has it."""
+
+
 class FileDigest(Model):
     sha256: str
     size: int
@@ -136,7 +154,11 @@ class Manifest(Model):
     source: dict[str, str]
     versions: dict[str, str]
     verified: dict[str, float] | None
-    """Largest relative difference from transformers, per graph and END_TO_END; None if the export did not compare."""
+    """Largest relative difference from transformers with weights rounded as the bundle's are and activations that are
+    not, per graph and END_TO_END: whether graphs are right. None if the export did not compare."""
+    rounding: RoundingCost | None = None
+    """What rounding itself costs. None where weights have all bits, where nothing was compared or no question fits the
+    plan, and in bundles of schema 4."""
 
     @model_validator(mode="after")
     def _all_listed(self) -> Manifest:
@@ -213,7 +235,7 @@ def read_manifest(path: str | Path) -> Manifest:
                 f"{file}: schema version {version} is newer than this program's {SCHEMA_VERSION}: "
                 "upgrade fastv-edge, or export with this version"
             )
-        if version < SCHEMA_VERSION:
+        if version < OLDEST_SCHEMA:
             raise UserError(f"{file}: schema version {version} is too old (now {SCHEMA_VERSION}): export again")
         return Manifest.model_validate_json(text)
     except UnicodeDecodeError:

@@ -9,14 +9,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fastv_export import end_to_end
+from fastv_export import question as asked
 from fastv_export.checkpoint import Checkpoint
 from fastv_export.chunked import run_chunked
-from fastv_export.end_to_end import EndToEnd, ask
+from fastv_export.end_to_end import EndToEnd
 from fastv_export.export import VerificationError, export_bundle
 from fastv_export.families import FAMILIES
 from fastv_export.plan import Options
 from fastv_export.progress import Progress
+from fastv_export.question import ask
 from fastv_export.streamed import stream_model
 from fastv_runtime import Pipeline
 from fastv_runtime.bundle import EMBEDDING, END_TO_END, PROCESSOR, read_manifest
@@ -54,8 +55,8 @@ def test_a_right_bundle_answers_as_the_stock_model(tiny_bundle: Path, tiny_llava
 def test_the_question_is_what_the_runtime_makes_of_it(tiny_bundle: Path) -> None:
     manifest = read_manifest(tiny_bundle)
     question = ask(tiny_bundle / PROCESSOR, manifest.tokens, manifest.vision, manifest.decoder, manifest.plan)
-    image = Image.new("RGB", end_to_end.SIZE[::-1])
-    answer = Pipeline.load(tiny_bundle, threads=1).generate([image], end_to_end.QUESTION, max_new_tokens=1)
+    image = Image.new("RGB", asked.SIZE[::-1])
+    answer = Pipeline.load(tiny_bundle, threads=1).generate([image], asked.QUESTION, max_new_tokens=1)
     assert (question.length, question.pruned) == (answer.prompt_tokens, answer.pruned_length)
 
 
@@ -81,8 +82,8 @@ def test_features_in_other_places_are_found(
 
 
 def test_other_positions_are_found(tiny_bundle: Path, tiny_llava: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    positions = end_to_end.position_ids
-    monkeypatch.setattr(end_to_end, "position_ids", lambda *arguments: 2 * positions(*arguments))
+    positions = asked.position_ids
+    monkeypatch.setattr(asked, "position_ids", lambda *arguments: 2 * positions(*arguments))
     assert {"logits", "scores"} <= exceeding(tiny_bundle, tiny_llava)
 
 
@@ -93,8 +94,8 @@ def test_other_weights_are_found(tiny_bundle: Path, other_weights: Path) -> None
 def test_a_chain_that_differs_writes_no_bundle(
     tiny_llava: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    positions = end_to_end.position_ids
-    monkeypatch.setattr(end_to_end, "position_ids", lambda *arguments: 2 * positions(*arguments))
+    positions = asked.position_ids
+    monkeypatch.setattr(asked, "position_ids", lambda *arguments: 2 * positions(*arguments))
     with pytest.raises(VerificationError, match=r"from picture to tokens, the bundle differs .* logits by"):
         export_bundle(tiny_llava, tmp_path / "wrong.fastv", Options(layer=None, max_new_tokens=8), Progress(None))
     assert not list(tmp_path.iterdir())

@@ -12,12 +12,13 @@ from PIL import Image
 
 from fastv_runtime.bench.contestant import Request, Turn
 from fastv_runtime.bench.gate import pass_self_test
-from fastv_runtime.bundle import Bundle, Plan, read_manifest
+from fastv_runtime.bundle import Bundle, Manifest, read_manifest
 from fastv_runtime.clock import STAGES
 from fastv_runtime.engines.backends import BackendName, DeviceName
 from fastv_runtime.hf import import_library
 from fastv_runtime.images import open_image
 from fastv_runtime.pipeline import Pipeline
+from fastv_runtime.precision import dialect_of, precision_of
 from fastv_runtime.schema import Model
 
 
@@ -38,7 +39,7 @@ class BundleContestant:
     def __init__(self, choice: Choice, pipeline: Pipeline, self_test: dict[str, float]):
         self.name = choice.name
         self.self_test = self_test
-        self.settings = plan_settings(pipeline.bundle.manifest.plan) | {"backend": pipeline.backend.name}
+        self.settings = plan_settings(pipeline.bundle.manifest) | {"backend": pipeline.backend.name}
         self.pipeline: Pipeline | None = pipeline
 
     @classmethod
@@ -78,10 +79,10 @@ def import_libraries() -> None:
         import_module("onnxruntime")
 
 
-def plan_settings(plan: Plan) -> dict[str, str]:
-    """What a plan is, for the reader of a report."""
-    weights = plan.weights
-    precision = plan.precision if weights is None else f"int{weights.bits} weights, {plan.precision}"
+def plan_settings(manifest: Manifest) -> dict[str, str]:
+    """What a bundle's plan is, for the reader of a report."""
+    plan = manifest.plan
+    precision = precision_of(plan, dialect_of(manifest.graphs))
     if plan.layer is None:
         return {"plan": "not pruned", "precision": precision}
     return {"plan": f"K={plan.layer}, keep {plan.keep:g}, {plan.ranker}", "precision": precision}

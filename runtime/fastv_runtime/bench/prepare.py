@@ -38,7 +38,7 @@ def load_bundles(
     for name, bundle in bundles.items():
         plan = bundle.manifest.plan
         role = "baseline" if plan.layer is None else "bundle"
-        record = ContestantRecord(name=name, role=role, settings=plan_settings(plan))  # type: ignore[arg-type]
+        record = ContestantRecord(name=name, role=role, settings=plan_settings(bundle.manifest))  # type: ignore[arg-type]
         choice = Choice(path=str(bundle.path), name=name, backend=backend, device=device, threads=threads)
         try:
             with status(f"{name}: self-test and memory"):

@@ -15,6 +15,7 @@ from fastv_runtime.bundle import EMBEDDING, END_TO_END, Manifest, Plan, read_man
 from fastv_runtime.cli.console import command
 from fastv_runtime.cost import plan_cost
 from fastv_runtime.lengths import capacity
+from fastv_runtime.precision import cost_of, dialect_of, precision_of
 
 MIB = 2**20
 
@@ -51,11 +52,13 @@ def inspect(manifest: Manifest) -> dict[str, Any]:
         "decoder": manifest.decoder.model_dump(),
         "vision": manifest.vision.model_dump() | {"tokens": manifest.vision.tokens},
         "plan": plan.model_dump(),
+        "precision": precision_of(plan, dialect_of(manifest.graphs)),
         "graphs": {
             name: {"dialect": graph.dialect, "opset": graph.opset, "bytes": weights[name]}
             for name, graph in manifest.graphs.items()
         },
         "verified": manifest.verified,
+        "rounding": None if manifest.rounding is None else manifest.rounding.model_dump(),
         "capacity": asdict(needed),
         "cost": asdict(cost),
         "other_plans": [
@@ -94,9 +97,9 @@ def _print(manifest: Manifest, facts: dict[str, Any], console: Console) -> None:
         console.print("plan: not pruned", highlight=False)
     else:
         console.print(
-            f"plan: K={plan.layer}, keep {plan.keep:g}, ranker {plan.ranker}, {plan.length} length, {plan.precision}",
-            highlight=False,
+            f"plan: K={plan.layer}, keep {plan.keep:g}, ranker {plan.ranker}, {plan.length} length", highlight=False
         )
+    console.print(f"computes with: {facts['precision']}", highlight=False)
     console.print(
         f"bears: {plan.max_text} text tokens, {plan.max_visual} visual tokens, {plan.max_new_tokens} new tokens",
         highlight=False,
@@ -118,6 +121,9 @@ def _print(manifest: Manifest, facts: dict[str, Any], console: Console) -> None:
         + ("not verified" if whole is None else f"largest difference from transformers {whole:.1e}"),
         highlight=False,
     )
+    if plan.weights is not None:
+        rounding = "not measured" if manifest.rounding is None else cost_of(manifest.rounding)
+        console.print(f"what rounding costs: {rounding}", highlight=False)
     table = Table(f"prompt of {cost['tokens']} tokens", "this plan", "unpruned", "ratio")
 
     def row(name: str, own: float, dense: float, digits: int) -> None:
