@@ -20,7 +20,7 @@ from torch import nn
 
 from fastv_export import hf
 from fastv_export.families import Family
-from fastv_export.rounding import Rounding
+from fastv_export.rounding import Quantised, Rounding
 from fastv_export.rounding_plan import first_layer, rounding_of
 from fastv_runtime.bundle import Plan, Precision, Weights
 from fastv_runtime.cost import BYTES
@@ -47,7 +47,7 @@ class Rounded:
     def __init__(self, model: Any, family: Family):
         self._decoder = family.decoder(model)
         self._products = products(model, family)
-        self._kept: dict[tuple[nn.Linear, Rounding], tuple[torch.Tensor, torch.Tensor]] = {}
+        self._kept: dict[tuple[nn.Linear, Rounding], Quantised] = {}
 
     @contextmanager
     def __call__(self, weights: Weights, layer: int | None) -> Iterator[None]:
@@ -73,8 +73,7 @@ class Rounded:
         def forward(rows: torch.Tensor) -> torch.Tensor:
             if (module, rounding) not in self._kept:
                 self._kept[module, rounding] = _quantised(module.weight.detach(), rounding)
-            values, scales = self._kept[module, rounding]
-            weight = (values.float().reshape(*scales.shape, -1) * scales[..., None]).reshape(values.shape)
+            weight = self._kept[module, rounding].dequantised()
             rows = _by_row(rows) if rounding.block is None else _in_blocks(rows, rounding.block)
             return F.linear(rows, weight, module.bias)
 
@@ -109,8 +108,9 @@ def weight_bytes(model: Any, family: Family, weights: Weights, layer: int | None
         weight = product.module.weight
         if rounding is not None:
             rounded.add(id(weight))
-            scales = weight.shape[0] * (1 if rounding.block is None else weight.shape[1] // rounding.block)
-            total += weight.numel() * rounding.bits // 8 + scales * BYTES[precision]
+            blocks = weight.shape[0] * (1 if rounding.block is None else weight.shape[1] // rounding.block)
+            total += weight.numel() * rounding.bits // 8 + blocks * BYTES[precision]
+            total += blocks // 2 if rounding.zero_points else 0
     rest = {id(each): prod(each.shape) for each in model.parameters() if id(each) not in rounded}
     return total + sum(rest.values()) * BYTES[precision]
 
@@ -145,11 +145,11 @@ def _before_cut(product: Product, layer: int) -> bool:
     return product.layer < layer - 1 or (product.layer == layer - 1 and "attn" in product.name)
 
 
-def _quantised(weight: Float[torch.Tensor, "O I"], rounding: Rounding) -> tuple[torch.Tensor, torch.Tensor]:
+def _quantised(weight: Float[torch.Tensor, "O I"], rounding: Rounding) -> Quantised:
     """Part by part, since temporaries take several times as much."""
     parts = [rounding.quantise(rows, torch.float32) for rows in weight.split(ROWS)]
-    values, scales = zip(*parts, strict=True)
-    return torch.cat(values), torch.cat(scales)
+    values, scales, zeros = zip(*parts, strict=True)
+    return Quantised(torch.cat(values), torch.cat(scales), None if zeros[0] is None else torch.cat(zeros))
 
 
 def _by_row(rows: Float[torch.Tensor, "... I"]) -> Float[torch.Tensor, "... I"]:

@@ -1,9 +1,9 @@
 """What the products of a decoder are given, as fastv-calibrate saw it: a file beside its calibration.json.
 
 Tensors of `NAME.activations.safetensors`: PRODUCT.mean, .mean_abs, .mean_square, .max_abs, fp32 [inputs], and .range,
-fp32 [2]. Means are of rows that were divided by their own root mean square: an error counts relative to its token, as
-in a self-test, else a first token that is a thousand times larger than the others would alone decide. Maxima and ranges
-are of rows as they are.
+fp32 [2], over rows as they are. So a few tokens that are a thousand times larger than the others decide much, and
+should: on SmolLM2-135M four bits that are fitted so add half as much to a text's log-likelihood as where each row
+counts alike.
 PRODUCT is a linear layer by its name in the decoder (layers.3.mlp.down_proj) or `head`; of layers that share their
 input the one that runs first (q_proj for queries, keys and values; gate_proj for gate and up).
 """

@@ -11,7 +11,7 @@ from fastv_runtime.bundle import Length, Precision, sha256
 from fastv_runtime.errors import UserError
 from fastv_runtime.schema import Model
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 
 class Estimate(Model):

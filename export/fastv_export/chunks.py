@@ -176,22 +176,23 @@ def cut(model: onnx.ModelProto, folder: Path, limit: int) -> Iterator[Chunk]:
 
 
 def _weights(nodes: list[NodeProto], initializers: Mapping[str, TensorProto]) -> dict[str, Weight]:
-    """Large initializers, and the scales of those that are dequantised, unless the graph itself holds them."""
+    """Large initializers; of those that are dequantised scales and zero points too, unless the graph holds them."""
     large = {name: tensor for name, tensor in initializers.items() if _size(tensor) >= WEIGHT}
     widths = {name: _itemsize(tensor) for name, tensor in large.items()}
     by_output: set[str] = set()
     for node in nodes:
         if node.op_type == "DequantizeLinear" and node.input[0] in large:
-            values, scales = node.input[:2]
-            widths[values] = _itemsize(initializers[scales])
+            values, *others = node.input
+            widths[values] = _itemsize(initializers[others[0]])
         elif node.op_type == PACKED and node.input[1] in large:
-            values, scales = node.input[1:]
+            values, *others = node.input[1:]
             widths[values] = FP32 * 8 // _attribute(node, "bits")
-            by_output |= {values, scales}
+            by_output |= {values, *others}
         else:
             continue
-        if initializers[scales].external_data:
-            widths[scales] = _itemsize(initializers[scales])
+        for name in others:
+            if initializers[name].external_data:
+                widths[name] = _itemsize(initializers[name])
     return {name: _weight(initializers[name], width, name in by_output) for name, width in widths.items()}
 
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fastv_export.precisions import DEFAULTS, FEW_BITS, WIDE
+from fastv_export.precisions import BLOCK, DEFAULTS, FEW_BITS, TRT_BLOCK, WIDE
 from fastv_runtime.bundle import END_TO_END, Manifest, Part, Precision, Weights
 from fastv_runtime.cli.console import command, export_extras, stderr
 from fastv_runtime.errors import UserError, missing_extra
@@ -50,15 +50,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--block",
         type=int,
         choices=[32, 64, 128],
-        help="weights that share a scale (default: 64 in int4; in int8 all inputs of an output)",
+        help="weights that share a scale (default: in int4 32, for trt 64; in int8 all inputs of an output)",
     )
     parser.add_argument(
         "--int8-parts",
         nargs="*",
-        choices=["vision", "prefix", "first", "last", "head"],
+        choices=["vision", "prefix", "first", "last", "values", "head"],
         default=list(WIDE),
         metavar="PART",
-        help="parts that keep 8 bits in int4: vision prefix first last head (default: vision prefix head)",
+        help="parts that keep 8 bits in int4: vision prefix first last values head (default: all but first and last)",
     )
     parser.add_argument(
         "--calibration",
@@ -190,7 +190,9 @@ def _weights(
         return None
     if weights.bits == 8:
         return weights.model_copy(update={"block": block, "static": calibrated and target != "ort" and block is None})
-    return weights.model_copy(update={"block": block or weights.block, "wide": tuple(parts)})
+    return weights.model_copy(
+        update={"block": block or (BLOCK if target == "ort" else TRT_BLOCK), "wide": tuple(parts)}
+    )
 
 
 def _raise_exit(signum: int, _: Any) -> None:

@@ -29,7 +29,7 @@ from fastv_export.rankers import RANKERS
 from fastv_export.reading import reading
 from fastv_export.rounding import Rounding
 from fastv_export.rounding_cost import rounding_cost, warning
-from fastv_export.rounding_plan import activation_of, method_of, rounding_of, rounds_activations
+from fastv_export.rounding_plan import activation_of, method_of, rounding_of, wants_activations
 from fastv_export.skeleton import Skeleton, listed
 from fastv_export.staging import require_space, staging
 from fastv_export.streamed import stream_model
@@ -76,8 +76,8 @@ def export_bundle(
 ) -> Manifest:
     """Write the bundle of a checkpoint to `output`, which must not exist.
 
-    activations: what its products are given, by which weights of few bits are scaled. None rounds them as they are, but
-    where activations are rounded too: a text of the exporter's own shows what their products are given.
+    activations: what its products are given, by which weights of few bits are scaled and rounded. None: a text of the
+    exporter's own shows it for four bits, and where activations are rounded too; others are rounded as they are.
     digests: `calibration.source_digests` of the checkpoint; None hashes it while its graphs are traced.
     The bundle appears there whole or not at all. Raises UserError for what cannot be exported, VerificationError when
     a graph and transformers disagree.
@@ -162,7 +162,7 @@ def _write(
         contract = contracts(dimensions, vision, video, plan, plan.precision)
         dialect = TARGETS[options.target]
         calibrated, by = activations is not None, "the calibration"
-        if activations is None and plan.weights is not None and rounds_activations(plan, plan.weights, dialect.name):
+        if activations is None and wants_activations(plan, dialect.name):
             by = "a text of the exporter's own"
             try:
                 with progress.weights("what a text gives to products", _stored_bytes(checkpoint)) as read:

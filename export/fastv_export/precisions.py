@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from fastv_runtime.bundle import Part, Weights
 
-BLOCK = 64
+BLOCK = 32
 """Inputs that share a scale in four bits."""
-WIDE: tuple[Part, ...] = ("vision", "prefix", "head")
-"""Parts that keep eight bits where others have four."""
+TRT_BLOCK = 64
+"""The same for TensorRT, whose products of four bits are made for blocks of 64 and 128."""
+WIDE: tuple[Part, ...] = ("vision", "prefix", "values", "head")
+"""Parts that keep eight bits where others have four. The values of attention are few and need them most: see
+docs/precision.md."""
 FEW_BITS = {"int8": Weights(bits=8, block=None), "int4": Weights(bits=4, block=BLOCK, wide=WIDE)}
 DEFAULTS = {"ort": "int8"}
 """Of targets whose default is not a precision of activations: the fastest answers of up to some fifty tokens on a CPU

@@ -1,28 +1,52 @@
-"""Weights of four or eight bits: blocks along the inputs of a product have a scale, values are rounded to nearest."""
+"""Weights of four or eight bits: blocks along the inputs of a product have a scale, values are rounded to nearest.
+
+In eight bits a scale is what the largest value of its block asks for; in four it is fitted (`block_scales`).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import onnx_ir as ir
 import torch
 from jaxtyping import Float, Int8
 
+from fastv_export.block_scales import Grid, fitted
 from fastv_export.weights import CheckpointTensor
 
 BLOCK = 4 << 20
 """Bytes of a stored weight that are rounded at once; its temporaries take some eight times as much."""
 
 
+class Quantised(NamedTuple):
+    """Rows of a rounded weight: values stand for (value - zero) scale."""
+
+    values: Int8[torch.Tensor, "O I"]
+    scales: Float[torch.Tensor, "O B"]
+    zeros: Int8[torch.Tensor, "O B"] | None
+    """None: 0 everywhere."""
+
+    def dequantised(self) -> Float[torch.Tensor, "O I"]:
+        """In fp32."""
+        blocks = self.values.float().reshape(*self.scales.shape, -1)
+        if self.zeros is not None:
+            blocks -= self.zeros.float()[..., None]
+        return blocks.mul_(self.scales.float()[..., None]).reshape(self.values.shape)
+
+
 @dataclass(frozen=True)
 class Rounding:
-    """Symmetric rounding. `block` consecutive inputs of one output share a scale; None means all of them."""
+    """`block` consecutive inputs of one output share a scale; None means all of them."""
 
     bits: Literal[4, 8]
     block: int | None
+    zero_points: bool = False
+    """Of four bits: blocks have an integer that stands for zero as well."""
+    importance: Float[torch.Tensor, " I"] | None = field(default=None, compare=False)
+    """Of the square of an error, by the input that it is multiplied by: that input's mean square. None: all alike."""
     inputs: Float[torch.Tensor, " I"] | None = field(default=None, compare=False)
     """What each input's weights are multiplied by before they are rounded; a graph has its inputs divided by it."""
     outputs: Float[torch.Tensor, " O"] | None = field(default=None, compare=False)
@@ -37,23 +61,32 @@ class Rounding:
     def fits_shape(self, inputs: int, outputs: int) -> bool:
         return inputs % (self.block or 1) == 0 and (self.bits == 8 or outputs % 2 == 0)
 
-    def quantise(
-        self, rows: Float[torch.Tensor, "O I"], dtype: torch.dtype
-    ) -> tuple[Int8[torch.Tensor, "O I"], Float[torch.Tensor, "O B"]]:
+    def quantise(self, rows: Float[torch.Tensor, "O I"], dtype: torch.dtype) -> Quantised:
         """Values, and each block's scale as `dtype`; values are rounded after a division by the scale as stored."""
         scaled = rows.float() if self.inputs is None else rows * self.inputs
         blocks = scaled.reshape(rows.shape[0], -1, self.block or rows.shape[1])
-        largest = 2 ** (self.bits - 1) - 1
+        grid = self._grid(blocks)
         # The least scale keeps blocks of zeros, and those that are too small for fp16, from being divided by zero.
-        scales = (blocks.abs().amax(-1) / largest).clamp_min(torch.finfo(dtype).tiny).to(dtype)
-        values = torch.round(blocks / scales.float()[..., None]).clamp_(-largest - 1, largest)
-        return values.to(torch.int8).reshape(rows.shape), scales
+        scales = grid.step.clamp_min(torch.finfo(dtype).tiny).to(dtype)
+        if self.bits == 4:
+            values = Grid(scales.float(), grid.zero).round(blocks)
+        else:
+            values = torch.round(blocks / scales.float()[..., None]).clamp_(-128, 127)
+        zeros = None if grid.zero is None else grid.zero.to(torch.int8)
+        return Quantised(values.to(torch.int8).reshape(rows.shape), scales, zeros)
+
+    def _grid(self, blocks: Float[torch.Tensor, "O B b"]) -> Grid:
+        if self.bits == 8:
+            return Grid(blocks.abs().amax(-1) / 127, None)
+        importance = self.importance
+        if importance is not None:
+            importance = importance if self.inputs is None else importance / self.inputs.square()
+            importance = importance.reshape(blocks.shape[1:])
+        return fitted(blocks, importance, zero_points=self.zero_points)
 
     def rounded(self, rows: Float[torch.Tensor, "O I"], dtype: torch.dtype) -> Float[torch.Tensor, "O I"]:
         """What a graph computes with, in fp32, if it neither divides its inputs nor its outputs."""
-        values, scales = self.quantise(rows, dtype)
-        blocks = values.float().reshape(*scales.shape, -1)
-        rounded = blocks.mul_(scales.float()[..., None]).reshape(rows.shape)
+        rounded = self.quantise(rows, dtype).dequantised()
         return rounded if self.inputs is None else rounded.div_(self.inputs)
 
     def scaled(self, inputs: Float[torch.Tensor, " I"]) -> Rounding:
@@ -81,6 +114,10 @@ class RoundedWeight:
     def block(self) -> int | None:
         return self._rounding.block
 
+    @property
+    def zero_points(self) -> bool:
+        return self._rounding.zero_points and self.bits == 4
+
     def values(self, name: str) -> ir.LazyTensor:
         """INT4 or INT8 [inputs, outputs]."""
         four = self._rounding.bits == 4
@@ -89,17 +126,28 @@ class RoundedWeight:
 
         def read() -> ir.TensorProtocol:
             whole = np.empty((self._inputs, self._outputs // (2 if four else 1)), np.uint8)
-            for start, values, _ in self._blocks():
-                columns = values.t().contiguous().view(torch.uint8)
-                if four:
-                    columns = (columns[:, ::2] & 15) | (columns[:, 1::2] << 4)
-                    start //= 2
-                whole[:, start : start + columns.shape[1]] = columns.numpy()
+            for start, rows in self._blocks():
+                _put(whole, start, rows.values, four)
             if four:
                 return ir.PackedTensor(whole.reshape(-1), dtype, shape=shape, name=name)
             return ir.Tensor(whole.view(np.int8), name=name)
 
         return ir.LazyTensor(read, dtype, shape, name=name)
+
+    def zeros(self, name: str) -> ir.LazyTensor | None:
+        """INT4 [inputs / block, outputs]; None where zero is 0."""
+        if not self.zero_points or self.block is None:
+            return None
+        shape = ir.Shape([self._inputs // self.block, self._outputs])
+
+        def read() -> ir.TensorProtocol:
+            whole = np.empty((shape.numpy()[0], self._outputs // 2), np.uint8)
+            for start, rows in self._blocks():
+                assert rows.zeros is not None
+                _put(whole, start, rows.zeros, four=True)
+            return ir.PackedTensor(whole.reshape(-1), ir.DataType.INT4, shape=shape, name=name)
+
+        return ir.LazyTensor(read, ir.DataType.INT4, shape, name=name)
 
     def scales(self, name: str) -> ir.LazyTensor:
         """[inputs / block, outputs], or [outputs] without blocks, of the weight's own element type."""
@@ -108,7 +156,8 @@ class RoundedWeight:
 
         def read() -> ir.TensorProtocol:
             whole = torch.empty(shape.numpy(), dtype=self._weight.torch_dtype)
-            for start, _, scales in self._blocks():
+            for start, rows in self._blocks():
+                scales = rows.scales
                 if self._rounding.outputs is not None:
                     scales = scales.float() / self._rounding.outputs[start : start + scales.shape[0], None]
                 whole[..., start : start + scales.shape[0]] = scales[:, 0] if block is None else scales.t()
@@ -116,10 +165,11 @@ class RoundedWeight:
 
         return ir.LazyTensor(read, self._weight.dtype, shape, name=name)
 
-    def packed(self, name: str) -> tuple[ir.LazyTensor, ir.LazyTensor]:
-        """Values UINT8 [outputs, blocks, bytes of a block] and scales [outputs, blocks]: what MatMulNBits takes.
+    def packed(self, name: str) -> list[ir.LazyTensor]:
+        """What MatMulNBits takes: values UINT8 [outputs, blocks, bytes of a block], scales [outputs, blocks], and zero
+        points, where there are any, UINT8 [outputs, bytes of a row's].
 
-        Values are counted from their least one; two of four bits share a byte, the lower half first.
+        Values and zero points are counted from the least value; two of four bits share a byte, the lower half first.
         """
         bits, block = self.bits, self.block or self._inputs
         shape = ir.Shape([self._outputs, self._inputs // block, block * bits // 8])
@@ -127,22 +177,46 @@ class RoundedWeight:
 
         def read() -> ir.TensorProtocol:
             whole = np.empty((self._outputs, self._inputs * bits // 8), np.uint8)
-            for start, values, _ in self._blocks():
-                counted = (values.to(torch.int16) + 2 ** (bits - 1)).to(torch.uint8)
-                if bits == 4:
-                    counted = counted[:, ::2] | (counted[:, 1::2] << 4)
-                whole[start : start + counted.shape[0]] = counted.numpy()
+            for start, rows in self._blocks():
+                whole[start : start + len(rows.values)] = _counted(rows.values, bits).numpy()
             return ir.Tensor(whole.reshape(shape.numpy()), name=f"{name}.int{bits}")
 
         def read_scales() -> ir.TensorProtocol:
             return ir.Tensor(np.ascontiguousarray(scales_of.numpy().T), name=scales_of.name)
 
-        return (
+        tensors = [
             ir.LazyTensor(read, ir.DataType.UINT8, shape, name=f"{name}.int{bits}"),
             ir.LazyTensor(read_scales, self._weight.dtype, ir.Shape(shape.numpy()[:2]), name=scales_of.name),
-        )
+        ]
+        if self.zero_points:
+            counts = ir.Shape([self._outputs, -(-shape.numpy()[1] // 2)])
 
-    def _blocks(self) -> Iterator[tuple[int, torch.Tensor, torch.Tensor]]:
-        """(first output, values, scales) of blocks of an even number of outputs."""
+            def read_zeros() -> ir.TensorProtocol:
+                whole = np.empty(counts.numpy(), np.uint8)
+                for start, rows in self._blocks():
+                    assert rows.zeros is not None
+                    zeros = torch.nn.functional.pad(rows.zeros, (0, rows.zeros.shape[1] % 2))
+                    whole[start : start + len(zeros)] = _counted(zeros, bits).numpy()
+                return ir.Tensor(whole, name=f"{name}.zeros")
+
+            tensors.append(ir.LazyTensor(read_zeros, ir.DataType.UINT8, counts, name=f"{name}.zeros"))
+        return tensors
+
+    def _blocks(self) -> Iterator[tuple[int, Quantised]]:
+        """(first output, rows) of blocks of an even number of outputs."""
         for start, rows in self._weight.rows(BLOCK):
-            yield start, *self._rounding.quantise(rows, self._weight.torch_dtype)
+            yield start, self._rounding.quantise(rows, self._weight.torch_dtype)
+
+
+def _put(whole: np.ndarray, start: int, rows: Int8[torch.Tensor, "O I"], four: bool) -> None:
+    """Rows as columns of `whole`, from `start` on; two of four bits in a byte."""
+    columns = rows.t().contiguous().view(torch.uint8)
+    if four:
+        columns = (columns[:, ::2] & 15) | (columns[:, 1::2] << 4)
+        start //= 2
+    whole[:, start : start + columns.shape[1]] = columns.numpy()
+
+
+def _counted(rows: Int8[torch.Tensor, "O I"], bits: int) -> torch.Tensor:
+    counted = (rows.to(torch.int16) + 2 ** (bits - 1)).to(torch.uint8)
+    return counted[:, ::2] | (counted[:, 1::2] << 4) if bits == 4 else counted

@@ -34,7 +34,8 @@ def rounding_of(
             return Rounding(8, weights.block if dialect == "ort" else None)
         if "head" in parts(name) and rounds_activations(plan, weights, dialect):
             return _head(width)
-        return Rounding(weights.bits, weights.block)
+        # TensorRT takes no zero points.
+        return Rounding(weights.bits, weights.block, zero_points=weights.bits == 4 and dialect == "ort")
 
     def parts(name: str) -> set[Part]:
         if graph in ("vision", "video"):
@@ -46,6 +47,7 @@ def rounding_of(
         if layer is not None:
             index = first_layer(graph, plan) + int(layer[1])
             found |= {"first"} if index == 0 else {"last"} if index == layers - 1 else set()
+            found |= {"values"} if ".v_proj." in name else set()
         return found
 
     return rounding
@@ -70,6 +72,15 @@ def method_of(plan: Plan, weights: Weights, dialect: DialectName) -> Method:
 def rounds_activations(plan: Plan, weights: Weights, dialect: DialectName) -> bool:
     """Whether products become int8 by int8, activations rounded as they come."""
     return dialect == "ort" and plan.precision == "float32" and weights.bits == 8 and weights.block is None
+
+
+def wants_activations(plan: Plan, dialect: DialectName) -> bool:
+    """Whether rounding goes by what products are given, a calibration or not.
+
+    Four bits, and activations in eight, are far worse for a pretrained model without.
+    """
+    weights = plan.weights
+    return weights is not None and (weights.bits == 4 or rounds_activations(plan, weights, dialect))
 
 
 def _head(width: int) -> Rounding:

@@ -24,7 +24,7 @@ Tie = Callable[[Scale], Scale]
 Method = Callable[[Group, Activation, Tie], "Scale | None"]
 """Chooses a scale of geometric mean 1; None where plain rounding does as well."""
 
-STEPS = 20
+STEPS = 10
 """Of alpha, from 0 to 1."""
 BLOCK = 1 << 20
 """Bytes of a stored weight that are tried at once: what caches hold."""

@@ -57,11 +57,10 @@ def test_statistics_are_those_of_the_stock_models_states(tiny_llava: Path, tmp_p
     }
     for name, parts in states.items():
         rows, activation = torch.cat(parts), found[name]
-        unit = rows / rows.square().mean(1, keepdim=True).sqrt()
         for actual, expected in (
-            (activation.mean, unit.mean(0)),
-            (activation.mean_abs, unit.abs().mean(0)),
-            (activation.mean_square, unit.square().mean(0)),
+            (activation.mean, rows.mean(0)),
+            (activation.mean_abs, rows.abs().mean(0)),
+            (activation.mean_square, rows.square().mean(0)),
             (activation.max_abs, rows.abs().amax(0)),
             (torch.tensor([activation.low, activation.high]), torch.stack(torch.aminmax(rows))),
         ):

@@ -23,7 +23,8 @@ from fastv_export.rounding import Rounding
 
 def kernel(weight: torch.Tensor, rounding: Rounding, rows: torch.Tensor) -> torch.Tensor:
     """One product as an `ort` graph has it: `lower_to_dynamic_int8` beside one scale an output, else MatMulNBits."""
-    values, scales = (each.numpy() for each in rounding.quantise(weight, torch.float32))
+    made = rounding.quantise(weight, torch.float32)
+    values, scales = made.values.numpy(), made.scales.numpy()
     if rounding.block is None:
         nodes = [
             helper.make_node("Abs", ["x"], ["a"]),
@@ -43,12 +44,16 @@ def kernel(weight: torch.Tensor, rounding: Rounding, rows: torch.Tensor) -> torc
         initializers = [numpy_helper.from_array(np.asarray(array), name) for name, array in arrays.items()]
     else:
         nodes = [
-            helper.make_node("DequantizeLinear", ["w", "ws"], ["d"], axis=0, block_size=rounding.block),
+            helper.make_node("DequantizeLinear", ["w", "ws", "wz"], ["d"], axis=0, block_size=rounding.block),
             helper.make_node("MatMul", ["x", "d"], ["y"]),
         ]
         kind = TensorProto.INT4 if rounding.bits == 4 else TensorProto.INT8
-        stored = helper.make_tensor("w", kind, values.T.shape, values.T.reshape(-1).tolist())
-        initializers = [stored, numpy_helper.from_array(scales.T.copy(), "ws")]
+        zeros = np.zeros(scales.shape, np.int8) if made.zeros is None else made.zeros.numpy()
+        initializers = [
+            helper.make_tensor(name, kind, array.T.shape, array.T.reshape(-1).tolist())
+            for name, array in (("w", values), ("wz", zeros))
+        ]
+        initializers.append(numpy_helper.from_array(scales.T.copy(), "ws"))
     ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [None] * rows.dim()) for name in "xy"]
     graph = helper.make_graph(nodes, "product", ends[:1], ends[1:], initializers)
     opsets = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
@@ -67,7 +72,8 @@ def model(tiny_llava: Path) -> nn.Module:
 @torch.no_grad()
 def test_products_are_those_of_the_kernels(name: str, model: nn.Module) -> None:
     weights, layer, generator = FEW_BITS[name], 2, torch.Generator().manual_seed(0)
-    few, eight = Rounding(weights.bits, weights.block), Rounding(8, weights.block)
+    few = Rounding(weights.bits, weights.block, zero_points=weights.bits == 4)
+    eight = Rounding(8, weights.block)
     decoder: Any = model.model.language_model  # type: ignore[union-attr]
     projector: Any = model.model.multi_modal_projector  # type: ignore[union-attr]
     linear = {
@@ -101,7 +107,7 @@ def test_products_are_those_of_the_kernels(name: str, model: nn.Module) -> None:
 
 
 def test_parts_of_a_bundle_have_their_bits(model: nn.Module) -> None:
-    """As graphs have them: in int4 eight bits in tower, prefix and head; none where a weight has no whole blocks."""
+    """As graphs have them: in int4 eight bits in tower, prefix, values and head; none without whole blocks."""
     family = FAMILIES["llava"]
     weights = FEW_BITS["int4"]
     for layer in (None, 1, 3):
@@ -109,9 +115,10 @@ def test_parts_of_a_bundle_have_their_bits(model: nn.Module) -> None:
             inputs, outputs = product.module.in_features, product.module.out_features
             attends = product.name.startswith("self_attn")  # a prefix ends with the attention of layer K-1
             wide = product.layer is None or (layer is not None and product.layer < layer - (not attends))
-            bits = 8 if wide else 4
-            fits = inputs % 64 == 0 and (bits == 8 or outputs % 2 == 0)
-            assert rounding_in(product, weights, layer, 5) == (Rounding(bits, 64) if fits else None), product.name
+            bits = 8 if wide or "v_proj" in product.name else 4
+            fits = inputs % 32 == 0 and (bits == 8 or outputs % 2 == 0)
+            expected = Rounding(bits, 32, zero_points=bits == 4) if fits else None
+            assert rounding_in(product, weights, layer, 5) == expected, product.name
 
 
 def close(ours: torch.Tensor, theirs: torch.Tensor) -> None:

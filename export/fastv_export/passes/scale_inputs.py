@@ -66,6 +66,11 @@ def scale_inputs(
         }
         if activation is None or not group:
             continue
+        for name, (_, rounding) in group.items():
+            # With what `divide` may have said of its outputs before.
+            known = result.roundings.get(name, rounding)
+            result.roundings[name] = replace(known, importance=activation.mean_square)
+        group = {name: (tensor, result.roundings[name]) for name, (tensor, _) in group.items()}
         result.ranges[_name(rows)] = float(activation.max_abs.max())
         source = _source(rows, len(activation.mean), rounding_of) if len(rows.uses()) == len(group) else None
         if source is None:
@@ -78,7 +83,7 @@ def scale_inputs(
         result.scaled += 1
         result.ranges[_name(rows)] = float((activation.max_abs / scale).max())
         for name, (_, rounding) in group.items():
-            result.roundings[name] = replace(result.roundings.get(name, rounding), inputs=scale)
+            result.roundings[name] = replace(rounding, inputs=scale)
         source.divide(scale, result)
     return result
 

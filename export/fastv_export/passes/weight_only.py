@@ -47,10 +47,11 @@ def _dequantised(
     graph: ir.Graph, name: str, weight: CheckpointTensor, rounding: Rounding, *, before: ir.Node
 ) -> ir.Value:
     rounded = RoundedWeight(weight, rounding)
-    values, scales = rounded.values(f"{name}.int{rounding.bits}"), rounded.scales(f"{name}.scales")
+    tensors = [rounded.values(f"{name}.int{rounding.bits}"), rounded.scales(f"{name}.scales")]
+    zeros = rounded.zeros(f"{name}.zeros")
     inputs = [
         ir.Value(name=each.name, type=ir.TensorType(each.dtype), shape=each.shape, const_value=each)
-        for each in (values, scales)
+        for each in (tensors if zeros is None else [*tensors, zeros])
     ]
     for each in inputs:
         graph.register_initializer(each)
