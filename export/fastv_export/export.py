@@ -301,9 +301,9 @@ def _write_graphs(
 def _scales(scaled: list[Scaled], by: str) -> str:
     stuck = sum(each.stuck for each in scaled)
     return (
-        f"scales by {by}: {sum(each.scaled for each in scaled)} inputs of products; plain rounding "
-        f"serves {sum(each.plain for each in scaled)} as well"
-        + (f", and is all there is for {stuck}: nothing before them takes a scale" if stuck else "")
+        f"scales by {by}: {sum(each.scaled for each in scaled)} inputs of products; "
+        f"{sum(each.plain for each in scaled)} are as well off without"
+        + (f", and {stuck} have none: nothing before them takes a scale" if stuck else "")
     )
 
 
