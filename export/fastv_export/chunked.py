@@ -105,7 +105,7 @@ class _Runner:
             for run, parts in zip(runs, results, strict=True):
                 binding = session.io_binding()
                 for name, weight in weights.items():
-                    binding.bind_input(name, "cpu", 0, weight.element, weight.shape, raw[name].ctypes.data)
+                    binding.bind_input(name, "cpu", 0, weight.loaded, weight.shape, raw[name].ctypes.data)
                 inputs = {name: run.take(name) for name in chunk.inputs}
                 parts.append(_execute(session, binding, inputs, chunk.outputs, self._shrink))
         for run, parts in zip(runs, results, strict=True):

@@ -74,7 +74,15 @@ class Weights(Model):
     wide: tuple[Part, ...] = ()
     """Parts that keep 8 bits where others have 4."""
     static: bool = False
-    """What products of the decoder are given has 8 bits as well, by ranges that a calibration saw."""
+    """What products of the decoder are given is rounded as their weights are, in ranges that a calibration saw, or for
+    floating-point values a text."""
+    floating: bool = False
+    """Values are floating point: fp8 (E4M3) and nvfp4 (E2M1 in blocks of 16, whose scales are E4M3); else integers."""
+
+    @property
+    def name(self) -> str:
+        """As `fastv-export --precision` has it, whatever the blocks are."""
+        return ("nvfp4" if self.bits == 4 else "fp8") if self.floating else f"int{self.bits}"
 
 
 class Plan(Model):

@@ -81,7 +81,7 @@ def import_libraries() -> None:
 def plan_settings(plan: Plan) -> dict[str, str]:
     """What a plan is, for the reader of a report."""
     weights = plan.weights
-    precision = plan.precision if weights is None else f"int{weights.bits} weights, {plan.precision}"
+    precision = plan.precision if weights is None else f"{weights.name} weights, {plan.precision}"
     if plan.layer is None:
         return {"plan": "not pruned", "precision": precision}
     return {"plan": f"K={plan.layer}, keep {plan.keep:g}, {plan.ranker}", "precision": precision}
