@@ -78,7 +78,7 @@ class Weight:
         return TensorProto.FLOAT8E4M3FN if self.element == TensorProto.FLOAT4E2M1 else self.element
 
     def read(self, file: int, buffer: np.ndarray) -> np.ndarray:
-        """The values as ONNX Runtime takes them; `buffer`, which is as large as what is stored, if they are stored so."""
+        """The values as ONNX Runtime takes them; `buffer` itself, as large as what is stored, if they are stored so."""
         for index, piece in enumerate(buffer.reshape(self.pieces, -1)):
             if os.preadv(file, [piece.data], self.offset + index * self.stride) != piece.nbytes:
                 raise OSError(f"a weight ends before its {self.nbytes} bytes")

@@ -175,7 +175,9 @@ def _write(
                     most = None if limit is None else limit.positions
                     activations = text_activations(stock, family, folder / PROCESSOR, tokens, most)
             except UserError as error:
-                without = "activations are not rounded" if plan.weights.floating else "weights are rounded without scales"
+                without = (
+                    "activations are not rounded" if plan.weights.floating else "weights are rounded without scales"
+                )
                 progress.note(f"warning: {without}, since no text can be read: {error}")
         graphs, rounded, scaled = _write_graphs(
             contract, dialect, skeleton, family, vision, plan, dimensions, activations, headroom, folder, progress

@@ -22,6 +22,7 @@ from fastv_export.export import export_bundle
 from fastv_export.families import FAMILIES
 from fastv_export.graphs import save_graph
 from fastv_export.plan import Options
+from fastv_export.precisions import FLOATING
 from fastv_export.progress import Progress
 from fastv_export.rankers import RANKERS
 from fastv_export.select_graph import build_select
@@ -33,6 +34,7 @@ from fastv_runtime.build.network import BuildError, Settings, build, compile_gra
 from fastv_runtime.build.profiles import graph_profiles
 from fastv_runtime.bundle import Bundle, Weights, read_manifest
 from fastv_runtime.cli.build import main
+from fastv_runtime.errors import UserError
 from tests.activations import tiny_activations
 from tests.conftest import MakeBundle
 from tests.families.row import Row
@@ -158,6 +160,44 @@ def test_weights_of_few_bits_are_built(source: Source, tmp_path: Path, rtx: Tens
         profiles = graph_profiles(graph, made, shared_weights=False)
         engine = build(parsed, profiles, choose_device(rtx, None, ("SM86",)), Settings())
         assert memoryview(engine).nbytes > 10_000
+
+
+@WITH_LLAVA
+@pytest.mark.parametrize("precision", FLOATING)
+def test_floating_point_of_few_bits_is_built(precision: str, source: Source, tmp_path: Path, rtx: TensorRt) -> None:
+    """fp8 for Ada and Blackwell; nvfp4, with a prefix and a head in fp8, for Blackwell. Older GPUs are refused before
+    TensorRT-RTX refuses them."""
+    since, names = ("SM89", ["SM89", "SM120"]) if precision == "fp8" else ("SM100", ["SM120"])
+    options = Options(layer=2, target="trt-rtx", verify=False, weights=FLOATING[precision])
+    path = tmp_path / "floating.fastv"
+    made = export_bundle(source("llava"), path, options, Progress(None))
+    device = choose_device(rtx, None, names)
+    for graph, form, rounded in (("prefix", "fp8", 4 + 2), ("suffix", precision, 2 + 3 * 4)):
+        spec = made.graphs[graph]
+        parsed = parse(rtx, path / spec.file, spec)
+        # Of weights, then of what they multiply; nvfp4's scales are fp8 themselves; and the head.
+        products = 7 + 4 if graph == "prefix" else 3 + 3 * 7
+        head = graph == "suffix"
+        read = Counter(layer.get_input(0).dtype.name for layer in parsed.network if layer.type.name == "DEQUANTIZE")
+        types = Counter(parsed.layer_types())
+        if form == "fp8":
+            assert (types["QUANTIZE"], types["DYNAMIC_QUANTIZE"]) == (rounded, 0)
+            assert read == {"FP8": rounded + products + head}
+        else:
+            assert (types["QUANTIZE"], types["DYNAMIC_QUANTIZE"]) == (0, rounded)
+            assert read == {"FP4": rounded + products, "FP8": rounded + products + head}
+        profiles = graph_profiles(graph, made, shared_weights=False)
+        engine = build(parsed, profiles, device, Settings())
+        assert memoryview(engine).nbytes > 10_000
+        if form == precision:
+            older = choose_device(rtx, None, ["SM86" if form == "fp8" else "SM89"])
+            datatype = "fp8_e4m3" if form == "fp8" else "fp4_e2m1"
+            with pytest.raises(BuildError, match=rf"Cannot compile for target.*{datatype}"):
+                build(parse(rtx, path / spec.file, spec), profiles, older, Settings())
+            with pytest.raises(
+                UserError, match=rf"SM8\d does not compute in {form}, which GPUs do since {since}: export"
+            ):
+                build_engines(Bundle(path, made), older)
 
 
 @WITH_LLAVA

@@ -11,7 +11,9 @@ NUMPY = {ir.DataType.FLOAT: np.float32, ir.DataType.FLOAT16: np.float16, ir.Data
 
 def register(graph: ir.Graph, tensor: ir.TensorProtocol) -> ir.Value:
     """A tensor as an initializer of its own name."""
-    value = ir.Value(name=tensor.name, type=ir.TensorType(tensor.dtype), shape=tensor.shape, const_value=tensor)
+    value = ir.Value(
+        name=tensor.name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(tensor.shape.numpy()), const_value=tensor
+    )
     graph.register_initializer(value)
     return value
 

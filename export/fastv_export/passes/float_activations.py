@@ -25,10 +25,11 @@ def quantise_float_activations(model: ir.Model, ranges: Mapping[str, float], hea
             continue
         rows, weight = node.inputs
         rounding = None if weight is None else weight.meta.get(FORMAT)
-        if not isinstance(rounding, FloatRounding) or rows is None or rows.name not in ranges:
+        largest = None if rows is None else ranges.get(str(rows.name))
+        if not isinstance(rounding, FloatRounding) or rows is None or largest is None:
             continue
         if rows not in rounded:
             form = fp8 if isinstance(rounding, Fp8) else nvfp4
-            rounded[rows] = form.rounded_rows(model.graph, rows, headroom * ranges[rows.name], before=node)
+            rounded[rows] = form.rounded_rows(model.graph, rows, headroom * largest, before=node)
         node.replace_input_with(0, rounded[rows])
     return len(rounded)

@@ -48,4 +48,3 @@ def rounded_rows(graph: ir.Graph, rows: ir.Value, largest: float, *, before: ir.
     output.name, output.type, output.shape = f"{rows.name}.rounded", rows.type, rows.shape
     graph.insert_before(before, tape.nodes)
     return output
-

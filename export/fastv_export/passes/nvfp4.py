@@ -70,9 +70,8 @@ def rounded_rows(graph: ir.Graph, rows: ir.Value, largest: float, *, before: ir.
     return output
 
 
-def _dequantised(
-    tape: Tape, name: str, values: ir.Value, scales: ir.Value, scale: ir.Value, *, axis: int
-) -> ir.Value:
+def _dequantised(tape: Tape, name: str, values: ir.Value, scales: ir.Value, scale: ir.Value, *, axis: int) -> ir.Value:
+    assert scale.dtype is not None
     by_block = tape.op("DequantizeLinear", [scales, scale])
     by_block.name, by_block.type, by_block.shape = f"{name}.by_block", ir.TensorType(scale.dtype), scales.shape
     output = tape.op("DequantizeLinear", [values, by_block], {"axis": axis, "block_size": BLOCK})
