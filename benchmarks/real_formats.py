@@ -58,6 +58,8 @@ class Setting:
     smooth: bool = False
     wide: int = 0
     """So many first layers are fp8."""
+    attention: Rounding | None = None
+    """Of its products, where that is another."""
 
 
 SETTINGS = {
@@ -73,7 +75,10 @@ SETTINGS = {
     "nvfp4 weights": Setting(Nvfp4()),
     "nvfp4, range as seen": Setting(Nvfp4(), headroom=1),
     "nvfp4, range 8 times": Setting(Nvfp4(), headroom=HEADROOM["text"]),
-    "nvfp4, range 8 times, two layers in fp8 (the export's)": Setting(Nvfp4(), headroom=HEADROOM["text"], wide=2),
+    "nvfp4, range 8 times, attention in fp8": Setting(Nvfp4(), headroom=HEADROOM["text"], attention=Fp8()),
+    "nvfp4, range 8 times, attention and two layers in fp8 (the export's)": Setting(
+        Nvfp4(), headroom=HEADROOM["text"], wide=2, attention=Fp8()
+    ),
 }
 
 
@@ -139,8 +144,10 @@ def rounded(decoder: Any, family: Family, activations: Mapping[str, Activation],
     for index, layer in enumerate(hf.layers_of(decoder)):
         if setting.weights is None:
             break
-        weights = Fp8() if index < setting.wide else setting.weights
         for first, names in GROUPS.items():
+            weights = Fp8() if index < setting.wide else setting.weights
+            if setting.attention is not None and "attn" in first:
+                weights = setting.attention
             modules = [layer.get_submodule(name) for name in names]
             activation = activations[f"layers.{index}.{first}"]
             scale = torch.ones_like(activation.max_abs)

@@ -13,9 +13,10 @@ WIDE: tuple[Part, ...] = ("vision", "prefix", "head")
 FEW_BITS = {"int8": Weights(bits=8, block=None), "int4": Weights(bits=4, block=BLOCK, wide=WIDE)}
 FLOATING = {
     "fp8": Weights(bits=8, block=None, static=True, floating=True),
-    "nvfp4": Weights(bits=4, block=FLOAT_BLOCK, wide=("prefix", "head"), static=True, floating=True),
+    "nvfp4": Weights(bits=4, block=FLOAT_BLOCK, wide=("prefix", "attention", "head"), static=True, floating=True),
 }
-"""For TensorRT alone. Towers stay in the precision of activations: nothing is measured there."""
+"""For TensorRT alone. Of products in nvfp4 those of attention cost most for their size (docs/precision.md): they are a
+quarter of the weights, or less. Towers stay in the precision of activations: nothing is measured there."""
 DEFAULTS = {"ort": "int8"}
 """Of targets whose default is not a precision of activations: the fastest answers of up to some fifty tokens on a CPU
 (docs/benchmarks/few_bits.md), one in a thousand changed on the demo (docs/benchmarks/precision.md)."""

@@ -28,8 +28,9 @@ END_TO_END = "end_to_end"
 DialectName = Literal["onnx", "ort", "trt", "trt-legacy"]
 Ranker = Literal["fastv", "random", "uniform", "fastv+uniform", "norope", "dart"]
 Length = Literal["fixed", "exact"]
-Part = Literal["vision", "prefix", "first", "last", "head"]
-"""Towers; layers before K (which decide what is pruned); the decoder's first and last layer; its head."""
+Part = Literal["vision", "prefix", "first", "last", "attention", "head"]
+"""Towers; layers before K (which decide what is pruned); the decoder's first and last layer; of its layers the products
+around attention; its head."""
 Precision = Literal["float32", "float16", "bfloat16"]
 """Element type of weights and activations; scores and logits are fp32 in any case."""
 

@@ -165,39 +165,39 @@ def test_weights_of_few_bits_are_built(source: Source, tmp_path: Path, rtx: Tens
 @WITH_LLAVA
 @pytest.mark.parametrize("precision", FLOATING)
 def test_floating_point_of_few_bits_is_built(precision: str, source: Source, tmp_path: Path, rtx: TensorRt) -> None:
-    """fp8 for Ada and Blackwell; nvfp4, with a prefix and a head in fp8, for Blackwell. Older GPUs are refused before
-    TensorRT-RTX refuses them."""
+    """fp8 for Ada and Blackwell; nvfp4, with prefix, attention and head in fp8, for Blackwell. Older GPUs are refused
+    before TensorRT-RTX refuses them."""
     since, names = ("SM89", ["SM89", "SM120"]) if precision == "fp8" else ("SM100", ["SM120"])
     options = Options(layer=2, target="trt-rtx", verify=False, weights=FLOATING[precision])
     path = tmp_path / "floating.fastv"
     made = export_bundle(source("llava"), path, options, Progress(None))
     device = choose_device(rtx, None, names)
-    for graph, form, rounded in (("prefix", "fp8", 4 + 2), ("suffix", precision, 2 + 3 * 4)):
+    mlps, layers = 4, 3  # of the suffix
+    if precision == "fp8":
+        # What is rounded, the weights, and the head's.
+        suffix = {"FP8": (2 * mlps + 2 * layers) + (3 * mlps + 4 * layers) + 1}
+    else:
+        # MLPs, whose blocks' scales are fp8; then attention as above, and the head.
+        suffix = {"FP4": 2 * mlps + 3 * mlps, "FP8": 2 * mlps + 3 * mlps + 2 * layers + 4 * layers + 1}
+    for graph, expected in (("prefix", {"FP8": (4 + 2) + (7 + 4)}), ("suffix", suffix)):
         spec = made.graphs[graph]
         parsed = parse(rtx, path / spec.file, spec)
-        # Of weights, then of what they multiply; nvfp4's scales are fp8 themselves; and the head.
-        products = 7 + 4 if graph == "prefix" else 3 + 3 * 7
-        head = graph == "suffix"
         read = Counter(layer.get_input(0).dtype.name for layer in parsed.network if layer.type.name == "DEQUANTIZE")
+        assert read == expected
         types = Counter(parsed.layer_types())
-        if form == "fp8":
-            assert (types["QUANTIZE"], types["DYNAMIC_QUANTIZE"]) == (rounded, 0)
-            assert read == {"FP8": rounded + products + head}
-        else:
-            assert (types["QUANTIZE"], types["DYNAMIC_QUANTIZE"]) == (0, rounded)
-            assert read == {"FP4": rounded + products, "FP8": rounded + products + head}
+        assert types["DYNAMIC_QUANTIZE"] == (2 * mlps if "FP4" in expected else 0)
+        assert (
+            types["QUANTIZE"] == {"prefix": 4 + 2, "suffix": 2 * layers + 2 * mlps}[graph] - types["DYNAMIC_QUANTIZE"]
+        )
         profiles = graph_profiles(graph, made, shared_weights=False)
         engine = build(parsed, profiles, device, Settings())
         assert memoryview(engine).nbytes > 10_000
-        if form == precision:
-            older = choose_device(rtx, None, ["SM86" if form == "fp8" else "SM89"])
-            datatype = "fp8_e4m3" if form == "fp8" else "fp4_e2m1"
-            with pytest.raises(BuildError, match=rf"Cannot compile for target.*{datatype}"):
-                build(parse(rtx, path / spec.file, spec), profiles, older, Settings())
-            with pytest.raises(
-                UserError, match=rf"SM8\d does not compute in {form}, which GPUs do since {since}: export"
-            ):
-                build_engines(Bundle(path, made), older)
+    older = choose_device(rtx, None, ["SM86" if precision == "fp8" else "SM89"])
+    datatype = "fp8_e4m3" if precision == "fp8" else "fp4_e2m1"
+    with pytest.raises(BuildError, match=rf"Cannot compile for target.*{datatype}"):
+        build(parse(rtx, path / spec.file, spec), profiles, older, Settings())
+    with pytest.raises(UserError, match=rf"SM8\d does not compute in {precision}, which GPUs do since {since}: export"):
+        build_engines(Bundle(path, made), older)
 
 
 @WITH_LLAVA

@@ -130,19 +130,18 @@ def test_what_does_not_fit_stays_as_it_is(tmp_path: Path) -> None:
 
 
 def test_an_export_is_verified_from_picture_to_tokens(tiny_llava: Path, tmp_path: Path) -> None:
-    """In nvfp4, whose prefix and head are fp8."""
+    """In nvfp4, whose prefix, attention and head are fp8."""
     output = tmp_path / "out.fastv"
     main([str(tiny_llava), "-o", str(output), "--target", "trt", "--precision", "nvfp4"])
     manifest = read_manifest(output)
     assert manifest.plan.weights is not None and manifest.plan.weights.name == "nvfp4"
     assert manifest.verified is not None and max(manifest.verified.values()) < 0.01
-    for graph, form in (("vision", None), ("prefix", "fp8"), ("suffix", "nvfp4")):
+    # Inputs of the prefix' one layer and the attention of another; of the suffix' MLP and three layers.
+    for graph, inputs in (("vision", (0, 0)), ("prefix", (4 + 2, 0)), ("suffix", (3 * 2, 2 + 3 * 2))):
         nodes = onnx.load(output / "onnx" / f"{graph}.onnx", load_external_data=False).graph.node
         dynamic = sum(node.op_type == "TRT_FP4DynamicQuantize" for node in nodes)
         static = sum(node.op_type == "QuantizeLinear" for node in nodes)
-        # Of the prefix' one layer and the attention of another; of the suffix' MLP and three layers.
-        inputs = {"vision": 0, "prefix": 4 + 2, "suffix": 2 + 3 * 4}[graph]
-        assert (static, dynamic) == ((0, inputs) if form == "nvfp4" else (inputs, 0))
+        assert (static, dynamic) == inputs
 
 
 @pytest.mark.parametrize("target", ["ort", "trt-legacy"])
