@@ -84,6 +84,7 @@ def wants_text(plan: Plan, weights: Weights, dialect: DialectName) -> bool:
 
 
 def _floating(parts: set[Part], weights: Weights) -> Rounding | None:
+    """Towers stay as they are."""
     if "vision" in parts:
         return None
     return Nvfp4() if weights.bits == 4 and not parts & set(weights.wide) else Fp8()
