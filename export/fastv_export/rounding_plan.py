@@ -47,7 +47,7 @@ def rounding_of(
         found: set[Part] = {"prefix"} if graph == "prefix" else set()
         layer = re.match(r"layers\.(\d+)\.", name)
         if layer is not None:
-            found |= {"attention"} if "self_attn." in name else set()
+            found |= {"attention"} if "attn" in name else set()
             index = first_layer(graph, plan) + int(layer[1])
             found |= {"first"} if index == 0 else {"last"} if index == layers - 1 else set()
         return found

@@ -11,6 +11,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -227,6 +228,23 @@ def test_an_export_builds_for_every_gpu_since_ampere(llava: Path, rtx: TensorRt)
     assert folder.name == "-".join(["rtx", *(name.lower() for name in rtx.portable_capabilities())])
     assert "sm75" not in folder.name
     assert len(list(folder.glob("*.engine"))) == 4
+
+
+@pytest.mark.parametrize(("precision", "since"), [("fp8", 89), ("nvfp4", 100)])
+def test_an_export_builds_for_gpus_that_have_its_format(
+    precision: str, since: int, tmp_path: Path, rtx: TensorRt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen: list[Device] = []
+
+    def built(bundle: Bundle, device: Device, **_: object) -> SimpleNamespace:
+        chosen.append(device)
+        return SimpleNamespace(folder=device.name, failed={})
+
+    monkeypatch.setattr("fastv_export.engines.build_engines", built)
+    made = manifest(FIXED)
+    made = made.model_copy(update={"plan": made.plan.model_copy(update={"weights": FLOATING[precision]})})
+    build_after_export(tmp_path, made, "trt-rtx", Progress(None))
+    assert chosen[0].capabilities == tuple(each for each in rtx.capabilities() if int(each[2:]) >= since)
 
 
 @WITH_LLAVA
