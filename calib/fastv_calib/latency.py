@@ -138,14 +138,14 @@ def bundle_latency(path: str, timings: Sequence[Timing]) -> BundleLatency:
 
 def point_of(plan: Plan) -> Point:
     """A bundle's plan as a point: few bits by their number, whatever their blocks and wide parts."""
-    precision = "fp32" if plan.weights is None else f"int{plan.weights.bits}"
+    precision = "fp32" if plan.weights is None else plan.weights.name
     return Point(
         layer=plan.layer, keep=1.0 if plan.layer is None else plan.keep, ranker=plan.ranker, precision=precision
     )
 
 
 def _kind(plan: Plan) -> str:
-    return plan.precision if plan.weights is None else f"{plan.precision} with int{plan.weights.bits} weights"
+    return plan.precision if plan.weights is None else f"{plan.precision} with {plan.weights.name} weights"
 
 
 def _spread(values: Sequence[float]) -> Spread:

@@ -123,7 +123,7 @@ class _Runner:
                 binding = session.io_binding()
                 for name, array in raw.items():
                     weight = weights[name]
-                    binding.bind_input(name, "cpu", 0, weight.element, weight.shape, array.ctypes.data)
+                    binding.bind_input(name, "cpu", 0, weight.loaded, weight.shape, array.ctypes.data)
                 inputs = {name: run.take(name) for name in chunk.inputs}
                 parts.append(_execute(session, binding, inputs, chunk.outputs, self._shrink))
         for run, parts in zip(runs, results, strict=True):

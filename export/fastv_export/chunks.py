@@ -17,6 +17,9 @@ import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto, helper
 
+from fastv_export.fp4_as_fp8 import widened
+from fastv_export.fp4_function import OPERATOR, fp4_dynamic_quantise
+
 WEIGHT = 1 << 20
 """Bytes from which on an initializer counts as large."""
 
@@ -72,12 +75,17 @@ class Weight:
             pieces=prod(rest),
         )
 
+    @property
+    def loaded(self) -> int:
+        """Element type as ONNX Runtime takes it, which has no E2M1."""
+        return TensorProto.FLOAT8E4M3FN if self.element == TensorProto.FLOAT4E2M1 else self.element
+
     def read(self, file: int, buffer: np.ndarray) -> np.ndarray:
-        """The stored bytes, in `buffer`, which has as many."""
+        """The values as ONNX Runtime takes them; `buffer` itself, as large as what is stored, if they are stored so."""
         for index, piece in enumerate(buffer.reshape(self.pieces, -1)):
             if os.preadv(file, [piece.data], self.offset + index * self.stride) != piece.nbytes:
                 raise OSError(f"a weight ends before its {self.nbytes} bytes")
-        return buffer
+        return buffer if self.loaded == self.element else widened(buffer)
 
 
 @dataclass(frozen=True)
@@ -112,7 +120,10 @@ class Chunk:
     def _divisible(self) -> bool:
         """Whether all that belongs to the weight of a single product can be read by columns."""
         *dequantise, product = self.nodes
-        return all(name in self.weights for name in (dequantise[0].input if dequantise else product.input[1:]))
+        made = {name for node in dequantise for name in node.output}
+        single = {tensor.name for tensor in self.constants if not tensor.dims}
+        needed = [name for node in dequantise for name in node.input] if dequantise else product.input[1:]
+        return all(name in self.weights or name in made or name in single for name in needed)
 
     def rounding(self) -> set[str]:
         """Weights of products that round their activations, which ONNX Runtime does beside constant weights alone."""
@@ -137,16 +148,18 @@ class Chunk:
         that are no inputs of it.
         """
         elements: dict[str, int] = {name: helper.np_dtype_to_tensor_dtype(arrays[name].dtype) for name in self.inputs}
-        elements |= {name: weight.element for name, weight in weights.items() if name not in constants}
+        elements |= {name: weight.loaded for name, weight in weights.items() if name not in constants}
         inside = [
-            helper.make_tensor(name, weights[name].element, weights[name].shape, raw.tobytes(), raw=True)
+            helper.make_tensor(name, weights[name].loaded, weights[name].shape, raw.tobytes(), raw=True)
             for name, raw in constants.items()
         ]
         inputs = [helper.make_tensor_value_info(name, element, None) for name, element in elements.items()]
         outputs = [onnx.ValueInfoProto(name=name) for name in self.outputs]
         nodes = [_of_portion(node, weights) for node in self.nodes]
         graph = helper.make_graph(nodes, "chunk", inputs, outputs, [*self.constants, *inside])
-        return helper.make_model(graph, opset_imports=opsets, ir_version=ir_version).SerializeToString()
+        functions = [fp4_dynamic_quantise()] if any(node.op_type == OPERATOR for node in nodes) else []
+        model = helper.make_model(graph, opset_imports=opsets, ir_version=ir_version, functions=functions)
+        return model.SerializeToString()
 
 
 def cut(model: onnx.ModelProto, folder: Path, limit: int) -> Iterator[Chunk]:
@@ -180,27 +193,35 @@ def _weights(nodes: list[NodeProto], initializers: Mapping[str, TensorProto]) ->
     large = {name: tensor for name, tensor in initializers.items() if _size(tensor) >= WEIGHT}
     widths = {name: _itemsize(tensor) for name, tensor in large.items()}
     by_output: set[str] = set()
+    stored_scales = {
+        node.output[0]: node.input[:2]
+        for node in nodes
+        if node.op_type == "DequantizeLinear" and node.input[0] in initializers
+    }
     for node in nodes:
         if node.op_type == "DequantizeLinear" and node.input[0] in large:
-            values, *others = node.input
-            widths[values] = _itemsize(initializers[others[0]])
+            values, scales, *others = node.input
+            of_scales = scales
+            if scales in stored_scales:  # they have a scale themselves
+                scales, of_scales = stored_scales[scales]
+            widths[values] = width = _itemsize(initializers[of_scales])
         elif node.op_type == PACKED and node.input[1] in large:
-            values, *others = node.input[1:]
-            widths[values] = FP32 * 8 // _attribute(node, "bits")
-            by_output |= {values, *others}
+            values, scales, *others = node.input[1:]
+            widths[values], width = FP32 * 8 // _attribute(node, "bits"), _itemsize(initializers[scales])
+            by_output |= {values, scales, *others}
         else:
             continue
-        for name in others:
-            if initializers[name].external_data:
-                widths[name] = _itemsize(initializers[name])
+        for name in (scales, *others):
+            if initializers[name].external_data and initializers[name].dims:
+                widths[name] = width
     return {name: _weight(initializers[name], width, name in by_output) for name, width in widths.items()}
 
 
 def _units(nodes: list[NodeProto], weights: Mapping[str, Weight]) -> list[list[NodeProto]]:
-    """What is never cut: a product stays with the node that dequantises its weight."""
+    """What is never cut: a product stays with the nodes that dequantise its weight."""
     units: list[list[NodeProto]] = []
     for node in nodes:
-        if units and _is_product([*units[-1], node]) and units[-1][0].input[0] in weights:
+        if units and _follows(units[-1], node) and units[-1][0].input[0] in weights:
             units[-1].append(node)
         else:
             units.append([node])
@@ -209,10 +230,18 @@ def _units(nodes: list[NodeProto], weights: Mapping[str, Weight]) -> list[list[N
 
 def _is_product(nodes: Sequence[NodeProto]) -> bool:
     """Whether nodes are one product with a weight, as stored or dequantised."""
-    *before, product = nodes
-    if product.op_type not in ("MatMul", PACKED) or len(before) > 1:
-        return False
-    return not before or (before[0].op_type == "DequantizeLinear" and before[0].output[0] == product.input[1])
+    return nodes[-1].op_type in ("MatMul", PACKED) and all(
+        _follows(nodes[:at], node) for at, node in enumerate(nodes) if at
+    )
+
+
+def _follows(before: Sequence[NodeProto], node: NodeProto) -> bool:
+    """Whether a node takes the weight, or its blocks' scales, that the ones before dequantise."""
+    return (
+        all(each.op_type == "DequantizeLinear" for each in before)
+        and node.op_type in ("MatMul", PACKED, "DequantizeLinear")
+        and before[-1].output[0] == node.input[1]
+    )
 
 
 def _runs(units: list[list[NodeProto]], weights: Mapping[str, Weight], limit: int) -> list[list[NodeProto]]:
@@ -248,7 +277,8 @@ def _itemsize(tensor: TensorProto) -> int:
 
 def _stored(element: int, count: int) -> int:
     """Bytes of so many values in a file: four-bit ones share bytes."""
-    return count // 2 if element == TensorProto.INT4 else count * helper.tensor_dtype_to_np_dtype(element).itemsize
+    four = element in (TensorProto.INT4, TensorProto.FLOAT4E2M1)
+    return count // 2 if four else count * helper.tensor_dtype_to_np_dtype(element).itemsize
 
 
 def _weight(tensor: TensorProto, width: int, by_output: bool) -> Weight:
@@ -278,4 +308,7 @@ def _inlined(tensor: TensorProto, folder: Path) -> TensorProto:
     onnx.external_data_helper.load_external_data_for_tensor(copy, str(folder))
     copy.data_location = TensorProto.DEFAULT
     del copy.external_data[:]
+    if copy.data_type == TensorProto.FLOAT4E2M1:
+        copy.data_type = TensorProto.FLOAT8E4M3FN
+        copy.raw_data = widened(np.frombuffer(copy.raw_data, np.uint8)).tobytes()
     return copy

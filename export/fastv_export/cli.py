@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fastv_export.precisions import BLOCK, DEFAULTS, FEW_BITS, TRT_BLOCK, WIDE
+from fastv_export.precisions import BLOCK, DEFAULTS, FEW_BITS, FLOATING, TRT_BLOCK, WIDE
 from fastv_runtime.bundle import END_TO_END, Manifest, Part, Precision, Weights
 from fastv_runtime.cli.console import command, export_extras, stderr
 from fastv_runtime.errors import UserError, missing_extra
@@ -41,10 +41,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--precision",
-        choices=(*PRECISIONS, *FEW_BITS),
+        choices=(*PRECISIONS, *FEW_BITS, *FLOATING),
         help="of weights and activations; int4 and int8 are of weights alone, but with int8 products are int8 as well "
-        "on ort, and on trt targets with --calibration (default: fp16; for ort int8, which is for CPUs: its CUDA "
-        "provider wants fp16)",
+        "on ort, and on trt targets with --calibration; fp8 (GPUs since SM89) and nvfp4 (since SM100) are of the "
+        "decoder's products on trt targets (default: fp16; for ort int8, which is for CPUs: its CUDA provider wants "
+        "fp16)",
     )
     parser.add_argument(
         "--block",
@@ -56,7 +57,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--int8-parts",
         nargs="*",
         choices=["vision", "prefix", "first", "last", "values", "head"],
-        default=list(WIDE),
         metavar="PART",
         help="parts that keep 8 bits in int4: vision prefix first last values head (default: all but first and last)",
     )
@@ -65,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="what fastv-calibrate chose for this checkpoint: --layer, --keep, --ranker, --length, --max-text and "
         "--precision int8 or int4, where they are not given; and by what it saw int4 and int8 weights are scaled (AWQ, "
-        "SmoothQuant)",
+        "SmoothQuant), and activations in fp8 and nvfp4 have their ranges",
     )
     parser.add_argument("--layer", type=int, metavar="K", help="prune after this many layers (default: 2)")
     parser.add_argument("--keep", type=float, metavar="R", help="fraction of visual tokens kept (default: 0.5)")
@@ -181,18 +181,22 @@ def summary(manifest: Manifest) -> str:
 
 
 def _weights(
-    precision: str | None, block: int | None, parts: Sequence[Part], target: str, calibrated: bool
+    precision: str | None, block: int | None, parts: Sequence[Part] | None, target: str, calibrated: bool
 ) -> Weights | None:
-    weights = None if precision is None else FEW_BITS.get(precision)
+    weights = None if precision is None else (FEW_BITS | FLOATING).get(precision)
+    if weights is not None and weights.floating:
+        for flag, given in (("--block", block), ("--int8-parts", parts)):
+            if given is not None:
+                raise UserError(f"{flag}: --precision {precision} has blocks and parts of its own: leave it out")
+        return weights
     if weights is None:
         if block is not None:
             raise UserError(f"--block {block}: is of weights of few bits: add --precision int4 or int8")
         return None
     if weights.bits == 8:
         return weights.model_copy(update={"block": block, "static": calibrated and target != "ort" and block is None})
-    return weights.model_copy(
-        update={"block": block or (BLOCK if target == "ort" else TRT_BLOCK), "wide": tuple(parts)}
-    )
+    wide = WIDE if parts is None else tuple(parts)
+    return weights.model_copy(update={"block": block or (BLOCK if target == "ort" else TRT_BLOCK), "wide": wide})
 
 
 def _raise_exit(signum: int, _: Any) -> None:

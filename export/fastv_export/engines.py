@@ -7,10 +7,10 @@ from pathlib import Path
 from fastv_export.progress import Progress
 from fastv_runtime.build.builder import build_engines
 from fastv_runtime.build.check import tensorrt_loader
-from fastv_runtime.build.device import Device, choose_device
+from fastv_runtime.build.device import Device, choose_device, computes
 from fastv_runtime.build.gpu import find_gpu
 from fastv_runtime.build.module import BACKENDS, installed, load_tensorrt
-from fastv_runtime.bundle import Bundle, Manifest
+from fastv_runtime.bundle import Bundle, Manifest, Weights
 from fastv_runtime.errors import UserError
 
 
@@ -18,12 +18,12 @@ def build_after_export(output: Path, manifest: Manifest, target: str, progress: 
     """Build the engines of a bundle that was just written; it stays whatever becomes of them.
 
     TensorRT builds for the GPU at hand. TensorRT-RTX needs none: without a GPU that it knows, one engine is built for
-    every one since Ampere. Nothing to do for a target that has no engines.
+    every one since Ampere that has the weights' format. Nothing to do for a target that has no engines.
     """
     if not target.startswith("trt"):
         return
     try:
-        device = _device(target)
+        device = _device(target, manifest.plan.weights)
         if device is None:
             progress.note(
                 f"note: no builder is at hand: run fastv-build {output} on the device, with TensorRT installed"
@@ -41,8 +41,8 @@ def build_after_export(output: Path, manifest: Manifest, target: str, progress: 
         progress.note(f"warning: {name}: {failure}; kept aside as {name}.engine.failed")
 
 
-def _device(target: str) -> Device | None:
-    """What to build for; None where there is nothing to build with."""
+def _device(target: str, weights: Weights | None) -> Device | None:
+    """What to build for; None where there is nothing to build with. Only GPUs that have the weights' format."""
     backend = BACKENDS["trt-rtx" if target == "trt-rtx" else "trt"]
     if not installed(backend):
         return None
@@ -51,5 +51,6 @@ def _device(target: str) -> Device | None:
         return None
     tensorrt = load_tensorrt(backend)
     if tensorrt.is_rtx and (gpu is None or gpu.capability not in tensorrt.capabilities()):
-        return choose_device(tensorrt, gpu, tensorrt.portable_capabilities())
+        portable = [name for name in tensorrt.portable_capabilities() if computes(name, weights)]
+        return choose_device(tensorrt, gpu, portable)
     return choose_device(tensorrt, gpu)

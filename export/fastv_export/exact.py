@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from onnx import ModelProto, NodeProto, helper, numpy_helper
 
+QUANTISE = ("QuantizeLinear", "TRT_FP4DynamicQuantize")
+"""What makes few bits of activations; those of weights are stored."""
 UNSET = 0
 """accuracy_level of MatMulNBits at which it computes in the type of its activations."""
 ONE = "exact.one"
@@ -18,8 +20,7 @@ def with_exact_products(model: ModelProto) -> None:
     exactly.
     """
     makers = {node.output[0]: node for node in model.graph.node}
-    # Weights are stored as integers: what a QuantizeLinear makes are activations.
-    integers = {node.output[0]: node.input[0] for node in model.graph.node if node.op_type == "QuantizeLinear"}
+    integers = {name: node.input[0] for node in model.graph.node if node.op_type in QUANTISE for name in node.output}
     rounded = {
         node.output[0]: integers[node.input[0]]
         for node in model.graph.node

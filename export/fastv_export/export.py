@@ -18,10 +18,17 @@ from fastv_export.dialects import TARGETS, Dialect
 from fastv_export.digests import Digests
 from fastv_export.end_to_end import EndToEnd
 from fastv_export.families import Family, family_of
+from fastv_export.float_formats import HEADROOM
 from fastv_export.generation import generation_defaults, generation_notes
 from fastv_export.golden import Tensors, golden_vectors
 from fastv_export.graphs import build_graph, save_graph
-from fastv_export.passes import Scaled, quantise_activations, quantise_weights, scale_inputs
+from fastv_export.passes import (
+    Scaled,
+    quantise_activations,
+    quantise_float_activations,
+    quantise_weights,
+    scale_inputs,
+)
 from fastv_export.plan import Options, check_positions, decoder_dimensions, make_plan
 from fastv_export.progress import Progress
 from fastv_export.question import NoRoom, Question, ask
@@ -162,7 +169,8 @@ def _write(
         contract = contracts(dimensions, vision, video, plan, plan.precision)
         dialect = TARGETS[options.target]
         calibrated, by = activations is not None, "the calibration"
-        if activations is None and wants_activations(plan, dialect.name):
+        headroom = HEADROOM["calibration" if calibrated else "text"]
+        if activations is None and plan.weights is not None and wants_activations(plan, plan.weights, dialect.name):
             by = "a text of the exporter's own"
             try:
                 with progress.weights("what a text gives to products", _stored_bytes(checkpoint)) as read:
@@ -170,12 +178,15 @@ def _write(
                     most = None if limit is None else limit.positions
                     activations = text_activations(stock, family, folder / PROCESSOR, tokens, most)
             except UserError as error:
-                progress.note(f"warning: weights are rounded without scales, since no text can be read: {error}")
+                without = (
+                    "activations are not rounded" if plan.weights.floating else "weights are rounded without scales"
+                )
+                progress.note(f"warning: {without}, since no text can be read: {error}")
         graphs, rounded, scaled = _write_graphs(
-            contract, dialect, skeleton, family, vision, plan, dimensions, activations, folder, progress
+            contract, dialect, skeleton, family, vision, plan, dimensions, activations, headroom, folder, progress
         )
         if scaled:
-            progress.note(_scales(scaled, by))
+            progress.note(_ranges(scaled, by) if plan.weights and plan.weights.floating else _scales(scaled, by))
         with progress.weights("write embedding table", embedding.nbytes) as written:
             with (folder / EMBEDDING).open("wb") as file:
                 embedding.tofile(file)
@@ -262,6 +273,7 @@ def _write_graphs(
     plan: Plan,
     dimensions: Decoder,
     activations: Mapping[str, Activation] | None,
+    headroom: float,
     folder: Path,
     progress: Progress,
 ) -> tuple[dict[str, GraphSpec], dict[str, Rounding], list[Scaled]]:
@@ -277,13 +289,16 @@ def _write_graphs(
             name, plan, dialect.name, layers=dimensions.num_hidden_layers, width=dimensions.hidden_size
         )
         if plan.weights is not None and activations is not None and name in DECODERS:
-            with progress.step(f"choose scales of {name}"):
+            with progress.step(f"choose {'ranges' if plan.weights.floating else 'scales'} of {name}"):
                 known, method = activation_of(name, plan, activations), method_of(plan, plan.weights, dialect.name)
                 scaled.append(scale_inputs(model, rounding, known, method))
                 rounding = scaled[-1].rounding_of
         rounded |= quantise_weights(model, rounding)
-        if plan.weights is not None and plan.weights.static and name in DECODERS:
-            quantise_activations(model, scaled[-1].ranges)
+        if plan.weights is not None and plan.weights.static and name in DECODERS and scaled:
+            if plan.weights.floating:
+                quantise_float_activations(model, scaled[-1].ranges, headroom)
+            else:
+                quantise_activations(model, scaled[-1].ranges)
         dialect.lower(model)
         with progress.weights(f"write {name}", _weight_bytes(model)) as written:
             save_graph(model, folder / "onnx" / f"{name}.onnx", written)
@@ -305,6 +320,10 @@ def _scales(scaled: list[Scaled], by: str) -> str:
         f"{sum(each.plain for each in scaled)} are as well off without"
         + (f", and {stuck} have none: nothing before them takes a scale" if stuck else "")
     )
+
+
+def _ranges(scaled: list[Scaled], by: str) -> str:
+    return f"ranges by {by}: {sum(len(each.ranges) for each in scaled)} inputs of products"
 
 
 def _as_cached(golden: Tensors, scaled: list[Scaled]) -> Tensors:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from fastv_export.dialects import TARGETS, TRT_LEGACY, choose_precision
+from fastv_export.dialects import TARGETS, TRT, TRT_LEGACY, choose_precision
 from fastv_export.families import Family
 from fastv_export.hf_models import Limit
 from fastv_export.rankers import RANKERS
@@ -111,7 +111,13 @@ def _check_heads(decoder: Decoder, target: str) -> None:
 def _check_weights(plan: Plan, target: str) -> None:
     """UserError for weights of few bits that a target has no operator for."""
     weights = plan.weights
-    if weights is None or weights.block is None or target == "ort":
+    if weights is None:
+        return
+    if weights.floating and TARGETS[target] is not TRT:
+        raise UserError(
+            f"--precision {weights.name}: target {target} has no such products: use --target trt or trt-rtx, or int8"
+        )
+    if weights.floating or weights.block is None or target == "ort":
         return
     if TARGETS[target] is TRT_LEGACY:  # DequantizeLinear takes blocks and four bits from opset 21 on
         raise UserError(

@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping
 from math import gcd
 
 from fastv_export.activations import Activation
+from fastv_export.float_formats import Fp8, Nvfp4
 from fastv_export.rounding import Rounding
-from fastv_export.scaling import Method, activation_aware, smoothing
+from fastv_export.scaling import Method, activation_aware, smoothing, unscaled
 from fastv_runtime.bundle import DialectName, Part, Plan, Weights
 
 HEAD_BLOCK = 128
@@ -29,6 +30,8 @@ def rounding_of(
     def rounding(name: str) -> Rounding | None:
         if weights is None:
             return None
+        if weights.floating:
+            return _floating(parts(name), weights)
         if weights.bits == 4 and parts(name) & set(weights.wide):
             # TensorRT builds no int8 weights in blocks; ONNX Runtime would round activations beside those without.
             return Rounding(8, weights.block if dialect == "ort" else None)
@@ -45,6 +48,7 @@ def rounding_of(
         found: set[Part] = {"prefix"} if graph == "prefix" else set()
         layer = re.match(r"layers\.(\d+)\.", name)
         if layer is not None:
+            found |= {"attention"} if "attn" in name else set()
             index = first_layer(graph, plan) + int(layer[1])
             found |= {"first"} if index == 0 else {"last"} if index == layers - 1 else set()
             found |= {"values"} if ".v_proj." in name else set()
@@ -65,7 +69,9 @@ def activation_of(graph: str, plan: Plan, activations: Mapping[str, Activation])
 
 
 def method_of(plan: Plan, weights: Weights, dialect: DialectName) -> Method:
-    """SmoothQuant where activations are rounded to eight bits as well, AWQ where weights alone are."""
+    """SmoothQuant where activations are rounded to eight bits as well, AWQ where weights alone are; none for floats."""
+    if weights.floating:
+        return unscaled
     return smoothing if rounds_activations(plan, weights, dialect) or weights.static else activation_aware
 
 
@@ -74,13 +80,19 @@ def rounds_activations(plan: Plan, weights: Weights, dialect: DialectName) -> bo
     return dialect == "ort" and plan.precision == "float32" and weights.bits == 8 and weights.block is None
 
 
-def wants_activations(plan: Plan, dialect: DialectName) -> bool:
+def wants_activations(plan: Plan, weights: Weights, dialect: DialectName) -> bool:
     """Whether rounding goes by what products are given, a calibration or not.
 
     Four bits, and activations in eight, are far worse for a pretrained model without.
     """
-    weights = plan.weights
-    return weights is not None and (weights.bits == 4 or rounds_activations(plan, weights, dialect))
+    return weights.bits == 4 or weights.floating or rounds_activations(plan, weights, dialect)
+
+
+def _floating(parts: set[Part], weights: Weights) -> Rounding | None:
+    """Towers stay as they are."""
+    if "vision" in parts:
+        return None
+    return Nvfp4() if weights.bits == 4 and not parts & set(weights.wide) else Fp8()
 
 
 def _head(width: int) -> Rounding:

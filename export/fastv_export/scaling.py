@@ -71,6 +71,10 @@ def smoothing(group: Group, activation: Activation, tie: Tie) -> Scale:
     return _power(tie(activation.max_abs) / tie(largest).clamp_min(1e-4 * float(largest.max())), 0.5)
 
 
+def unscaled(group: Group, activation: Activation, tie: Tie) -> None:
+    """No scale, for floating-point values: they are as exact for small inputs as for large ones."""
+
+
 def _power(sizes: Scale, alpha: float) -> Scale:
     logs = sizes.clamp_min(1e-9 * float(sizes.max())).log() * alpha
     return (logs - logs.mean()).clamp(-log(LARGEST), log(LARGEST)).exp()

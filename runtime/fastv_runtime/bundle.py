@@ -31,9 +31,9 @@ END_TO_END = "end_to_end"
 DialectName = Literal["onnx", "ort", "trt", "trt-legacy"]
 Ranker = Literal["fastv", "random", "uniform", "fastv+uniform", "norope", "dart"]
 Length = Literal["fixed", "exact"]
-Part = Literal["vision", "prefix", "first", "last", "values", "head"]
-"""Towers; layers before K (which decide what is pruned); the decoder's first and last layer; the values of its
-attention; its head."""
+Part = Literal["vision", "prefix", "first", "last", "attention", "values", "head"]
+"""Towers; layers before K (which decide what is pruned); the decoder's first and last layer; of its layers the products
+around attention, and of those the one that makes values; its head."""
 Precision = Literal["float32", "float16", "bfloat16"]
 """Element type of weights and activations; scores and logits are fp32 in any case."""
 
@@ -78,7 +78,15 @@ class Weights(Model):
     wide: tuple[Part, ...] = ()
     """Parts that keep 8 bits where others have 4."""
     static: bool = False
-    """What products of the decoder are given has 8 bits as well, by ranges that a calibration saw."""
+    """What products of the decoder are given is rounded as their weights are, in ranges that a calibration saw, or for
+    floating-point values a text."""
+    floating: bool = False
+    """Values are floating point: fp8 (E4M3) and nvfp4 (E2M1 in blocks of 16, whose scales are E4M3); else integers."""
+
+    @property
+    def name(self) -> str:
+        """As `fastv-export --precision` has it, whatever the blocks are."""
+        return ("nvfp4" if self.bits == 4 else "fp8") if self.floating else f"int{self.bits}"
 
 
 class Plan(Model):

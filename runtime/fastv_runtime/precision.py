@@ -17,13 +17,20 @@ def precision_of(plan: Plan, dialect: DialectName) -> str:
 
     That multiplies bytes where graphs are of float32 and weights have a scale an output (MatMulIntegerToFloat, rounded
     by row; the head, which is given one row, by block), and beside weights in blocks it rounds activations block by
-    block, in half precision too (MatMulNBits of accuracy level 4). TensorRT rounds none but in calibrated ranges, which
-    are the decoder's and its head's.
+    block, in half precision too (MatMulNBits of accuracy level 4). TensorRT rounds none but in fixed ranges, which are
+    the decoder's and its head's.
     """
     weights = plan.weights
     if weights is None:
         return plan.precision
+    if weights.floating:
+        return _floating(plan, weights)
     return f"{_weights(weights)}, {_activations(plan, weights, dialect)}"
+
+
+def _floating(plan: Plan, weights: Weights) -> str:
+    wide = f" ({', '.join(weights.wide)}: fp8)" if weights.wide else ""
+    return f"{weights.name} weights{wide}, activations likewise in fixed ranges (vision: {plan.precision})"
 
 
 def _weights(weights: Weights) -> str:

@@ -11,6 +11,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -22,6 +23,7 @@ from fastv_export.export import export_bundle
 from fastv_export.families import FAMILIES
 from fastv_export.graphs import save_graph
 from fastv_export.plan import Options
+from fastv_export.precisions import FLOATING
 from fastv_export.progress import Progress
 from fastv_export.rankers import RANKERS
 from fastv_export.select_graph import build_select
@@ -33,6 +35,7 @@ from fastv_runtime.build.network import BuildError, Settings, build, compile_gra
 from fastv_runtime.build.profiles import graph_profiles
 from fastv_runtime.bundle import Bundle, Weights, read_manifest
 from fastv_runtime.cli.build import main
+from fastv_runtime.errors import UserError
 from tests.activations import tiny_activations
 from tests.conftest import MakeBundle
 from tests.families.row import Row
@@ -161,6 +164,44 @@ def test_weights_of_few_bits_are_built(source: Source, tmp_path: Path, rtx: Tens
 
 
 @WITH_LLAVA
+@pytest.mark.parametrize("precision", FLOATING)
+def test_floating_point_of_few_bits_is_built(precision: str, source: Source, tmp_path: Path, rtx: TensorRt) -> None:
+    """fp8 for Ada and Blackwell; nvfp4, with prefix, attention and head in fp8, for Blackwell. Older GPUs are refused
+    before TensorRT-RTX refuses them."""
+    since, names = ("SM89", ["SM89", "SM120"]) if precision == "fp8" else ("SM100", ["SM120"])
+    options = Options(layer=2, target="trt-rtx", verify=False, weights=FLOATING[precision])
+    path = tmp_path / "floating.fastv"
+    made = export_bundle(source("llava"), path, options, Progress(None))
+    device = choose_device(rtx, None, names)
+    mlps, layers = 4, 3  # of the suffix
+    if precision == "fp8":
+        # What is rounded, the weights, and the head's.
+        suffix = {"FP8": (2 * mlps + 2 * layers) + (3 * mlps + 4 * layers) + 1}
+    else:
+        # MLPs, whose blocks' scales are fp8; then attention as above, and the head.
+        suffix = {"FP4": 2 * mlps + 3 * mlps, "FP8": 2 * mlps + 3 * mlps + 2 * layers + 4 * layers + 1}
+    for graph, expected in (("prefix", {"FP8": (4 + 2) + (7 + 4)}), ("suffix", suffix)):
+        spec = made.graphs[graph]
+        parsed = parse(rtx, path / spec.file, spec)
+        read = Counter(layer.get_input(0).dtype.name for layer in parsed.network if layer.type.name == "DEQUANTIZE")
+        assert read == expected
+        types = Counter(parsed.layer_types())
+        assert types["DYNAMIC_QUANTIZE"] == (2 * mlps if "FP4" in expected else 0)
+        assert (
+            types["QUANTIZE"] == {"prefix": 4 + 2, "suffix": 2 * layers + 2 * mlps}[graph] - types["DYNAMIC_QUANTIZE"]
+        )
+        profiles = graph_profiles(graph, made, shared_weights=False)
+        engine = build(parsed, profiles, device, Settings())
+        assert memoryview(engine).nbytes > 10_000
+    older = choose_device(rtx, None, ["SM86" if precision == "fp8" else "SM89"])
+    datatype = "fp8_e4m3" if precision == "fp8" else "fp4_e2m1"
+    with pytest.raises(BuildError, match=rf"Cannot compile for target.*{datatype}"):
+        build(parse(rtx, path / spec.file, spec), profiles, older, Settings())
+    with pytest.raises(UserError, match=rf"SM8\d does not compute in {precision}, which GPUs do since {since}: export"):
+        build_engines(Bundle(path, made), older)
+
+
+@WITH_LLAVA
 def test_the_command_says_that_nothing_was_tested(llava: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main([str(llava), "--compute-capability", "8.6", "--workspace", "1.5", "--json"])
     first = capsys.readouterr()
@@ -187,6 +228,23 @@ def test_an_export_builds_for_every_gpu_since_ampere(llava: Path, rtx: TensorRt)
     assert folder.name == "-".join(["rtx", *(name.lower() for name in rtx.portable_capabilities())])
     assert "sm75" not in folder.name
     assert len(list(folder.glob("*.engine"))) == 4
+
+
+@pytest.mark.parametrize(("precision", "since"), [("fp8", 89), ("nvfp4", 100)])
+def test_an_export_builds_for_gpus_that_have_its_format(
+    precision: str, since: int, tmp_path: Path, rtx: TensorRt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen: list[Device] = []
+
+    def built(bundle: Bundle, device: Device, **_: object) -> SimpleNamespace:
+        chosen.append(device)
+        return SimpleNamespace(folder=device.name, failed={})
+
+    monkeypatch.setattr("fastv_export.engines.build_engines", built)
+    made = manifest(FIXED)
+    made = made.model_copy(update={"plan": made.plan.model_copy(update={"weights": FLOATING[precision]})})
+    build_after_export(tmp_path, made, "trt-rtx", Progress(None))
+    assert chosen[0].capabilities == tuple(each for each in rtx.capabilities() if int(each[2:]) >= since)
 
 
 @WITH_LLAVA

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from fastv_runtime.build import module
-from fastv_runtime.build.device import check_precision, choose_device
+from fastv_runtime.build.device import check_precision, check_weights, choose_device, computes
 from fastv_runtime.build.module import Backend, Target, choose_backend, load_tensorrt
-from fastv_runtime.bundle import GraphSpec
+from fastv_runtime.bundle import GraphSpec, Weights
 from fastv_runtime.errors import UserError
 from tests.built import GPU, OldLayer, device, tensorrt
 
@@ -58,6 +58,22 @@ def test_turing_computes_no_bfloat16() -> None:
     check_precision(device("SM86"), "bfloat16")
     with pytest.raises(UserError, match="SM75 does not compute in bfloat16: export again with --precision fp16"):
         check_precision(device("SM75", "SM86"), "bfloat16")
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new"), [("fp8", ("SM80", "SM86"), ("SM89", "SM120")), ("nvfp4", ("SM89",), ("SM120",))]
+)
+def test_floating_point_of_few_bits_is_refused_where_it_is_not(
+    name: str, old: tuple[str, ...], new: tuple[str, ...]
+) -> None:
+    weights = Weights(bits=8 if name == "fp8" else 4, block=None, floating=True)
+    check_weights(device(*new), weights)
+    check_weights(device(*old), None)
+    check_weights(device(*old), Weights(bits=4, block=64))
+    assert [computes(each, weights) for each in (*old, *new)] == [False] * len(old) + [True] * len(new)
+    since = "SM89" if name == "fp8" else "SM100"
+    with pytest.raises(UserError, match=f"{old[0]} does not compute in {name}, which GPUs do since {since}: export"):
+        check_weights(device(*old, *new), weights)
 
 
 def test_a_graph_too_new_for_this_tensorrt_names_the_flag() -> None:

@@ -1,6 +1,7 @@
 """Graph passes, one file each. All leave deferred weights unread."""
 
 from fastv_export.passes.dynamic_int8 import lower_to_dynamic_int8
+from fastv_export.passes.float_activations import quantise_float_activations
 from fastv_export.passes.group_query_attention import lower_to_group_query_attention
 from fastv_export.passes.inverse_permutation import lower_argsort
 from fastv_export.passes.last_row import keep_last_row
@@ -34,6 +35,7 @@ __all__ = [
     "lower_to_rotary_embedding",
     "lower_to_where",
     "quantise_activations",
+    "quantise_float_activations",
     "quantise_weights",
     "scale_inputs",
     "tidy",

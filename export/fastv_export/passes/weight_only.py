@@ -1,6 +1,7 @@
 """Weights of products in four or eight bits: MatMul(x, W) becomes MatMul(x, DequantizeLinear(values, scales)).
 
 TensorRT takes the two as they stand; for ONNX Runtime `lower_to_matmul_nbits` makes one operator of them.
+Floating-point formats have forms of their own (`fp8.py`, `nvfp4.py`).
 """
 
 from __future__ import annotations
@@ -10,6 +11,9 @@ from collections.abc import Callable
 import onnx_ir as ir
 from onnx_ir.tape import Tape
 
+from fastv_export.float_formats import Fp8, Nvfp4
+from fastv_export.passes import fp8, nvfp4
+from fastv_export.passes.float_activations import FORMAT
 from fastv_export.rounding import RoundedWeight, Rounding
 from fastv_export.weights import CheckpointTensor
 
@@ -34,6 +38,8 @@ def quantise_weights(model: ir.Model, rounding_of: Callable[[str], Rounding | No
         if rounding is None or not rounding.fits(weight.const_value):
             continue
         if weight.name not in made:
+            if isinstance(rounding, (Fp8, Nvfp4)):
+                rounding = rounding.fitted(weight.const_value)
             made[weight.name] = _dequantised(graph, weight.name, weight.const_value, rounding, before=node)
             done[weight.const_value.stored.name] = rounding
         node.replace_input_with(1, made[weight.name])
@@ -46,6 +52,13 @@ def quantise_weights(model: ir.Model, rounding_of: Callable[[str], Rounding | No
 def _dequantised(
     graph: ir.Graph, name: str, weight: CheckpointTensor, rounding: Rounding, *, before: ir.Node
 ) -> ir.Value:
+    if isinstance(rounding, (Fp8, Nvfp4)):
+        if isinstance(rounding, Fp8):
+            output = fp8.dequantised_weight(graph, name, weight, rounding, before=before)
+        else:
+            output = nvfp4.dequantised_weight(graph, name, weight, rounding, before=before)
+        output.meta[FORMAT] = rounding
+        return output
     rounded = RoundedWeight(weight, rounding)
     tensors = [rounded.values(f"{name}.int{rounding.bits}"), rounded.scales(f"{name}.scales")]
     zeros = rounded.zeros(f"{name}.zeros")

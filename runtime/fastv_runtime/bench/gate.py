@@ -28,8 +28,9 @@ def pass_self_test(bundle: Bundle, backend: Backend) -> dict[str, float]:
             for output, (actual, expected) in known_outputs(backend.engine(name), case).items():
                 found = difference(actual, expected)
                 limit = tolerance(manifest.plan, spec, manifest.decoder, output)
-                if manifest.plan.weights is not None:
-                    limit = max(limit, FEW_BITS)
+                if (weights := manifest.plan.weights) is not None:
+                    static = tolerance(manifest.plan, spec, manifest.decoder, output, static=True)
+                    limit = max(limit, static if weights.floating else FEW_BITS)
                 if not found <= limit:  # written so that a NaN fails
                     raise Refused(
                         f"{name} fails its self-test on this device: {output} differs from transformers by {found:.1e} "

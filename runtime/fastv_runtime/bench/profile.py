@@ -59,7 +59,7 @@ class DeviceProfile(Model):
 
 def kind(plan: Plan, dialect: str) -> str:
     """What a profile's rates hold for."""
-    weights = "" if plan.weights is None else f", int{plan.weights.bits} weights"
+    weights = "" if plan.weights is None else f", {plan.weights.name} weights"
     return f"{plan.precision}{weights}, {dialect}"
 
 

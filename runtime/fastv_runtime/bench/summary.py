@@ -95,7 +95,7 @@ def baseline_of(contestant: ContestantRecord, contestants: Sequence[ContestantRe
 def weights_of(bundle: BundleFacts) -> str:
     """What a bundle's weights are stored as, by the names of peer files."""
     weights = bundle.plan.weights
-    return bundle.plan.precision.replace("float", "fp") if weights is None else f"int{weights.bits}"
+    return bundle.plan.precision.replace("float", "fp") if weights is None else weights.name
 
 
 def same_model(one: BundleFacts, other: BundleFacts) -> bool:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fastv_runtime.build.check import Load, self_test_engine
-from fastv_runtime.build.device import Device, check_precision
+from fastv_runtime.build.device import Device, check_precision, check_weights
 from fastv_runtime.build.find import check_engine, is_stale
 from fastv_runtime.build.network import Phase, Settings, compile_graph
 from fastv_runtime.build.profiles import Profile, graph_profiles
@@ -87,6 +87,7 @@ class _Builder:
         for name, spec in manifest.graphs.items():
             tensorrt.require(name, spec)
         check_precision(device, manifest.plan.precision)
+        check_weights(device, manifest.plan.weights)
         self._bundle, self._device = bundle, device
         self._profiles = {
             name: graph_profiles(name, manifest, shared_weights=not tensorrt.is_rtx) for name in manifest.graphs

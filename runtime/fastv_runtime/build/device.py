@@ -8,11 +8,13 @@ from dataclasses import dataclass
 
 from fastv_runtime.build.gpu import Gpu
 from fastv_runtime.build.module import TensorRt
-from fastv_runtime.bundle import Precision
+from fastv_runtime.bundle import Precision, Weights
 from fastv_runtime.errors import UserError
 
 BF16_SINCE = 80
 """Tensor cores multiply bfloat16 since Ampere."""
+FLOATS_SINCE = {"fp8": 89, "nvfp4": 100}
+"""E4M3 since Ada, E2M1 since Blackwell. TensorRT-RTX builds neither for what is older."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,21 @@ def check_precision(device: Device, precision: Precision) -> None:
     too_old = [name for name in device.capabilities if int(name[2:]) < BF16_SINCE]
     if precision == "bfloat16" and too_old:
         raise UserError(f"{too_old[0]} does not compute in bfloat16: export again with --precision fp16")
+
+
+def computes(capability: str, weights: Weights | None) -> bool:
+    """Whether GPUs of a compute capability multiply weights of few bits as they are."""
+    return weights is None or int(capability[2:]) >= FLOATS_SINCE.get(weights.name, 0)
+
+
+def check_weights(device: Device, weights: Weights | None) -> None:
+    """UserError if a device does not multiply a bundle's weights of few bits."""
+    too_old = [name for name in device.capabilities if not computes(name, weights)]
+    if weights is not None and too_old:
+        raise UserError(
+            f"{too_old[0]} does not compute in {weights.name}, which GPUs do since SM{FLOATS_SINCE[weights.name]}: "
+            "export again with --precision int8 or fp16"
+        )
 
 
 def _normalised(capability: str) -> str:
