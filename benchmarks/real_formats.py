@@ -36,6 +36,7 @@ from fastv_export.scaling import smoothing
 from fastv_export.streamed import stream_model
 from fastv_export.text_activations import text_activations
 from fastv_runtime.bundle import Tokens
+from fastv_runtime.prompt import PromptBuilder
 
 TEXT = Path(__file__).with_name("held_out.txt")
 GROUPS = {
@@ -109,7 +110,7 @@ def measured(path: Path, names: Mapping[str, Any]) -> tuple[int, list[dict[str, 
         processor = Path(folder) / "processor"
         family.write_processor(checkpoint, processor)
         tokens = Tokens(image=model.config.image_token_id, stop=(0,))
-        activations = text_activations(stream_model(checkpoint, family), family, processor, tokens, None)
+        activations = text_activations(stream_model(checkpoint, family), family, PromptBuilder(processor, tokens), None)
         from transformers import AutoTokenizer
 
         ids = AutoTokenizer.from_pretrained(processor)(TEXT.read_text(encoding="utf-8")).input_ids

@@ -58,14 +58,14 @@ class InputMaker:
         with tempfile.TemporaryDirectory() as scratch:
             folder = Path(scratch) / PROCESSOR
             family.write_processor(checkpoint, folder)
-            self._prompts = PromptBuilder(folder, self._tokens)
+            self.prompts = PromptBuilder(folder, self._tokens)
             self._images = load_images(folder, self.vision)
             self._videos = None if self.video is None else load_videos(folder, self.video)
 
     def __call__(self, images: list[Image.Image], prompt: str, videos: Sequence[Video] = ()) -> Inputs:
         """Raises UserError for a prompt that does not fit its pictures, and for videos where the family takes none."""
         visuals = [*map(self._images, images), *map(self._video, videos)]
-        built = self._prompts.build(prompt, visuals)
+        built = self.prompts.build(prompt, visuals)
         length = built.token_ids.size
         with torch.no_grad():
             embedded = self._embed(torch.from_numpy(built.token_ids)).clone()
@@ -86,7 +86,7 @@ class InputMaker:
 
     def text(self, tokens: list[int]) -> str:
         """An answer's text, without special tokens and blanks around it."""
-        return str(self._prompts.tokenizer.decode(tokens, skip_special_tokens=True)).strip()
+        return str(self.prompts.tokenizer.decode(tokens, skip_special_tokens=True)).strip()
 
     def _video(self, video: Video) -> Visual:
         if self._videos is None:

@@ -18,6 +18,7 @@ from fastv_calib.rankers import kept
 from fastv_calib.rounded import Rounded
 from fastv_calib.sweep import Dense, Sweep
 from fastv_export import hf
+from fastv_export.activations import Activation
 from fastv_export.calibration import Point, Settings
 from fastv_export.checkpoint import Checkpoint
 from fastv_export.families import Family, family_of
@@ -26,6 +27,7 @@ from fastv_export.observer import Observer, Statistics
 from fastv_export.precisions import FEW_BITS
 from fastv_export.rankers import RANKERS
 from fastv_export.reference import load_model
+from fastv_export.text_activations import text_activations
 from fastv_export.unrotated import check_projections
 from fastv_runtime.errors import UserError
 from fastv_runtime.images import open_image
@@ -122,7 +124,8 @@ class Measure:
         self._sweep = Sweep(decoder, head, settings.layers, unrotated=bool(unrotated))
         self._observer = Observer(decoder, head)
         self._maker, self._settings, self._limit = maker, settings, limit
-        self._rounded = Rounded(model, family)
+        few = any(name in FEW_BITS for name in settings.precisions)
+        self._rounded = Rounded(model, family, _activations(model, family, maker, limit) if few else {})
 
     def __call__(self, sample: Sample) -> Yielded:
         """Raises UserError, which names the sample, for pictures, videos and prompts that cannot be used."""
@@ -219,3 +222,11 @@ def divergence(expected: Float[torch.Tensor, " V"], actual: Float[torch.Tensor, 
     p, q = (logits.double().log_softmax(-1) for logits in (expected, actual))
     # Of equal distributions rounding makes something barely negative.
     return max(0.0, float((p.exp() * (p - q)).sum()))
+
+
+def _activations(model: Any, family: Family, maker: InputMaker, limit: Limit | None) -> dict[str, Activation]:
+    """As an export without a calibration has them: none where no prompt can be made of a text, which it says."""
+    try:
+        return text_activations(model, family, maker.prompts, None if limit is None else limit.positions)
+    except UserError:
+        return {}

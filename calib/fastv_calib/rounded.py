@@ -7,7 +7,7 @@ to a byte around zero: beside weights with one scale an output every row in a ra
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
@@ -18,10 +18,13 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import nn
 
+from fastv_calib.scaled import groups, with_scales
 from fastv_export import hf
+from fastv_export.activations import Activation
 from fastv_export.families import Family
 from fastv_export.rounding import Quantised, Rounding
-from fastv_export.rounding_plan import first_layer, rounding_of
+from fastv_export.rounding_plan import first_layer, method_of, rounding_of
+from fastv_export.scaling import Scale
 from fastv_runtime.bundle import Plan, Precision, Weights
 from fastv_runtime.cost import BYTES
 
@@ -44,10 +47,15 @@ class Product:
 class Rounded:
     """One loaded model in any number of roundings."""
 
-    def __init__(self, model: Any, family: Family):
+    def __init__(self, model: Any, family: Family, activations: Mapping[str, Activation]):
+        """activations: what products of the decoder are given, which scales go by; others are rounded as they are.
+
+        Those of an export's own text (`text_activations`): an export with the calibration knows more, and is no worse.
+        """
         self._decoder = family.decoder(model)
         self._products = products(model, family)
-        self._kept: dict[tuple[nn.Linear, Rounding], Quantised] = {}
+        self._activations = activations
+        self._kept: dict[tuple[nn.Linear, tuple[Rounding, ...]], tuple[Quantised, Scale | None]] = {}
 
     @contextmanager
     def __call__(self, weights: Weights, layer: int | None) -> Iterator[None]:
@@ -56,10 +64,12 @@ class Rounded:
         layer: K, before which layers are the graph `prefix`; None is the unsplit decoder.
         """
         patched = []
-        for product in self._products:
-            rounding = rounding_in(product, weights, layer, len(hf.layers_of(self._decoder)))
-            if rounding is not None:
-                product.module.forward = self._forward(product.module, rounding)  # type: ignore[method-assign]
+        for group in self._groups():
+            found = [(each, rounding_in(each, weights, layer, len(hf.layers_of(self._decoder)))) for each in group]
+            members = {product: rounding for product, rounding in found if rounding is not None}
+            self._round(members, weights)
+            for product, rounding in members.items():
+                product.module.forward = self._forward(product.module, rounding, tuple(members.values()))  # type: ignore[method-assign]
                 patched.append(product.module)
         table = hf.embeddings_of(self._decoder).register_forward_hook(lambda _, args, rows: rows.to(TABLE).float())
         try:
@@ -69,11 +79,42 @@ class Rounded:
             for module in patched:
                 del module.forward
 
-    def _forward(self, module: nn.Linear, rounding: Rounding) -> Any:
+    def _groups(self) -> Iterator[list[Product]]:
+        """Products that share their input; those of which it is not known what they are given stand alone."""
+        of_layer: dict[int | None, dict[str, Product]] = {}
+        for product in self._products:
+            of_layer.setdefault(product.layer, {})[_in_layer(product)] = product
+        for layer, members in of_layer.items():
+            prefix = f"layers.{layer}."
+            known = {
+                name.removeprefix(prefix): each for name, each in self._activations.items() if name.startswith(prefix)
+            }
+            grouped = {} if layer is None else groups(list(members), known)
+            for names in grouped.values():
+                yield [members.pop(name) for name in names]
+            yield from ([product] for product in members.values())
+
+    def _round(self, members: dict[Product, Rounding], weights: Weights) -> None:
+        key = tuple(members.values())
+        missing = {_in_layer(each): each for each in members if (each.module, key) not in self._kept}
+        if not missing:
+            return
+        roundings = {_in_layer(each): rounding for each, rounding in members.items()}
+        first = next(iter(members))
+        activation = self._activations.get(f"layers.{first.layer}.{_in_layer(first)}")
+        if activation is not None:
+            matrices = {_in_layer(each): each.module.weight.detach() for each in members}
+            method = method_of(plan_of(weights, None), weights, "ort")
+            roundings = with_scales(roundings, matrices, activation, method, self._decoder.config)
+        for name, each in missing.items():
+            made = _quantised(each.module.weight.detach(), roundings[name])
+            self._kept[each.module, key] = made, roundings[name].inputs
+
+    def _forward(self, module: nn.Linear, rounding: Rounding, group: tuple[Rounding, ...]) -> Any:
         def forward(rows: torch.Tensor) -> torch.Tensor:
-            if (module, rounding) not in self._kept:
-                self._kept[module, rounding] = _quantised(module.weight.detach(), rounding)
-            weight = self._kept[module, rounding].dequantised()
+            made, scale = self._kept[module, group]
+            weight = made.dequantised()
+            rows = rows if scale is None else rows / scale
             rows = _by_row(rows) if rounding.block is None else _in_blocks(rows, rounding.block)
             return F.linear(rows, weight, module.bias)
 
@@ -117,7 +158,21 @@ def weight_bytes(model: Any, family: Family, weights: Weights, layer: int | None
 
 def rounding_in(product: Product, weights: Weights, layer: int | None, layers: int) -> Rounding | None:
     """Of a product's weight in the bundle of a plan for ONNX Runtime."""
-    plan = Plan(
+    plan = plan_of(weights, layer)
+    graph, name = "vision", product.name
+    if product.name == "head.weight":
+        graph = "decoder" if layer is None else "suffix"
+    elif product.layer is not None:
+        graph = "decoder" if layer is None else "prefix" if _before_cut(product, layer) else "suffix"
+        name = f"layers.{product.layer - first_layer(graph, plan)}.{product.name}"
+    outputs, inputs = product.module.weight.shape
+    rounding = rounding_of(graph, plan, "ort", layers=layers, width=inputs)(name)
+    return rounding if rounding is not None and rounding.fits_shape(inputs, outputs) else None
+
+
+def plan_of(weights: Weights, layer: int | None) -> Plan:
+    """A plan for ONNX Runtime, of which only these two count here."""
+    return Plan(
         layer=layer,
         keep=1.0,
         ranker="fastv",
@@ -128,15 +183,10 @@ def rounding_in(product: Product, weights: Weights, layer: int | None, layers: i
         max_visual=1,
         max_new_tokens=1,
     )
-    graph, name = "vision", product.name
-    if product.name == "head.weight":
-        graph = "decoder" if layer is None else "suffix"
-    elif product.layer is not None:
-        graph = "decoder" if layer is None else "prefix" if _before_cut(product, layer) else "suffix"
-        name = f"layers.{product.layer - first_layer(graph, plan)}.{product.name}"
-    outputs, inputs = product.module.weight.shape
-    rounding = rounding_of(graph, plan, "ort", layers=layers, width=inputs)(name)
-    return rounding if rounding is not None and rounding.fits_shape(inputs, outputs) else None
+
+
+def _in_layer(product: Product) -> str:
+    return product.name.removesuffix(".weight")
 
 
 def _before_cut(product: Product, layer: int) -> bool:

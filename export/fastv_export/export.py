@@ -59,6 +59,7 @@ from fastv_runtime.bundle import (
 )
 from fastv_runtime.contract import Contract, contracts
 from fastv_runtime.errors import UserError
+from fastv_runtime.prompt import PromptBuilder
 from fastv_runtime.selftest import tolerance
 from fastv_runtime.vision import Vision
 
@@ -176,7 +177,7 @@ def _write(
                 with progress.weights("what a text gives to products", _stored_bytes(checkpoint)) as read:
                     stock, limit = stream_model(checkpoint, family, read=read), family.max_positions(config)
                     most = None if limit is None else limit.positions
-                    activations = text_activations(stock, family, folder / PROCESSOR, tokens, most)
+                    activations = text_activations(stock, family, PromptBuilder(folder / PROCESSOR, tokens), most)
             except UserError as error:
                 without = (
                     "activations are not rounded" if plan.weights.floating else "weights are rounded without scales"

@@ -7,7 +7,6 @@ which. SmolLM2-135M in int8: the first token of 52 answers of 60 is that of fp32
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,7 +16,6 @@ from fastv_export import hf
 from fastv_export.activations import Activation, activations_of
 from fastv_export.families import Family
 from fastv_export.observer import Observer, Statistics, means
-from fastv_runtime.bundle import Tokens
 from fastv_runtime.prompt import PromptBuilder
 
 TOKENS = 320
@@ -47,16 +45,14 @@ brewery.
 
 
 @torch.no_grad()
-def text_activations(
-    model: Any, family: Family, processor: Path, tokens: Tokens, most: int | None
-) -> dict[str, Activation]:
+def text_activations(model: Any, family: Family, prompts: PromptBuilder, most: int | None) -> dict[str, Activation]:
     """By product of the decoder's layers; the head, which takes one row, has none.
 
-    model: the stock one (`stream_model`), run once. processor: the bundle's. most: positions that the model bears.
+    model: the stock one (`stream_model`), run once. most: positions that the model bears.
     Raises UserError where the runtime could not make a prompt of the text.
     """
     # As a prompt: what the template puts first is often what has the largest states.
-    ids = PromptBuilder(processor, tokens).build(TEXT, []).token_ids[: min(TOKENS, most or TOKENS)]
+    ids = prompts.build(TEXT, []).token_ids[: min(TOKENS, most or TOKENS)]
     decoder = family.decoder(model)
     statistics: Statistics = {}
     with Observer(decoder, family.head(model)).observed(statistics):

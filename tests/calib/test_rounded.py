@@ -15,10 +15,14 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from fastv_calib.rounded import Rounded, products, rounding_in
+from fastv_export.activations import Activation
 from fastv_export.families import FAMILIES
 from fastv_export.precisions import FEW_BITS
 from fastv_export.reference import load_model
 from fastv_export.rounding import Rounding
+from fastv_export.text_activations import text_activations
+from fastv_runtime import Pipeline
+from tests.conftest import MakeBundle
 
 
 def kernel(weight: torch.Tensor, rounding: Rounding, rows: torch.Tensor) -> torch.Tensor:
@@ -80,7 +84,7 @@ def test_products_are_those_of_the_kernels(name: str, model: nn.Module) -> None:
         few: decoder.layers[layer].mlp.down_proj,
         eight: decoder.layers[layer - 1].self_attn.k_proj,
     }
-    rounded = Rounded(model, FAMILIES["llava"])
+    rounded = Rounded(model, FAMILIES["llava"], {})
     for rounding, module in linear.items():
         plain = module.weight.detach()
         rows = torch.randn(2, 9, module.in_features, generator=generator)
@@ -123,3 +127,25 @@ def test_parts_of_a_bundle_have_their_bits(model: nn.Module) -> None:
 
 def close(ours: torch.Tensor, theirs: torch.Tensor) -> None:
     np.testing.assert_allclose(ours.numpy(), theirs.numpy(), rtol=0, atol=2e-6 * float(theirs.abs().max()))
+
+
+@pytest.mark.parametrize("name", FEW_BITS)
+@torch.no_grad()
+def test_a_rounded_model_says_what_its_bundle_does(
+    name: str, tiny_llava: Path, make_bundle: MakeBundle, model: nn.Module
+) -> None:
+    """The bundle through the runtime, unpruned; an export's own text says what products are given."""
+    weights, family = FEW_BITS[name], FAMILIES["llava"]
+    pipeline = Pipeline.load(make_bundle(tiny_llava, weights=weights, verify=False, keep=1.0, layer=2))
+    ids = pipeline._prompts.build("w1 w2 w3", []).token_ids
+    pipeline.generate([], "w1 w2 w3", max_new_tokens=1, ignore_stop=True)
+    wanted = torch.from_numpy(pipeline._decoder.logits.copy())
+    activations = text_activations(model, family, pipeline._prompts, None)
+
+    def said(known: dict[str, Activation]) -> float:
+        with Rounded(model, family, known)(weights, 2):
+            logits = model(input_ids=torch.from_numpy(ids)[None]).logits[0, -1]  # type: ignore[operator]
+        return float((logits - wanted).norm() / wanted.norm())
+
+    # Weights are the same; a state that is halfway between two bytes may fall to either.
+    assert said(activations) < 0.02 and said({}) > 0.1

@@ -18,6 +18,7 @@ from fastv_export.streamed import stream_model
 from fastv_export.text_activations import TEXT, text_activations
 from fastv_runtime.bundle import Tokens, Weights
 from fastv_runtime.hf import load_tokenizer
+from fastv_runtime.prompt import PromptBuilder
 
 
 @torch.no_grad()
@@ -25,7 +26,9 @@ def test_activations_are_those_of_the_text_as_a_prompt(tiny_llava: Path, tmp_pat
     family = FAMILIES["llava"]
     copy_processor(tiny_llava, tmp_path / "processor")
     tokens = Tokens(image=3, stop=(1,))
-    found = text_activations(stream_model(Checkpoint(tiny_llava), family), family, tmp_path / "processor", tokens, 200)
+    found = text_activations(
+        stream_model(Checkpoint(tiny_llava), family), family, PromptBuilder(tmp_path / "processor", tokens), 200
+    )
     model = load_model(tiny_llava, family)
     ids = load_tokenizer(tmp_path / "processor")("<s>USER: " + TEXT, add_special_tokens=False)["input_ids"][:200]
     layers = model.model.language_model.layers
