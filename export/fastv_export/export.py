@@ -24,6 +24,7 @@ from fastv_export.golden import Tensors, golden_vectors
 from fastv_export.graphs import build_graph, save_graph
 from fastv_export.passes import (
     Scaled,
+    left_whole,
     quantise_activations,
     quantise_float_activations,
     quantise_weights,
@@ -295,6 +296,8 @@ def _write_graphs(
                 scaled.append(scale_inputs(model, rounding, known, method))
                 rounding = scaled[-1].rounding_of
         rounded |= quantise_weights(model, rounding)
+        if whole := left_whole(model, rounding):
+            progress.note(_whole(name, whole, plan))
         if plan.weights is not None and plan.weights.static and name in DECODERS and scaled:
             if plan.weights.floating:
                 quantise_float_activations(model, scaled[-1].ranges, headroom)
@@ -320,6 +323,16 @@ def _scales(scaled: list[Scaled], by: str) -> str:
         f"scales by {by}: {sum(each.scaled for each in scaled)} inputs of products; "
         f"{sum(each.plain for each in scaled)} are as well off without"
         + (f", and {stuck} have none: nothing before them takes a scale" if stuck else "")
+    )
+
+
+def _whole(graph: str, count: int, plan: Plan) -> str:
+    assert plan.weights is not None
+    block = plan.weights.block
+    smaller = f": try --block {block // 2}" if block is not None and block > 32 else ""
+    return (
+        f"note: {graph}: {count} weights stay {plan.precision}, as their inputs make no whole blocks of {block} or their "
+        f"outputs are an odd number{smaller}"
     )
 
 

@@ -17,12 +17,13 @@ from fastv_export.passes.scale_inputs import Scaled, scale_inputs
 from fastv_export.passes.scatter_reduction import drop_scatter_reduction
 from fastv_export.passes.static_int8 import quantise_activations
 from fastv_export.passes.tidy import tidy
-from fastv_export.passes.weight_only import quantise_weights
+from fastv_export.passes.weight_only import left_whole, quantise_weights
 
 __all__ = [
     "Scaled",
     "declare_opset",
     "drop_scatter_reduction",
+    "left_whole",
     "fold_row_reshapes",
     "keep_last_row",
     "lower_argsort",

@@ -49,6 +49,17 @@ def quantise_weights(model: ir.Model, rounding_of: Callable[[str], Rounding | No
     return done
 
 
+def left_whole(model: ir.Model, rounding_of: Callable[[str], Rounding | None]) -> int:
+    """How many weights of products were to be rounded and are as they were, after `quantise_weights`."""
+    weights = {node.inputs[1] for node in model.graph if node.op_type == "MatMul"}
+    return sum(
+        weight is not None
+        and isinstance(weight.const_value, CheckpointTensor)
+        and rounding_of(str(weight.name)) is not None
+        for weight in weights
+    )
+
+
 def _dequantised(
     graph: ir.Graph, name: str, weight: CheckpointTensor, rounding: Rounding, *, before: ir.Node
 ) -> ir.Value:
