@@ -14,7 +14,8 @@ def activation_of(rows: torch.Tensor) -> Activation:
     """What a calibration would say of rows [n, inputs] of one size."""
     low, high = torch.aminmax(rows)
     size = rows.abs()
-    return Activation(rows.mean(0), size.mean(0), rows.square().mean(0), size.amax(0), float(low), float(high))
+    square = rows.square().mean(0)
+    return Activation(rows.mean(0), size.mean(0), square, size.amax(0), float(low), float(high), square)
 
 
 def tiny_activations(layers: int) -> dict[str, Activation]:

@@ -1,9 +1,10 @@
 """What the products of a decoder are given, as fastv-calibrate saw it: a file beside its calibration.json.
 
-Tensors of `NAME.activations.safetensors`: PRODUCT.mean, .mean_abs, .mean_square, .max_abs, fp32 [inputs], and .range,
-fp32 [2], over rows as they are. So a few tokens that are a thousand times larger than the others decide much, and
-should: on SmolLM2-135M four bits that are fitted so add half as much to a text's log-likelihood as where each row
-counts alike.
+Tensors of `NAME.activations.safetensors`: PRODUCT.mean, .mean_abs, .mean_square, .max_abs, .typical_square, fp32
+[inputs], and .range, fp32 [2], over rows as they are. So a few tokens that are a thousand times larger than the others
+decide much, and should: on SmolLM2-135M four bits that are fitted so add half as much to a text's log-likelihood as
+where each row counts alike. Typical squares alone are of rows that are brought to one size first, the geometric mean of
+their root mean squares, which a few large rows hardly move: so they tell of an ordinary row.
 PRODUCT is a linear layer by its name in the decoder (layers.3.mlp.down_proj) or `head`; of layers that share their
 input the one that runs first (q_proj for queries, keys and values; gate_proj for gate and up).
 """
@@ -32,6 +33,7 @@ class Activation:
     max_abs: Float[torch.Tensor, " I"]
     low: float
     high: float
+    typical_square: Float[torch.Tensor, " I"]
 
 
 def sidecar_of(calibration: Path) -> Path:
@@ -59,6 +61,7 @@ def activations_of(tensors: Mapping[str, torch.Tensor]) -> dict[str, Activation]
             max_abs=tensors[f"{name}.max_abs"],
             low=float(tensors[f"{name}.range"][0]),
             high=float(tensors[f"{name}.range"][1]),
+            typical_square=tensors[f"{name}.typical_square"],
         )
         for name in names
     }

@@ -48,20 +48,21 @@ def fitted(
     if zero_points:
         step = (high - low) / LEVELS
         zero = torch.round(-low / step.clamp_min(torch.finfo(step.dtype).tiny)) - HALF
+        least = (-HALF - zero)[..., None]
     else:
         step = torch.maximum(-low, high) / (HALF - 1)
+        least = torch.full_like(step, -HALF)[..., None]
+    most = least + LEVELS
     weighted = blocks if importance is None else blocks * importance
-    best, least = step, torch.zeros_like(step)
+    best, best_saved = step, torch.zeros_like(step)
     for share in SHRUNK:
         tried = (step * share).clamp_min(torch.finfo(step.dtype).tiny)
-        counts = Grid(tried, zero).round(blocks)
-        if zero is not None:
-            counts -= zero[..., None]
+        counts = torch.clamp((blocks / tried[..., None]).round_(), least, most)
         along = torch.linalg.vecdot(counts, weighted)
         size = torch.linalg.vecdot(counts, counts if importance is None else counts * importance)
         # The fitted step is along / size, and takes along^2 / size off the sum of squares.
         fit = along / size
         saved = along * fit
-        better = saved > least  # not where all counts, or all that count for something, are zero: NaN
-        best, least = torch.where(better, fit, best), torch.where(better, saved, least)
+        better = saved > best_saved  # not where all counts, or all that count for something, are zero: NaN
+        best, best_saved = torch.where(better, fit, best), torch.where(better, saved, best_saved)
     return Grid(best, zero)

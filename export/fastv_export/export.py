@@ -40,6 +40,7 @@ from fastv_export.rounding_cost import rounding_cost, warning
 from fastv_export.rounding_plan import activation_of, method_of, rounding_of, wants_activations
 from fastv_export.skeleton import Skeleton, listed
 from fastv_export.staging import require_space, staging
+from fastv_export.static_ranges import HEAD, LIMIT, bears_one_range
 from fastv_export.streamed import stream_model
 from fastv_export.text_activations import text_activations
 from fastv_export.unrotated import check_projections
@@ -189,6 +190,8 @@ def _write(
         )
         if scaled:
             progress.note(_ranges(scaled, by) if plan.weights and plan.weights.floating else _scales(scaled, by))
+            if wide := [name for each in scaled for name in each.wide if not name.startswith(HEAD)]:
+                progress.note(_wide(len(wide), scaled))
         with progress.weights("write embedding table", embedding.nbytes) as written:
             with (folder / EMBEDDING).open("wb") as file:
                 embedding.tofile(file)
@@ -293,7 +296,8 @@ def _write_graphs(
         if plan.weights is not None and activations is not None and name in DECODERS:
             with progress.step(f"choose {'ranges' if plan.weights.floating else 'scales'} of {name}"):
                 known, method = activation_of(name, plan, activations), method_of(plan, plan.weights, dialect.name)
-                scaled.append(scale_inputs(model, rounding, known, method))
+                bears = (bears_one_range,) if plan.weights.static and not plan.weights.floating else ()
+                scaled.append(scale_inputs(model, rounding, known, method, *bears))
                 rounding = scaled[-1].rounding_of
         rounded |= quantise_weights(model, rounding)
         if whole := left_whole(model, rounding):
@@ -331,13 +335,21 @@ def _whole(graph: str, count: int, plan: Plan) -> str:
     block = plan.weights.block
     smaller = f": try --block {block // 2}" if block is not None and block > 32 else ""
     return (
-        f"note: {graph}: {count} weights stay {plan.precision}, as their inputs make no whole blocks of {block} or their "
-        f"outputs are an odd number{smaller}"
+        f"note: {graph}: {count} weights stay {plan.precision}, as their inputs make no whole blocks of {block}, or "
+        f"their outputs are an odd number{smaller}"
     )
 
 
 def _ranges(scaled: list[Scaled], by: str) -> str:
     return f"ranges by {by}: {sum(len(each.ranges) for each in scaled)} inputs of products"
+
+
+def _wide(wide: int, scaled: list[Scaled]) -> str:
+    given = wide + sum(len(each.ranges) for each in scaled)
+    return (
+        f"note: {wide} of {given} inputs of products are not rounded, their weights alone have eight bits: one range "
+        f"for all rows would put an ordinary one more than {LIMIT:.1%} off, since a few are far larger"
+    )
 
 
 def _as_cached(golden: Tensors, scaled: list[Scaled]) -> Tensors:

@@ -14,7 +14,8 @@ from torch import nn
 from fastv_export import hf
 
 Statistics = dict[str, np.ndarray]
-"""Of one sample: PRODUCT.sum, .sum_abs, .sum_square, .max_abs, fp32 [inputs], .range fp32 [2], .rows i64 [1]."""
+"""Of one sample: PRODUCT.sum, .sum_abs, .sum_square, .max_abs, fp32 [inputs]; .sum_unit, of squares of rows over their
+root mean square, fp32 [inputs]; .sum_log, of rows' root mean squares, fp32 [1]; .range fp32 [2], .rows i64 [1]."""
 
 
 class Observer:
@@ -62,6 +63,8 @@ def means(statistics: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         rows = statistics[f"{product}.rows"][0]
         for kind in ("", "_abs", "_square"):
             tensors[f"{product}.mean{kind}"] = statistics[f"{product}.sum{kind}"] / rows
+        size = np.exp(statistics[f"{product}.sum_log"] / rows)
+        tensors[f"{product}.typical_square"] = size**2 * statistics[f"{product}.sum_unit"] / rows
         for kind in ("max_abs", "range"):
             tensors[f"{product}.{kind}"] = statistics[f"{product}.{kind}"]
     return tensors
@@ -69,12 +72,18 @@ def means(statistics: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 def _add(statistics: Statistics, product: str, values: Float[torch.Tensor, "... I"]) -> None:
     rows = values.detach().flatten(0, -2).float()
+    squares = rows.square()
+    sizes = squares.mean(1, keepdim=True)
+    # Rows of zeros have no logarithm: they count as the others do in the mean.
+    logs = sizes[sizes > 0].log() / 2
     found = {
         "sum": rows.sum(0),
         "sum_abs": rows.abs().sum(0),
-        "sum_square": rows.square().sum(0),
+        "sum_square": squares.sum(0),
+        "sum_unit": (squares / sizes.clamp_min(torch.finfo(torch.float32).tiny)).sum(0),
         "max_abs": rows.abs().amax(0),
         "range": torch.stack(torch.aminmax(rows)),
+        "sum_log": (logs.mean() * len(rows) if len(logs) else torch.zeros(())).reshape(1),
         "rows": torch.tensor([len(rows)]),
     }
     for kind, tensor in found.items():

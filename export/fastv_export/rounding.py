@@ -5,6 +5,7 @@ In eight bits a scale is what the largest value of its block asks for; in four i
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
@@ -100,6 +101,8 @@ class RoundedWeight:
     def __init__(self, weight: CheckpointTensor, rounding: Rounding):
         self._weight, self._rounding = weight, rounding
         self._inputs, self._outputs = weight.shape.numpy()
+        self._lock = threading.Lock()
+        self._beside: tuple[torch.Tensor, torch.Tensor | None] | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -126,8 +129,8 @@ class RoundedWeight:
 
         def read() -> ir.TensorProtocol:
             whole = np.empty((self._inputs, self._outputs // (2 if four else 1)), np.uint8)
-            for start, rows in self._blocks():
-                _put(whole, start, rows.values, four)
+            for start, values in self._values():
+                _put(whole, start, values, four)
             if four:
                 return ir.PackedTensor(whole.reshape(-1), dtype, shape=shape, name=name)
             return ir.Tensor(whole.view(np.int8), name=name)
@@ -142,9 +145,7 @@ class RoundedWeight:
 
         def read() -> ir.TensorProtocol:
             whole = np.empty((shape.numpy()[0], self._outputs // 2), np.uint8)
-            for start, rows in self._blocks():
-                assert rows.zeros is not None
-                _put(whole, start, rows.zeros, four=True)
+            _put(whole, 0, self._zeros(), four=True)
             return ir.PackedTensor(whole.reshape(-1), ir.DataType.INT4, shape=shape, name=name)
 
         return ir.LazyTensor(read, ir.DataType.INT4, shape, name=name)
@@ -155,12 +156,10 @@ class RoundedWeight:
         shape = ir.Shape([self._outputs] if block is None else [self._inputs // block, self._outputs])
 
         def read() -> ir.TensorProtocol:
-            whole = torch.empty(shape.numpy(), dtype=self._weight.torch_dtype)
-            for start, rows in self._blocks():
-                scales = rows.scales
-                if self._rounding.outputs is not None:
-                    scales = scales.float() / self._rounding.outputs[start : start + scales.shape[0], None]
-                whole[..., start : start + scales.shape[0]] = scales[:, 0] if block is None else scales.t()
+            scales = self._scales()
+            if self._rounding.outputs is not None:
+                scales = (scales.float() / self._rounding.outputs[:, None]).to(scales.dtype)
+            whole = scales[:, 0].contiguous() if block is None else scales.t().contiguous()
             return ir.Tensor(whole.view(torch.uint8).numpy().view(self._weight.dtype.numpy()), name=name)
 
         return ir.LazyTensor(read, self._weight.dtype, shape, name=name)
@@ -177,8 +176,8 @@ class RoundedWeight:
 
         def read() -> ir.TensorProtocol:
             whole = np.empty((self._outputs, self._inputs * bits // 8), np.uint8)
-            for start, rows in self._blocks():
-                whole[start : start + len(rows.values)] = _counted(rows.values, bits).numpy()
+            for start, values in self._values():
+                whole[start : start + len(values)] = _counted(values, bits).numpy()
             return ir.Tensor(whole.reshape(shape.numpy()), name=f"{name}.int{bits}")
 
         def read_scales() -> ir.TensorProtocol:
@@ -192,20 +191,47 @@ class RoundedWeight:
             counts = ir.Shape([self._outputs, -(-shape.numpy()[1] // 2)])
 
             def read_zeros() -> ir.TensorProtocol:
-                whole = np.empty(counts.numpy(), np.uint8)
-                for start, rows in self._blocks():
-                    assert rows.zeros is not None
-                    zeros = torch.nn.functional.pad(rows.zeros, (0, rows.zeros.shape[1] % 2))
-                    whole[start : start + len(zeros)] = _counted(zeros, bits).numpy()
+                zeros = self._zeros()
+                whole = _counted(torch.nn.functional.pad(zeros, (0, zeros.shape[1] % 2)), bits).numpy()
                 return ir.Tensor(whole, name=f"{name}.zeros")
 
             tensors.append(ir.LazyTensor(read_zeros, ir.DataType.UINT8, counts, name=f"{name}.zeros"))
         return tensors
 
-    def _blocks(self) -> Iterator[tuple[int, Quantised]]:
-        """(first output, rows) of blocks of an even number of outputs."""
-        for start, rows in self._weight.rows(BLOCK):
-            yield start, self._rounding.quantise(rows, self._weight.torch_dtype)
+    def _values(self) -> Iterator[tuple[int, torch.Tensor]]:
+        """(first output, values) of blocks of an even number of outputs; what is beside them is kept until it is read.
+
+        A file has a weight's values, then its scales and zero points: so each weight is rounded once.
+        """
+        with self._lock:
+            scales, zeros = [], []
+            for start, rows in self._weight.rows(BLOCK):
+                made = self._rounding.quantise(rows, self._weight.torch_dtype)
+                scales.append(made.scales)
+                zeros.append(made.zeros)
+                yield start, made.values
+            self._beside = torch.cat(scales), None if zeros[0] is None else torch.cat(zeros)  # type: ignore[arg-type]
+
+    def _scales(self) -> torch.Tensor:
+        scales, zeros = self._read_beside()
+        self._beside = None if zeros is None else (scales, zeros)
+        return scales
+
+    def _zeros(self) -> torch.Tensor:
+        _, zeros = self._read_beside()
+        self._beside = None
+        assert zeros is not None
+        return zeros
+
+    def _read_beside(self) -> tuple[torch.Tensor, torch.Tensor | None]:
+        with self._lock:
+            beside = self._beside
+        if beside is None:
+            for _ in self._values():
+                pass
+            beside = self._beside
+        assert beside is not None
+        return beside
 
 
 def _put(whole: np.ndarray, start: int, rows: Int8[torch.Tensor, "O I"], four: bool) -> None:

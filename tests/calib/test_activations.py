@@ -57,12 +57,15 @@ def test_statistics_are_those_of_the_stock_models_states(tiny_llava: Path, tmp_p
     }
     for name, parts in states.items():
         rows, activation = torch.cat(parts), found[name]
+        sizes = rows.square().mean(1, keepdim=True).sqrt()
+        typical = rows / sizes * sizes.log().mean().exp()
         for actual, expected in (
             (activation.mean, rows.mean(0)),
             (activation.mean_abs, rows.abs().mean(0)),
             (activation.mean_square, rows.square().mean(0)),
             (activation.max_abs, rows.abs().amax(0)),
             (torch.tensor([activation.low, activation.high]), torch.stack(torch.aminmax(rows))),
+            (activation.typical_square, typical.square().mean(0)),
         ):
             np.testing.assert_allclose(actual.numpy(), expected.detach().numpy(), rtol=1e-4, atol=1e-5)
     assert found["layers.2.mlp.down_proj"].mean_abs.shape == (128,)

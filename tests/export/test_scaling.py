@@ -91,7 +91,7 @@ def test_a_scaled_graph_computes_what_transformers_does_from_scaled_rounding(
         return found[-1]
 
     monkeypatch.setattr(export_module, "scale_inputs", spy)
-    options = Options(layer=1, max_new_tokens=8, weights=Weights(bits=4, block=32, wide=("head",)))
+    options = Options(layer=1, max_new_tokens=8, weights=Weights(bits=8, block=None))
     export_bundle(source, tmp_path / "out.fastv", options, Progress(None), activations)
     bundle = Bundle.open(tmp_path / "out.fastv")
     # The reference divides what it rounds by the scale again, and knows nothing of norms, biases and caches.
