@@ -33,11 +33,14 @@ from fastv_runtime.bundle import Weights
 from fastv_runtime.engines.onnxruntime import default_threads
 
 FP32 = "fp32"
+INT4 = FEW_BITS["int4"]
 SETTINGS: dict[str, Weights | None] = {
     FP32: None,
     "int8": FEW_BITS["int8"],
     "int8, block 64": Weights(bits=8, block=64),
-    "int4": FEW_BITS["int4"],
+    "int4": INT4,
+    "int4, block 64": INT4.model_copy(update={"block": 64}),
+    "int4, values too": INT4.model_copy(update={"wide": tuple(part for part in INT4.wide if part != "values")}),
 }
 CHECKPOINTS: dict[str, tuple[str, ...]] = {"off the grid": tuple(SETTINGS), "as packaged": (FP32, "int8")}
 """And which settings each is tried in: blocks of four bits would find the package's own grid again, or just miss it."""

@@ -31,9 +31,6 @@ from fastv_runtime.cost import BYTES
 TABLE = torch.float16
 """Of the embedding table beside weights of few bits."""
 
-ROWS = 4096
-"""Outputs of a weight that are rounded at once."""
-
 
 @dataclass(frozen=True)
 class Product:
@@ -107,7 +104,7 @@ class Rounded:
             method = method_of(plan_of(weights, None), weights, "ort")
             roundings = with_scales(roundings, matrices, activation, method, self._decoder.config)
         for name, each in missing.items():
-            made = _quantised(each.module.weight.detach(), roundings[name])
+            made = roundings[name].quantise(each.module.weight.detach(), torch.float32)
             self._kept[each.module, key] = made, roundings[name].inputs
 
     def _forward(self, module: nn.Linear, rounding: Rounding, group: tuple[Rounding, ...]) -> Any:
@@ -193,13 +190,6 @@ def _before_cut(product: Product, layer: int) -> bool:
     """Whether a decoder layer's product is in the prefix, which ends with the attention of layer K-1."""
     assert product.layer is not None
     return product.layer < layer - 1 or (product.layer == layer - 1 and "attn" in product.name)
-
-
-def _quantised(weight: Float[torch.Tensor, "O I"], rounding: Rounding) -> Quantised:
-    """Part by part, since temporaries take several times as much."""
-    parts = [rounding.quantise(rows, torch.float32) for rows in weight.split(ROWS)]
-    values, scales, zeros = zip(*parts, strict=True)
-    return Quantised(torch.cat(values), torch.cat(scales), None if zeros[0] is None else torch.cat(zeros))
 
 
 def _by_row(rows: Float[torch.Tensor, "... I"]) -> Float[torch.Tensor, "... I"]:

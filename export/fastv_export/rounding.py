@@ -19,7 +19,9 @@ from fastv_export.block_scales import Grid, fitted
 from fastv_export.weights import CheckpointTensor
 
 BLOCK = 4 << 20
-"""Bytes of a stored weight that are rounded at once; its temporaries take some eight times as much."""
+"""Bytes of a stored weight that are read at once."""
+PIECE = 1 << 18
+"""Values that are rounded at once: temporaries take some ten times as much, which caches hold."""
 
 
 class Quantised(NamedTuple):
@@ -64,6 +66,14 @@ class Rounding:
 
     def quantise(self, rows: Float[torch.Tensor, "O I"], dtype: torch.dtype) -> Quantised:
         """Values, and each block's scale as `dtype`; values are rounded after a division by the scale as stored."""
+        values, scales, zeros = zip(*self._pieces(rows, dtype), strict=True)
+        return Quantised(torch.cat(values), torch.cat(scales), None if zeros[0] is None else torch.cat(zeros))
+
+    def _pieces(self, rows: Float[torch.Tensor, "O I"], dtype: torch.dtype) -> Iterator[Quantised]:
+        for piece in rows.split(max(1, PIECE // rows.shape[1])):
+            yield self._quantise(piece, dtype)
+
+    def _quantise(self, rows: Float[torch.Tensor, "O I"], dtype: torch.dtype) -> Quantised:
         scaled = rows.float() if self.inputs is None else rows * self.inputs
         blocks = scaled.reshape(rows.shape[0], -1, self.block or rows.shape[1])
         grid = self._grid(blocks)
@@ -87,7 +97,7 @@ class Rounding:
 
     def rounded(self, rows: Float[torch.Tensor, "O I"], dtype: torch.dtype) -> Float[torch.Tensor, "O I"]:
         """What a graph computes with, in fp32, if it neither divides its inputs nor its outputs."""
-        rounded = self.quantise(rows, dtype).dequantised()
+        rounded = torch.cat([piece.dequantised() for piece in self._pieces(rows, dtype)])
         return rounded if self.inputs is None else rounded.div_(self.inputs)
 
     def scaled(self, inputs: Float[torch.Tensor, " I"]) -> Rounding:
