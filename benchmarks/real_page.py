@@ -9,6 +9,7 @@ from real_answers import LEAST, QUESTIONS, TEXTS, TOKENS
 
 def markdown(report: dict[str, Any]) -> str:
     """The report as a page."""
+    (tokens,) = {checkpoint["tokens"] for checkpoint in report["checkpoints"].values()}
     lines = [
         "# What fewer bits cost a pretrained language model",
         "",
@@ -20,8 +21,8 @@ def markdown(report: dict[str, Any]) -> str:
         "",
         ", ".join(f"{name} {value}" for name, value in report["machine"].items()),
         "",
-        f"Text: the first {report['tokens']:,} tokens of `benchmarks/held_out.txt`, which no export has seen, decoded "
-        "one by one through the runtime; perplexity, its ratio to that of fp32, the share of positions whose likeliest "
+        f"Text: {tokens:,} tokens, `benchmarks/held_out.txt`, which no export has seen, decoded one by one through "
+        "the runtime; perplexity, its ratio to that of fp32, the share of positions whose likeliest "
         "token is that of fp32, and the mean KL divergence from fp32 in nats. Answers: "
         f"{len(QUESTIONS)} questions about each passage of a file, prompts of {LEAST} tokens and more, {TOKENS} tokens "
         "each, greedily: first tokens as in fp32, and the tokens as in fp32 before the first that is not. Prompts of "

@@ -21,7 +21,7 @@ from real_answers import TEXTS, Answers, agreement, answered
 from real_llava import PACKAGE, write_real_llava
 from real_page import markdown
 from real_speed import milliseconds
-from real_text import TOKENS, distance, read_text, text_ids, witness
+from real_text import MOST, distance, read_text, text_ids, witness
 from rich.console import Console
 
 from fastv_export.export import export_bundle
@@ -58,7 +58,7 @@ def main() -> None:
             chosen = [each for each in settings if each == FP32 or each in args.settings]
             checkpoints[name] = measured(checkpoint, Path(folder), chosen, args.threads)
     used = {**machine(), "threads": args.threads or default_threads()}
-    report = {"machine": used, "package": PACKAGE, "tokens": TOKENS, "checkpoints": checkpoints}
+    report = {"machine": used, "package": PACKAGE, "checkpoints": checkpoints}
     text = json.dumps(report, indent=2) + "\n"
     for path, content in ((args.json, text), (args.markdown, markdown(report))):
         if path:
@@ -74,7 +74,7 @@ def measured(checkpoint: Path, folder: Path, settings: list[str], threads: int |
     exact, answers = np.empty(0, np.float32), dict[str, Answers]()
     for setting in settings:
         bundle = folder / f"{len(rows)}.fastv"
-        options = Options(max_text=256, max_new_tokens=TOKENS, weights=SETTINGS[setting], verify=False)
+        options = Options(max_text=256, max_new_tokens=MOST, weights=SETTINGS[setting], verify=False)
         export_bundle(checkpoint, bundle, options, Progress(None))
         pipelines[setting] = pipeline = Pipeline.load(bundle, threads=threads)
         found = read_text(pipeline, ids)
@@ -93,7 +93,7 @@ def measured(checkpoint: Path, folder: Path, settings: list[str], threads: int |
         console.print(row)
     for row, spent in zip(rows, milliseconds(pipelines).values(), strict=True):
         row |= spent
-    return {"transformers": witness(checkpoint, ids), "precisions": rows}
+    return {"tokens": len(ids), "transformers": witness(checkpoint, ids), "precisions": rows}
 
 
 def decoder_bytes(bundle: Path) -> int:

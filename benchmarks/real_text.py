@@ -17,13 +17,13 @@ from transformers import LlavaForConditionalGeneration
 from fastv_runtime import Pipeline
 
 HELD_OUT = Path(__file__).with_name("held_out.txt")
-TOKENS = 2000
-"""Of the text that are read; every one but the first is predicted."""
+MOST = 2000
+"""Tokens of a text that are read; all but the first are predicted."""
 LogProbabilities = Float32[np.ndarray, "S-1 V"]
 
 
-def text_ids(checkpoint: Path, file: Path = HELD_OUT, most: int = TOKENS) -> Int[np.ndarray, " S"]:
-    """The first tokens of a text."""
+def text_ids(checkpoint: Path, file: Path = HELD_OUT, most: int = MOST) -> Int[np.ndarray, " S"]:
+    """The first tokens of a text, MOST of them or all that it has."""
     tokenizer = Tokenizer.from_file(str(checkpoint / "tokenizer.json"))
     return np.array(tokenizer.encode(file.read_text(encoding="utf-8"), add_special_tokens=False).ids[:most])
 
@@ -37,11 +37,11 @@ def read_text(pipeline: Pipeline, ids: Int[np.ndarray, " S"]) -> LogProbabilitie
     found = np.empty((len(ids) - 1, pipeline.bundle.manifest.decoder.vocab_size), np.float32)
     decoder.prompt.rows(0, 1).write(embedding[ids[:1]])
     decoder.prefill(np.zeros((1, 1), np.int64), np.zeros(1, np.bool_), 1, lambda stage: nullcontext())
-    found[0] = _log_softmax(decoder.logits)
+    found[0] = log_softmax(decoder.logits)
     for at, token in enumerate(ids[1:-1], start=1):
         decoder.prompt.rows(0, 1).write(embedding[token : token + 1])
         decoder.step()
-        found[at] = _log_softmax(decoder.logits)
+        found[at] = log_softmax(decoder.logits)
     return found
 
 
@@ -71,6 +71,7 @@ def distance(found: LogProbabilities, exact: LogProbabilities, ids: Int[np.ndarr
     }
 
 
-def _log_softmax(logits: Float[np.ndarray, " V"]) -> Float32[np.ndarray, " V"]:
+def log_softmax(logits: Float[np.ndarray, " V"]) -> Float32[np.ndarray, " V"]:
+    """Log-probabilities of one row of logits."""
     shifted = logits - logits.max()
     return shifted - np.log(np.exp(shifted).sum(dtype=np.float64)).astype(np.float32)
