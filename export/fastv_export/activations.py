@@ -1,9 +1,10 @@
 """What the products of a decoder are given, as fastv-calibrate saw it: a file beside its calibration.json.
 
-Tensors of `NAME.activations.safetensors`: PRODUCT.mean, .mean_abs, .mean_square, .max_abs, fp32 [inputs], and .range,
-fp32 [2]. Means are of rows that were divided by their own root mean square: an error counts relative to its token, as
-in a self-test, else a first token that is a thousand times larger than the others would alone decide. Maxima and ranges
-are of rows as they are.
+Tensors of `NAME.activations.safetensors`: PRODUCT.mean, .mean_abs, .mean_square, .max_abs, fp32 [inputs], .range,
+fp32 [2], and .size, fp32 [1], the geometric mean of rows' root mean squares, which a few large rows hardly move. Means
+are of rows that were divided by their own root mean square: an error counts relative to its token, as in a self-test,
+else a first token that is a thousand times larger than the others would alone decide. Maxima and ranges are of rows as
+they are.
 PRODUCT is a linear layer by its name in the decoder (layers.3.mlp.down_proj) or `head`; of layers that share their
 input the one that runs first (q_proj for queries, keys and values; gate_proj for gate and up).
 """
@@ -32,6 +33,8 @@ class Activation:
     max_abs: Float[torch.Tensor, " I"]
     low: float
     high: float
+    size: float | None
+    """None in files that an older fastv-calibrate wrote."""
 
 
 def sidecar_of(calibration: Path) -> Path:
@@ -59,6 +62,7 @@ def activations_of(tensors: Mapping[str, torch.Tensor]) -> dict[str, Activation]
             max_abs=tensors[f"{name}.max_abs"],
             low=float(tensors[f"{name}.range"][0]),
             high=float(tensors[f"{name}.range"][1]),
+            size=float(tensors[f"{name}.size"]) if f"{name}.size" in tensors else None,
         )
         for name in names
     }

@@ -29,6 +29,7 @@ from fastv_export.rounding import Rounding
 from fastv_export.rounding_plan import activation_of, method_of, rounding_of, rounds_activations
 from fastv_export.skeleton import Skeleton, listed
 from fastv_export.staging import require_space, staging
+from fastv_export.static_ranges import HEAD, LIMIT, bears_one_range, check_sizes
 from fastv_export.streamed import stream_model
 from fastv_export.text_activations import text_activations
 from fastv_export.unrotated import check_projections
@@ -115,6 +116,8 @@ def _write(
     vision, video = family.vision(config, options.image_tokens), family.video(config)
     plan = make_plan(options, dimensions, vision, video)
     check_positions(plan, family.max_positions(config))
+    if plan.weights is not None and plan.weights.static and activations is not None:
+        check_sizes(activations)
     generation = generation_defaults(checkpoint)
     skeleton = Skeleton(checkpoint, family, attention=attention.IMPLEMENTATION, precision=plan.precision)
     support.check_model(checkpoint, skeleton, family, config, vision, video)
@@ -173,6 +176,8 @@ def _write(
         )
         if scaled:
             progress.note(_scales(scaled, by))
+            if wide := [name for each in scaled for name in each.wide if not name.startswith(HEAD)]:
+                progress.note(_wide(len(wide), scaled))
         with progress.weights("write embedding table", embedding.nbytes) as written:
             with (folder / EMBEDDING).open("wb") as file:
                 embedding.tofile(file)
@@ -268,7 +273,8 @@ def _write_graphs(
         if plan.weights is not None and activations is not None and name in DECODERS:
             with progress.step(f"choose scales of {name}"):
                 known, method = activation_of(name, plan, activations), method_of(plan, plan.weights, dialect.name)
-                scaled.append(scale_inputs(model, rounding, known, method))
+                bears = (bears_one_range,) if plan.weights.static else ()
+                scaled.append(scale_inputs(model, rounding, known, method, *bears))
                 rounding = scaled[-1].rounding_of
         rounded |= quantise_weights(model, rounding)
         if plan.weights is not None and plan.weights.static and name in DECODERS:
@@ -293,6 +299,14 @@ def _scales(scaled: list[Scaled], by: str) -> str:
         f"scales by {by}: {sum(each.scaled for each in scaled)} inputs of products; plain rounding "
         f"serves {sum(each.plain for each in scaled)} as well"
         + (f", and is all there is for {stuck}: nothing before them takes a scale" if stuck else "")
+    )
+
+
+def _wide(wide: int, scaled: list[Scaled]) -> str:
+    given = wide + sum(len(each.ranges) for each in scaled)
+    return (
+        f"note: {wide} of {given} inputs of products are not rounded, their weights alone have eight bits: one range "
+        f"for all rows would put an ordinary one more than {LIMIT:.1%} off, since a few are far larger"
     )
 
 

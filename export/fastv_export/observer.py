@@ -15,7 +15,7 @@ from fastv_export import hf
 
 Statistics = dict[str, np.ndarray]
 """Of one sample: PRODUCT.sum, .sum_abs, .sum_square (of rows over their root mean square), .max_abs, fp32 [inputs],
-.range fp32 [2], .rows i64 [1]."""
+.range fp32 [2], .sum_log fp32 [1] (of rows' root mean squares), .rows i64 [1]."""
 
 
 class Observer:
@@ -63,6 +63,7 @@ def means(statistics: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         rows = statistics[f"{product}.rows"][0]
         for kind in ("", "_abs", "_square"):
             tensors[f"{product}.mean{kind}"] = statistics[f"{product}.sum{kind}"] / rows
+        tensors[f"{product}.size"] = np.exp(statistics[f"{product}.sum_log"] / rows)
         for kind in ("max_abs", "range"):
             tensors[f"{product}.{kind}"] = statistics[f"{product}.{kind}"]
     return tensors
@@ -70,13 +71,17 @@ def means(statistics: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 def _add(statistics: Statistics, product: str, values: Float[torch.Tensor, "... I"]) -> None:
     rows = values.detach().flatten(0, -2).float()
-    unit = rows * rows.square().mean(1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny).rsqrt()
+    squares = rows.square().mean(1, keepdim=True)
+    unit = rows * squares.clamp_min(torch.finfo(torch.float32).tiny).rsqrt()
+    # Rows of zeros have no logarithm: they count as the others do in the mean.
+    logs = squares[squares > 0].log() / 2
     found = {
         "sum": unit.sum(0),
         "sum_abs": unit.abs().sum(0),
         "sum_square": unit.square().sum(0),
         "max_abs": rows.abs().amax(0),
         "range": torch.stack(torch.aminmax(rows)),
+        "sum_log": (logs.mean() * len(rows) if len(logs) else torch.zeros(())).reshape(1),
         "rows": torch.tensor([len(rows)]),
     }
     for kind, tensor in found.items():

@@ -64,6 +64,7 @@ def test_statistics_are_those_of_the_stock_models_states(tiny_llava: Path, tmp_p
             (activation.mean_square, unit.square().mean(0)),
             (activation.max_abs, rows.abs().amax(0)),
             (torch.tensor([activation.low, activation.high]), torch.stack(torch.aminmax(rows))),
+            (torch.tensor(activation.size), rows.square().mean(1).sqrt().log().mean().exp()),
         ):
             np.testing.assert_allclose(actual.numpy(), expected.detach().numpy(), rtol=1e-4, atol=1e-5)
     assert found["layers.2.mlp.down_proj"].mean_abs.shape == (128,)

@@ -15,10 +15,12 @@ from jaxtyping import Float
 
 from fastv_export.activations import Activation
 from fastv_export.rounding import Rounding
-from fastv_export.scaling import Method, Scale
+from fastv_export.scaling import Method, Scale, activation_aware
 from fastv_export.weights import CheckpointTensor
 
 RoundingOf = Callable[[str], "Rounding | None"]
+Bears = Callable[[str, Activation, "Scale | None"], bool]
+"""Whether what a product is given, divided by a scale, bears one range for all rows; by its initializer's name."""
 
 
 @dataclass
@@ -38,18 +40,34 @@ class Scaled:
     """Those that are as well off without."""
     stuck: int = 0
     """Those before which nothing takes a division."""
+    wide: list[str] = field(default_factory=list)
+    """Those that bear no range, by the name of their first weight."""
 
     def rounding_of(self, name: str) -> Rounding | None:
         """For `quantise_weights`: by an initializer's name."""
         return self.roundings.get(name) or self.unscaled(name)
 
+    def limit(self, rows: ir.Value, name: str, activation: Activation, scale: Scale | None, bears: Bears) -> bool:
+        """Note the range of rows divided by a scale, if they bear one; returns whether they do."""
+        if not bears(name, activation, scale):
+            self.wide.append(name)
+            return False
+        sizes = activation.max_abs if scale is None else activation.max_abs / scale
+        self.ranges[_name(rows)] = float(sizes.max())
+        return True
+
 
 def scale_inputs(
-    model: ir.Model, rounding_of: RoundingOf, activation_of: Callable[[str], Activation | None], method: Method
+    model: ir.Model,
+    rounding_of: RoundingOf,
+    activation_of: Callable[[str], Activation | None],
+    method: Method,
+    bears: Bears = lambda name, activation, scale: True,
 ) -> Scaled:
     """Divide inputs in place; the weights are left to `quantise_weights`, with the `rounding_of` that is returned.
 
     rounding_of, activation_of: by an initializer's name. Products without an activation stay as they are.
+    bears: where it says no, products get no range, and a scale for their weights alone.
     """
     result = Scaled(rounding_of)
     groups: dict[ir.Value, list[ir.Node]] = {}
@@ -66,17 +84,18 @@ def scale_inputs(
         }
         if activation is None or not group:
             continue
-        result.ranges[_name(rows)] = float(activation.max_abs.max())
         source = _source(rows, len(activation.mean), rounding_of) if len(rows.uses()) == len(group) else None
         if source is None:
             result.stuck += 1
+            result.limit(rows, names[0], activation, None, bears)
             continue
         scale = method(list(group.values()), activation, source.tie)
+        if not result.limit(rows, names[0], activation, scale, bears):
+            scale = activation_aware(list(group.values()), activation, source.tie)
         if scale is None:
             result.plain += 1
             continue
         result.scaled += 1
-        result.ranges[_name(rows)] = float((activation.max_abs / scale).max())
         for name, (_, rounding) in group.items():
             result.roundings[name] = replace(result.roundings.get(name, rounding), inputs=scale)
         source.divide(scale, result)
