@@ -21,12 +21,12 @@ def markdown(report: dict[str, Any]) -> str:
         "",
         ", ".join(f"{name} {value}" for name, value in report["machine"].items()),
         "",
-        f"Text: {tokens:,} tokens, `benchmarks/held_out.txt`, which no export has seen, decoded one by one through "
+        f"Text: {tokens:,} tokens, `benchmarks/held_out.txt`, which scales are not made by, decoded one by one through "
         "the runtime; perplexity, its ratio to that of fp32, the share of positions whose likeliest "
         "token is that of fp32, and the mean KL divergence from fp32 in nats. Answers: "
         f"{len(QUESTIONS)} questions about each passage of a file, prompts of {LEAST} tokens and more, {TOKENS} tokens "
         "each, greedily: first tokens as in fp32, and the tokens as in fp32 before the first that is not. Prompts of "
-        "`passages.txt` were looked at while scales were built, those of `held_out.txt` were not. Bits a weight: bytes "
+        "`passages.txt` were looked at while int8 was built; the text and both sets while four bits were, in emulation. Bits a weight: bytes "
         "of the decoder's graphs, scales and the head included, over those of fp32.",
     ]
     for name, checkpoint in report["checkpoints"].items():

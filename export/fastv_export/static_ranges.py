@@ -2,9 +2,9 @@
 
 A pretrained model has a few tokens whose states are thousands of times larger than the others'. A range that holds them
 has steps that ordinary rows disappear between; no scale for each input helps, where all of a row is large. On
-SmolLM2-135M, its inputs scaled, the worst `down` has an error as below of 2.2, and ten of thirty have more than 1/8;
-queries, keys and values 0.02 to 0.04. Perplexity is 32% above that of fp32 with a range everywhere, 5% with one up to
-1/8, 1.5% up to 1/16, 0.3% with weights alone in eight bits (docs/benchmarks/static_int8.md).
+SmolLM2-135M, its inputs scaled, the worst `down` has an error as below of 2.2, and nine of thirty have more than 1/8;
+the median product has 0.03. Perplexity is 32% above that of fp32 with a range everywhere, 5% with one up to 1/8,
+1.5% up to 1/16, 0.3% with weights alone in eight bits (docs/benchmarks/static_int8.md).
 """
 
 from __future__ import annotations
