@@ -26,8 +26,8 @@ def markdown(report: dict[str, Any]) -> str:
         "token is that of fp32, and the mean KL divergence from fp32 in nats. Answers: "
         f"{len(QUESTIONS)} questions about each passage of a file, prompts of {LEAST} tokens and more, {TOKENS} tokens "
         "each, greedily: first tokens as in fp32, and the tokens as in fp32 before the first that is not. Prompts of "
-        "`passages.txt` were looked at while int8 was built; the text and both sets while four bits were, in emulation. Bits a weight: bytes "
-        "of the decoder's graphs, scales and the head included, over those of fp32.",
+        "`passages.txt` were looked at while int8 was built; the text and both sets while four bits were, in "
+        "emulation. Bits a weight: bytes of the decoder's graphs, scales and the head included, over those of fp32.",
     ]
     for name, checkpoint in report["checkpoints"].items():
         lines += ["", f"## Weights {name}", "", *_table(checkpoint["precisions"]), "", _witnessed(checkpoint)]
