@@ -52,6 +52,7 @@ precision: $(DEV)
 		--markdown docs/benchmarks/precision.md
 	$(RUN) benchmarks/real_static.py --json docs/benchmarks/static_int8.json \
 		--markdown docs/benchmarks/static_int8.md
+	$(RUN) benchmarks/real_formats.py --json docs/benchmarks/float_formats.json
 
 # The demo checkpoint's accuracy for every K, keep and ranker, written into its model card.
 evaluate: $(DEV)

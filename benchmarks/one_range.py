@@ -13,8 +13,8 @@ from pathlib import Path
 import onnx
 from onnx import ModelProto, NodeProto, helper
 
-from fastv_export.export import DECODERS
 from fastv_export.staging import staging
+from fastv_export.write_graphs import DECODERS
 from fastv_runtime.bundle import MANIFEST, FileDigest, read_manifest, sha256
 
 

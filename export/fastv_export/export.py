@@ -8,43 +8,36 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import onnx_ir as ir
 from safetensors.torch import save
 
 from fastv_export import attention, hf, hf_probe, support, tower_attention
 from fastv_export.activations import Activation
 from fastv_export.checkpoint import Checkpoint
-from fastv_export.dialects import TARGETS, Dialect
+from fastv_export.dialects import TARGETS
 from fastv_export.digests import Digests
 from fastv_export.end_to_end import EndToEnd
 from fastv_export.families import Family, family_of
 from fastv_export.float_formats import HEADROOM
 from fastv_export.generation import generation_defaults, generation_notes
 from fastv_export.golden import Tensors, golden_vectors
-from fastv_export.graphs import build_graph, save_graph
 from fastv_export.passes import (
     Scaled,
-    left_whole,
-    quantise_activations,
-    quantise_float_activations,
-    quantise_weights,
-    scale_inputs,
 )
 from fastv_export.plan import Options, check_positions, decoder_dimensions, make_plan
 from fastv_export.progress import Progress
 from fastv_export.question import NoRoom, Question, ask
 from fastv_export.rankers import RANKERS
 from fastv_export.reading import reading
-from fastv_export.rounding import Rounding
 from fastv_export.rounding_cost import rounding_cost, warning
-from fastv_export.rounding_plan import activation_of, method_of, rounding_of, wants_activations
+from fastv_export.rounding_notes import rounding_notes
+from fastv_export.rounding_plan import wants_activations
 from fastv_export.skeleton import Skeleton, listed
 from fastv_export.staging import require_space, staging
-from fastv_export.static_ranges import HEAD, LIMIT, bears_one_range
 from fastv_export.streamed import stream_model
 from fastv_export.text_activations import text_activations
 from fastv_export.unrotated import check_projections
 from fastv_export.verify import verify_graph
+from fastv_export.write_graphs import write_graphs
 from fastv_runtime.bundle import (
     EMBEDDING,
     END_TO_END,
@@ -59,16 +52,13 @@ from fastv_runtime.bundle import (
     Precision,
     Tokens,
 )
-from fastv_runtime.contract import Contract, contracts
+from fastv_runtime.contract import contracts
 from fastv_runtime.errors import UserError
 from fastv_runtime.prompt import PromptBuilder
 from fastv_runtime.selftest import tolerance
 from fastv_runtime.vision import Vision
 
 RECORDED_VERSIONS = ("fastv-edge", "torch", "transformers", "onnx", "onnx-ir", "onnxscript", "onnxruntime")
-
-DECODERS = ("prefix", "suffix", "decoder")
-"""Graphs of decoder layers."""
 
 
 class VerificationError(Exception):
@@ -185,13 +175,12 @@ def _write(
                     "activations are not rounded" if plan.weights.floating else "weights are rounded without scales"
                 )
                 progress.note(f"warning: {without}, since no text can be read: {error}")
-        graphs, rounded, scaled = _write_graphs(
+        graphs, rounded, scaled = write_graphs(
             contract, dialect, skeleton, family, vision, plan, dimensions, activations, headroom, folder, progress
         )
-        if scaled:
-            progress.note(_ranges(scaled, by) if plan.weights and plan.weights.floating else _scales(scaled, by))
-            if wide := [name for each in scaled for name in each.wide if not name.startswith(HEAD)]:
-                progress.note(_wide(len(wide), scaled))
+        if scaled and plan.weights is not None:
+            for note in rounding_notes(scaled, plan.weights, by):
+                progress.note(note)
         with progress.weights("write embedding table", embedding.nbytes) as written:
             with (folder / EMBEDDING).open("wb") as file:
                 embedding.tofile(file)
@@ -269,89 +258,6 @@ def _question(
         raise UserError(prefix + words) from error
 
 
-def _write_graphs(
-    declared: dict[str, Contract],
-    dialect: Dialect,
-    skeleton: Skeleton,
-    family: Family,
-    vision: Vision,
-    plan: Plan,
-    dimensions: Decoder,
-    activations: Mapping[str, Activation] | None,
-    headroom: float,
-    folder: Path,
-    progress: Progress,
-) -> tuple[dict[str, GraphSpec], dict[str, Rounding], list[Scaled]]:
-    """The graphs; the rounding of every weight that was rounded, by its name in the checkpoint; what was scaled."""
-    (folder / "onnx").mkdir()
-    graphs: dict[str, GraphSpec] = {}
-    rounded: dict[str, Rounding] = {}
-    scaled: list[Scaled] = []
-    for name, contract in declared.items():
-        with progress.step(f"trace {name}"):
-            model = build_graph(name, contract, skeleton, family, vision, plan)
-        rounding = rounding_of(
-            name, plan, dialect.name, layers=dimensions.num_hidden_layers, width=dimensions.hidden_size
-        )
-        if plan.weights is not None and activations is not None and name in DECODERS:
-            with progress.step(f"choose {'ranges' if plan.weights.floating else 'scales'} of {name}"):
-                known, method = activation_of(name, plan, activations), method_of(plan, plan.weights, dialect.name)
-                bears = (bears_one_range,) if plan.weights.static and not plan.weights.floating else ()
-                scaled.append(scale_inputs(model, rounding, known, method, *bears))
-                rounding = scaled[-1].rounding_of
-        rounded |= quantise_weights(model, rounding)
-        if whole := left_whole(model, rounding):
-            progress.note(_whole(name, whole, plan))
-        if plan.weights is not None and plan.weights.static and name in DECODERS and scaled:
-            if plan.weights.floating:
-                quantise_float_activations(model, scaled[-1].ranges, headroom)
-            else:
-                quantise_activations(model, scaled[-1].ranges)
-        dialect.lower(model)
-        with progress.weights(f"write {name}", _weight_bytes(model)) as written:
-            save_graph(model, folder / "onnx" / f"{name}.onnx", written)
-        graphs[name] = GraphSpec(
-            file=f"onnx/{name}.onnx",
-            dialect=dialect.name,
-            opset=dialect.opset,
-            tensorrt=dialect.tensorrt,
-            inputs=contract[0],
-            outputs=contract[1],
-        )
-    return graphs, rounded, scaled
-
-
-def _scales(scaled: list[Scaled], by: str) -> str:
-    stuck = sum(each.stuck for each in scaled)
-    return (
-        f"scales by {by}: {sum(each.scaled for each in scaled)} inputs of products; "
-        f"{sum(each.plain for each in scaled)} are as well off without"
-        + (f", and {stuck} have none: nothing before them takes a scale" if stuck else "")
-    )
-
-
-def _whole(graph: str, count: int, plan: Plan) -> str:
-    assert plan.weights is not None
-    block = plan.weights.block
-    smaller = f": try --block {block // 2}" if block is not None and block > 32 else ""
-    return (
-        f"note: {graph}: {count} weights stay {plan.precision}, as their inputs make no whole blocks of {block}, or "
-        f"their outputs are an odd number{smaller}"
-    )
-
-
-def _ranges(scaled: list[Scaled], by: str) -> str:
-    return f"ranges by {by}: {sum(len(each.ranges) for each in scaled)} inputs of products"
-
-
-def _wide(wide: int, scaled: list[Scaled]) -> str:
-    given = wide + sum(len(each.ranges) for each in scaled)
-    return (
-        f"note: {wide} of {given} inputs of products are not rounded, their weights alone have eight bits: one range "
-        f"for all rows would put an ordinary one more than {LIMIT:.1%} off, since a few are far larger"
-    )
-
-
 def _as_cached(golden: Tensors, scaled: list[Scaled]) -> Tensors:
     """Golden vectors with the values of caches divided as a bundle's are."""
     divisors = {name: divisor for each in scaled for name, divisor in each.caches.items()}
@@ -360,10 +266,6 @@ def _as_cached(golden: Tensors, scaled: list[Scaled]) -> Tensors:
         if divisor is not None:
             golden[name] = tensor / divisor
     return golden
-
-
-def _weight_bytes(model: ir.Model) -> int:
-    return sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None)
 
 
 def _stored_bytes(checkpoint: Checkpoint) -> int:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from fastv_export import export as export_module
+from fastv_export import write_graphs as graphs_module
 from fastv_export.activations import Activation
 from fastv_export.checkpoint import Checkpoint
 from fastv_export.exact import with_exact_products
@@ -90,7 +90,7 @@ def test_a_scaled_graph_computes_what_transformers_does_from_scaled_rounding(
         found.append(scale_inputs(*arguments))  # type: ignore[arg-type]
         return found[-1]
 
-    monkeypatch.setattr(export_module, "scale_inputs", spy)
+    monkeypatch.setattr(graphs_module, "scale_inputs", spy)
     options = Options(layer=1, max_new_tokens=8, weights=Weights(bits=8, block=None))
     export_bundle(source, tmp_path / "out.fastv", options, Progress(None), activations)
     bundle = Bundle.open(tmp_path / "out.fastv")
