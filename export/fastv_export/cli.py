@@ -58,7 +58,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="*",
         choices=["vision", "prefix", "first", "last", "values", "head"],
         metavar="PART",
-        help="parts that keep 8 bits in int4: vision prefix first last values head (default: all but first and last)",
+        help="parts that keep 8 bits in int4: vision (towers), prefix (layers before K), first or last (one layer), "
+        "values (of attention), head (default: vision prefix values head; with --no-prune first for prefix)",
     )
     parser.add_argument(
         "--calibration",
@@ -141,6 +142,8 @@ def run(args: argparse.Namespace) -> None:
             if precision is None and choice.precision in FEW_BITS:  # others are the target's own
                 precision = choice.precision
         weights = _weights(precision, args.block, args.int8_parts, args.target, calibration is not None)
+        if args.no_prune and weights is not None:
+            weights = _unsplit(weights, args.int8_parts)
         activations = None
         if calibration is not None and weights is not None:
             activations = read_activations(sidecar_of(Path(args.calibration)), calibration.activations)
@@ -189,14 +192,24 @@ def _weights(
             if given is not None:
                 raise UserError(f"{flag}: --precision {precision} has blocks and parts of its own: leave it out")
         return weights
+    if parts is not None and (weights is None or weights.bits == 8):
+        raise UserError("--int8-parts: they keep 8 bits where others have 4: add --precision int4, or leave it out")
     if weights is None:
         if block is not None:
             raise UserError(f"--block {block}: is of weights of few bits: add --precision int4 or int8")
         return None
     if weights.bits == 8:
         return weights.model_copy(update={"block": block, "static": calibrated and target != "ort" and block is None})
-    wide = WIDE if parts is None else tuple(parts)
+    wide = WIDE if parts is None else tuple(dict.fromkeys(parts))
     return weights.model_copy(update={"block": block or (BLOCK if target == "ort" else TRT_BLOCK), "wide": wide})
+
+
+def _unsplit(weights: Weights, parts: Sequence[Part] | None) -> Weights:
+    """Of a decoder without a prefix: its first layer keeps its bits instead."""
+    if parts is not None and "prefix" in parts:
+        raise UserError("--int8-parts prefix: with --no-prune there is none: use first, the decoder's first layer")
+    wide: list[Part] = ["first" if part == "prefix" else part for part in weights.wide]
+    return weights.model_copy(update={"wide": tuple(dict.fromkeys(wide))})
 
 
 def _raise_exit(signum: int, _: Any) -> None:

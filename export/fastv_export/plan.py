@@ -93,7 +93,7 @@ def make_plan(options: Options, decoder: Decoder, vision: Vision, video: Video |
     )
     _check_heads(decoder, options.target)
     _check_pruned(plan, options.target)
-    _check_weights(plan, options.target)
+    _check_weights(plan, decoder, options.target)
     return plan
 
 
@@ -108,8 +108,8 @@ def _check_heads(decoder: Decoder, target: str) -> None:
         )
 
 
-def _check_weights(plan: Plan, target: str) -> None:
-    """UserError for weights of few bits that a target has no operator for."""
+def _check_weights(plan: Plan, decoder: Decoder, target: str) -> None:
+    """UserError for weights of few bits that do not fit a decoder, or that a target has no operator for."""
     weights = plan.weights
     if weights is None:
         return
@@ -117,7 +117,15 @@ def _check_weights(plan: Plan, target: str) -> None:
         raise UserError(
             f"--precision {weights.name}: target {target} has no such products: use --target trt or trt-rtx, or int8"
         )
-    if weights.floating or weights.block is None or target == "ort":
+    if weights.block is None:
+        return
+    for width in (decoder.hidden_size, decoder.num_attention_heads * decoder.head_dim, decoder.intermediate_size):
+        if width % weights.block:
+            raise UserError(
+                f"--precision {weights.name}: this decoder's products have {width} inputs, which are no whole blocks "
+                f"of {weights.block}: use a smaller --block, or --precision int8 without one"
+            )
+    if weights.floating or target == "ort":
         return
     if TARGETS[target] is TRT_LEGACY:  # DequantizeLinear takes blocks and four bits from opset 21 on
         raise UserError(

@@ -21,7 +21,7 @@ def whole_note(graph: str, count: int, plan: Plan) -> str:
     smaller = f": try --block {block // 2}" if block is not None and block > 32 else ""
     return (
         f"note: {graph}: {count} weights stay {plan.precision}, as their inputs make no whole blocks of {block}, or "
-        f"their outputs are an odd number{smaller}"
+        f"their outputs no pairs{smaller}"
     )
 
 

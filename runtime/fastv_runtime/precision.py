@@ -30,7 +30,7 @@ def precision_of(plan: Plan, dialect: DialectName) -> str:
 
 def _floating(plan: Plan, weights: Weights) -> str:
     wide = f" ({', '.join(weights.wide)}: fp8)" if weights.wide else ""
-    return f"{weights.name} weights{wide}, activations likewise in fixed ranges (vision: {plan.precision})"
+    return f"{weights.name} weights{wide}, activations rounded likewise (vision: {plan.precision})"
 
 
 def _weights(weights: Weights) -> str:

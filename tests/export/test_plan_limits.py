@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from fastv_export.checkpoint import Checkpoint
-from fastv_export.cli import TARGETS
+from fastv_export.cli import TARGETS, _unsplit, main
 from fastv_export.dialects import TARGETS as DIALECTS
 from fastv_export.families import FAMILIES
 from fastv_export.plan import Options, decoder_dimensions, make_plan
+from fastv_export.precisions import FEW_BITS, FLOATING
 from fastv_runtime import UserError
 from fastv_runtime.bundle import Plan, Weights
 from fastv_runtime.lengths import capacity
@@ -52,3 +53,32 @@ def _plan(source: Path, options: Options) -> Plan:
     family = FAMILIES["llava"]
     config = family.config(Checkpoint(source))
     return make_plan(options, decoder_dimensions(config, family), family.vision(config, None), None)
+
+
+def test_blocks_that_do_not_fit_are_refused(tiny_llava: Path) -> None:
+    with pytest.raises(
+        UserError, match="int4: this decoder.s products have 64 inputs, which are no whole blocks of 128"
+    ):
+        _plan(tiny_llava, Options(weights=Weights(bits=4, block=128)))
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (["--precision", "int8", "--int8-parts", "vision"], "--int8-parts: they keep 8 bits where others have 4: add"),
+        (["--int8-parts", "vision"], "--int8-parts: they keep 8 bits where others have 4: add --precision int4"),
+        (["--precision", "int4", "--no-prune", "--int8-parts", "prefix"], "with --no-prune there is none: use first"),
+    ],
+)
+def test_parts_that_mean_nothing_are_refused(
+    options: list[str], message: str, tiny_llava: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as failure:
+        main([str(tiny_llava), "-o", str(tmp_path / "out.fastv"), *options])
+    assert failure.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_without_a_prefix_the_first_layer_keeps_its_bits() -> None:
+    assert _unsplit(FEW_BITS["int4"], None).wide == ("vision", "first", "values", "head")
+    assert _unsplit(FLOATING["nvfp4"], None).wide == ("first", "attention", "head")

@@ -96,8 +96,12 @@ def check_weights(device: Device, weights: Weights | None) -> None:
     if weights is not None and too_old:
         raise UserError(
             f"{too_old[0]} does not compute in {weights.name}, which GPUs do since SM{FLOATS_SINCE[weights.name]}: "
-            "export again with --precision int8 or fp16"
+            f"export again with --precision {_instead(too_old[0])}"
         )
+
+
+def _instead(capability: str) -> str:
+    return "fp8, int8 or fp16" if int(capability[2:]) >= FLOATS_SINCE["fp8"] else "int8 or fp16"
 
 
 def _normalised(capability: str) -> str:

@@ -59,6 +59,8 @@ class OrtEngine:
             self.session = ort.InferenceSession(path, options, providers=providers)
         except Exception as error:
             detail = " ".join(str(error).split())
+            if "trt:" in detail:
+                raise UserError(f"{path}: has operators that only TensorRT has: use --backend trt") from error
             raise UserError(f"{path}: ONNX Runtime {ort.__version__} cannot load this graph: {detail}") from error
         if cuda is not None and CUDA_PROVIDER not in self.session.get_providers():
             raise UserError(
