@@ -24,7 +24,7 @@ def test_a_disk_that_is_too_small_is_named_before_the_first_graph(
     tiny_llava: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     traced: list[str] = []
-    monkeypatch.setattr("fastv_export.export.build_graph", lambda name, *_: traced.append(name))
+    monkeypatch.setattr("fastv_export.write_graphs.build_graph", lambda name, *_: traced.append(name))
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(1 << 30, 1 << 30, 1000))
     with pytest.raises(UserError, match=r"out.fastv: needs 0\.00 GiB, its disk has 0\.00 GiB free: free some space"):
         export_bundle(tiny_llava, tmp_path / "out.fastv", Options(), Progress(None))
