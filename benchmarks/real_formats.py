@@ -26,6 +26,7 @@ from real_llava import write_real_llava
 from rich.console import Console
 from torch import nn
 
+from fastv_calib.scaled import LoadedWeight, tied
 from fastv_export import hf
 from fastv_export.activations import Activation
 from fastv_export.checkpoint import Checkpoint
@@ -153,8 +154,8 @@ def rounded(decoder: Any, family: Family, activations: Mapping[str, Activation],
             activation = activations[f"layers.{index}.{first}"]
             scale = torch.ones_like(activation.max_abs)
             if setting.smooth:
-                tie = partial(_tie, decoder.config) if first == "self_attn.o_proj" else lambda sizes: sizes
-                scale = smoothing([(_Loaded(each.weight), weights) for each in modules], activation, tie)  # type: ignore[misc]
+                tie = partial(tied, decoder.config) if first == "self_attn.o_proj" else lambda sizes: sizes
+                scale = smoothing([(LoadedWeight(each.weight), weights) for each in modules], activation, tie)  # type: ignore[misc]
             largest = None if setting.headroom is None else float((activation.max_abs / scale).max()) * setting.headroom
             for module in modules:
                 module.forward = _forward(module, weights, scale, largest)
@@ -164,25 +165,6 @@ def rounded(decoder: Any, family: Family, activations: Mapping[str, Activation],
     finally:
         for module in patched:
             del module.forward
-
-
-class _Loaded:
-    """A weight in memory, as scales are chosen by."""
-
-    def __init__(self, weight: torch.Tensor):
-        self._weight = weight
-
-    def rows(self, block: int) -> Iterator[tuple[int, torch.Tensor]]:
-        yield 0, self._weight
-
-
-def _tie(config: Any, sizes: torch.Tensor) -> torch.Tensor:
-    """Heads of queries that share values share their scale."""
-    heads = config.num_key_value_heads
-    shape = (heads, config.num_attention_heads // heads, -1)
-    return (
-        sizes.reshape(shape).mean(1, keepdim=True).expand(*shape[:2], sizes.numel() // shape[0] // shape[1]).reshape(-1)
-    )
 
 
 def _forward(

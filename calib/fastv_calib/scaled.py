@@ -40,7 +40,7 @@ def with_scales(
     config: of the language model, whose heads share values.
     """
     known = {name: replace(rounding, importance=activation.mean_square) for name, rounding in roundings.items()}
-    tie = partial(_tied, config) if any("o_proj" in name for name in known) else lambda sizes: sizes
+    tie = partial(tied, config) if any("o_proj" in name for name in known) else lambda sizes: sizes
     group: Any = [(LoadedWeight(weights[name]), rounding) for name, rounding in known.items()]
     scale = method(group, activation, tie)
     return known if scale is None else {name: rounding.scaled(scale) for name, rounding in known.items()}
@@ -60,7 +60,7 @@ def groups(names: list[str], activations: Mapping[str, Activation]) -> dict[str,
     return found
 
 
-def _tied(config: Any, sizes: Scale) -> Scale:
+def tied(config: Any, sizes: Scale) -> Scale:
     """Heads of queries that share values share their scale."""
     heads = config.num_key_value_heads
     by_head = sizes.reshape(heads, config.num_attention_heads // heads, -1)

@@ -6,6 +6,7 @@ tensor's, without rounding: a graph computes with exactly what the reference com
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from math import ceil, log2
@@ -35,7 +36,7 @@ Encoded = tuple[UInt8[torch.Tensor, "O I"], "UInt8[torch.Tensor, 'O B'] | None"]
 
 
 @dataclass(frozen=True)
-class FloatRounding(Rounding):
+class FloatRounding(Rounding, ABC):
     """Floating-point values with one scale for a tensor.
 
     Inputs are not scaled (`inputs`, `outputs` of the base): a float is as exact for small ones as for large ones.
@@ -53,8 +54,9 @@ class FloatRounding(Rounding):
         for start, rows in weight.rows(READ):
             yield start, self.encode(rows.float())
 
+    @abstractmethod
     def encode(self, rows: Float[torch.Tensor, "O I"]) -> Encoded:
-        raise NotImplementedError
+        """Values and scales by their bits."""
 
     def tensor_scale(self, rows: Float[torch.Tensor, "O I"] | None = None) -> float:
         """The power of two that the tensor's values are divided by; `rows` where `largest` is None."""
@@ -65,9 +67,9 @@ class FloatRounding(Rounding):
         return max(LEAST, 2.0 ** ceil(log2(largest / self._reach))) if largest else LEAST
 
     @property
+    @abstractmethod
     def _reach(self) -> float:
         """The largest value that is represented when the scale is 1."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)
