@@ -16,6 +16,7 @@ median; what the machine did meanwhile shows in the spread.
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import tempfile
 import time
@@ -62,7 +63,7 @@ console = Console(stderr=True)
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=12, help="a multiple of 6 is balanced (default: 12)")
+    parser.add_argument("--rounds", type=int, default=18, help="a multiple of 6 (default: 18)")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--cache", type=Path, help="keep checkpoint and bundles here (7.9 GB) for the next run")
     parser.add_argument("--json", type=Path)
@@ -109,19 +110,21 @@ Run = Iterator[float]
 
 def measure(checkpoint: Path, bundles: Mapping[str, Path], rounds: int, threads: int) -> dict[str, Any]:
     """All contestants, interleaved: prompt by prompt, then token by token."""
-    pipelines = {name: Pipeline.load(bundle, threads=threads) for name, bundle in bundles.items()}
-    self_tests = {name: pass_self_test(pipeline.bundle, pipeline.backend) for name, pipeline in pipelines.items()}
-    contestants = {name: pipeline_run(pipeline) for name, pipeline in pipelines.items()}
-    contestants[TRANSFORMERS] = transformers_run(checkpoint, threads)
-    names = list(contestants)
+    names = [*bundles, TRANSFORMERS]
     prefill: dict[str, list[float]] = {name: [] for name in names}
     decode: dict[str, list[float]] = {name: [] for name in names}
-    one_round(contestants, names, turns(names, seed=2))  # a warm-up
+    self_tests: dict[str, Any] = {}
     of_prompts, of_tokens = turns(names, seed=0), turns(names, seed=1)
-    for order in track(islice(of_prompts, rounds), "rounds", total=rounds, console=console):
-        for name, (first, token) in one_round(contestants, order, of_tokens).items():
-            prefill[name].append(first)
-            decode[name].append(token)
+    loads = len(orders(len(names)))
+    for loaded in track(islice(turns(names, seed=2), loads), "loads", total=loads, console=console):
+        contestants = {name: load(name, checkpoint, bundles, threads, self_tests) for name in loaded}
+        one_round(contestants, loaded, of_tokens)  # a warm-up
+        for order in islice(of_prompts, rounds // loads):
+            for name, (first, token) in one_round(contestants, order, of_tokens).items():
+                prefill[name].append(first)
+                decode[name].append(token)
+        del contestants
+        gc.collect()
     scoring = scoring_ms(bundles[SPLIT], TEXT + VISUAL, threads)
     selecting = selecting_ms(bundles[SPLIT], TEXT, VISUAL, threads)
     decoder = read_manifest(bundles[SPLIT]).decoder
@@ -168,6 +171,18 @@ def measure(checkpoint: Path, bundles: Mapping[str, Path], rounds: int, threads:
         },
         "prefill_gflops": {name: each.gated / 1e9 for name, each in flops.items()},
     }
+
+
+def load(
+    name: str, checkpoint: Path, bundles: Mapping[str, Path], threads: int, self_tests: dict[str, Any]
+) -> Callable[[], Run]:
+    """A contestant, in memory of its own; the result of its self-test is kept where there is none yet."""
+    if name not in bundles:
+        return transformers_run(checkpoint, threads)
+    pipeline = Pipeline.load(bundles[name], threads=threads)
+    if name not in self_tests:
+        self_tests[name] = pass_self_test(pipeline.bundle, pipeline.backend)
+    return pipeline_run(pipeline)
 
 
 def one_round(
@@ -254,7 +269,8 @@ def markdown(report: dict[str, Any]) -> str:
         f"keep {setting['keep']:g}: the suffix runs {setting['pruned_length']}. {setting['rounds']} rounds, "
         f"{setting['threads']} threads, {setting['decoded_tokens']} decoded tokens a round. "
         "Contestants take turns by prompt and by token, in shuffled orders: over each "
-        f"{len(orders(len(report['prefill_ms'])))} of them every contestant follows every other equally often. "
+        f"{len(orders(len(report['prefill_ms'])))} of them every contestant follows every other equally often, and "
+        "all are loaded anew as often, in such orders too. "
         "Median (5th to 95th percentile); ratios are taken within a round.",
         "",
         ", ".join(f"{name} {value}" for name, value in machine_.items()),

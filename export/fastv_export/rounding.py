@@ -111,7 +111,7 @@ class RoundedWeight:
     def __init__(self, weight: CheckpointTensor, rounding: Rounding):
         self._weight, self._rounding = weight, rounding
         self._inputs, self._outputs = weight.shape.numpy()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._beside: tuple[torch.Tensor, torch.Tensor | None] | None = None
 
     @property
@@ -223,25 +223,24 @@ class RoundedWeight:
             self._beside = torch.cat(scales), None if zeros[0] is None else torch.cat(zeros)  # type: ignore[arg-type]
 
     def _scales(self) -> torch.Tensor:
-        scales, zeros = self._read_beside()
-        self._beside = None if zeros is None else (scales, zeros)
+        with self._lock:  # a thread of its own may ask for the zero points meanwhile
+            scales, zeros = self._read_beside()
+            self._beside = None if zeros is None else (scales, zeros)
         return scales
 
     def _zeros(self) -> torch.Tensor:
-        _, zeros = self._read_beside()
-        self._beside = None
+        with self._lock:
+            _, zeros = self._read_beside()
+            self._beside = None
         assert zeros is not None
         return zeros
 
     def _read_beside(self) -> tuple[torch.Tensor, torch.Tensor | None]:
-        with self._lock:
-            beside = self._beside
-        if beside is None:
+        if self._beside is None:
             for _ in self._values():
                 pass
-            beside = self._beside
-        assert beside is not None
-        return beside
+        assert self._beside is not None
+        return self._beside
 
 
 def _put(whole: np.ndarray, start: int, rows: Int8[torch.Tensor, "O I"], four: bool) -> None:
