@@ -41,7 +41,7 @@ bench: $(DEV)
 
 # fastv-bench on the demo checkpoint and on a random model of 0.5B, and how well predictions do. For an idle machine.
 report: $(DEV)
-	$(RUN) benchmarks/report.py --picture docs/bench.png
+	$(RUN) benchmarks/report.py --image docs/bench.png
 	$(RUN) benchmarks/prediction.py --json docs/benchmarks/prediction.json --markdown docs/benchmarks/prediction.md
 
 # What fewer bits cost a pretrained language model, which a package brings; without what that is a plugin of.

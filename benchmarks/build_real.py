@@ -28,8 +28,8 @@ from configurations import configuration
 from random_checkpoint import write_random_checkpoint
 from rich.console import Console
 
-from fastv_runtime.build.preflight import GIB, available_memory
-from fastv_runtime.bundle import GraphSpec, Manifest
+from fastv_runtime.config.bundle import GraphSpec, Manifest
+from fastv_runtime.tensorrt_build.preflight import GIB, available_memory
 
 CAPABILITIES = ("SM86", "SM89", "SM120")
 GRAPHS = ("prefix", "select", "suffix")
@@ -84,14 +84,14 @@ def own_process(function: Any, *args: Any) -> Any:
 
 def write_graphs(folder: Path) -> str:
     """Trace the decoder's graphs and write them with noise for weights; returns what building asks a manifest for."""
-    from fastv_export import attention
-    from fastv_export.checkpoint import Checkpoint
-    from fastv_export.dialects import TARGETS
+    from fastv_export.checkpoint.checkpoint import Checkpoint
+    from fastv_export.checkpoint.skeleton import Skeleton
     from fastv_export.families import family_of
-    from fastv_export.graphs import build_graph, save_graph
+    from fastv_export.graphs.build import build_graph, save_graph
     from fastv_export.plan import Options, decoder_dimensions, make_plan
-    from fastv_export.skeleton import Skeleton
-    from fastv_runtime.contract import decoder_contracts
+    from fastv_export.targets import TARGETS
+    from fastv_export.tracing import attention
+    from fastv_runtime.config.io_spec import decoder_io_specs
 
     attention.register()
     checkpoint, dialect = Checkpoint(folder / "checkpoint"), TARGETS["trt-rtx"]
@@ -101,13 +101,13 @@ def write_graphs(folder: Path) -> str:
     plan = make_plan(Options(target="trt-rtx"), decoder, vision, None)
     skeleton = Skeleton(checkpoint, family, attention=attention.IMPLEMENTATION, precision=plan.precision)
     graphs = {}
-    for name, contract in decoder_contracts(decoder, plan, plan.precision).items():
-        model = build_graph(name, contract, skeleton, family, vision, plan)
+    for name, io_spec in decoder_io_specs(decoder, plan, plan.precision).items():
+        model = build_graph(name, io_spec, skeleton, family, vision, plan)
         dialect.lower(model)
         save_graph(model, folder / f"{name}.onnx")
         fill(folder / f"{name}.onnx.data")
         graphs[name] = GraphSpec(
-            file=f"{name}.onnx", dialect=dialect.name, opset=dialect.opset, inputs=contract[0], outputs=contract[1]
+            file=f"{name}.onnx", dialect=dialect.name, opset=dialect.opset, inputs=io_spec[0], outputs=io_spec[1]
         )
     manifest = Manifest.model_construct(decoder=decoder, vision=vision, video=None, plan=plan, graphs=graphs)
     return manifest.model_dump_json(include={"decoder", "vision", "video", "plan", "graphs"})
@@ -126,10 +126,10 @@ def fill(path: Path) -> None:
 
 def build_graph_of(folder: Path, manifest: str, name: str, limit: int) -> Row:
     """Build one graph, and say what it took. `limit`: bytes of anonymous memory."""
-    from fastv_runtime.build.device import choose_device
-    from fastv_runtime.build.module import load_tensorrt
-    from fastv_runtime.build.network import BuildError, Settings, compile_graph
-    from fastv_runtime.build.profiles import graph_profiles
+    from fastv_runtime.backends.tensorrt.device import choose_device
+    from fastv_runtime.backends.tensorrt.module import load_tensorrt
+    from fastv_runtime.tensorrt_build.network import BuildError, BuilderSettings, compile_graph
+    from fastv_runtime.tensorrt_build.profiles import graph_profiles
 
     parts = json.loads(manifest)
     fields = {field: Manifest.__pydantic_fields__[field].annotation for field in parts}
@@ -144,7 +144,7 @@ def build_graph_of(folder: Path, manifest: str, name: str, limit: int) -> Row:
     try:
         with peak:
             engine = memoryview(
-                compile_graph(folder / spec.file, spec, profiles, device, Settings(), lambda phase: None)
+                compile_graph(folder / spec.file, spec, profiles, device, BuilderSettings(), lambda phase: None)
             )
     except (BuildError, MemoryError) as error:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"

@@ -24,7 +24,7 @@ from PIL import Image
 
 from demo import calibration_split, heldout
 from fastv_calib.cli import main as calibrate
-from fastv_calib.report import chosen_plan
+from fastv_calib.report.page import chosen_plan
 from fastv_export.calibration import Calibration, Estimate, PlanFigures, read_calibration
 from fastv_export.cli import RANKERS
 
@@ -34,7 +34,7 @@ CHECKPOINT = ROOT / "demo" / "checkpoint"
 OUT = ROOT / "demo" / "out" / "calibration"
 KEEPS = (0.5, 0.25, 0.1)
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-PICTURE = (1000, 3220)
+IMAGE = (1000, 3220)
 """Pixels of the report that the docs show: all but the lengths and the long table."""
 
 
@@ -57,7 +57,7 @@ def main() -> None:
         *("--min-agreement", "0.01"),
     )
     args.markdown.write_text(page(calibration, tried), encoding="utf-8")
-    take_picture(OUT / "calibration" / "report.html", ROOT / "docs" / "calibration.png")
+    take_image(OUT / "calibration" / "report.html", ROOT / "docs" / "calibration.png")
     print(args.markdown.read_text(encoding="utf-8"))
 
 
@@ -72,19 +72,19 @@ def measure(name: str, count: int, seed: int, *flags: str) -> Calibration:
     return read_calibration(output)
 
 
-def take_picture(report: Path, picture: Path) -> None:
+def take_image(report: Path, image: Path) -> None:
     """The upper part of the report as a PNG; left as it is where there is no browser."""
     browser = next(filter(None, map(shutil.which, BROWSERS)), None)
     if browser is None:
-        print(f"{picture} is left as it is: none of {', '.join(BROWSERS)} is on the path")
+        print(f"{image} is left as it is: none of {', '.join(BROWSERS)} is on the path")
         return
     with tempfile.TemporaryDirectory() as scratch:
         shot = Path(scratch) / "shot.png"
         flags = ["--headless", "--hide-scrollbars", f"--user-data-dir={scratch}/profile", f"--screenshot={shot}"]
         flags += ["--no-sandbox"] if os.geteuid() == 0 else []  # which Chromium's sandbox refuses to run under
-        size = "--window-size={},{}".format(*PICTURE)
+        size = "--window-size={},{}".format(*IMAGE)
         subprocess.run([browser, *flags, size, report.absolute().as_uri()], check=True, capture_output=True)
-        Image.open(shot).convert("RGB").save(picture, optimize=True)
+        Image.open(shot).convert("RGB").save(image, optimize=True)
 
 
 def page(calibration: Calibration, tried: Calibration) -> str:

@@ -6,9 +6,9 @@ A random decoder of Qwen2-0.5B dimensions, 640 tokens of which 576 visual, K=2, 
 int4 as `fastv-export --precision` makes them. `split int8, one range` is the int8 bundle with the kernels that it had
 before (`one_range.py`). Each bundle passes its self-test before it is timed.
 
-The contestants take turns, prompt by prompt and token by token, so that a drift of the machine hits all alike. Whoever
+The runners take turns, prompt by prompt and token by token, so that a drift of the machine hits all alike. Whoever
 is behind another finds its caches cold, and behind some more than behind others. So the order of every prompt and of
-every token is drawn anew, by a fixed seed, in blocks of six in which each contestant has every place and stands behind
+every token is drawn anew, by a fixed seed, in blocks of six in which each runner has every place and stands behind
 every other equally often (`turns.py`): give --rounds a multiple of six. Ratios are taken within a round, then their
 median; what the machine did meanwhile shows in the spread.
 """
@@ -39,12 +39,12 @@ from turns import orders, turns
 
 from fastv_export.export import export_bundle
 from fastv_export.plan import Options
-from fastv_export.precisions import FEW_BITS
 from fastv_export.progress import Progress
+from fastv_export.quantization.presets import FEW_BITS
 from fastv_runtime import Pipeline
-from fastv_runtime.bench.gate import pass_self_test
-from fastv_runtime.bundle import Weights, read_manifest
-from fastv_runtime.cost import decoder_flops, tokens_per_layer
+from fastv_runtime.bench.runners.gate import pass_self_test
+from fastv_runtime.config.bundle import Weights, read_manifest
+from fastv_runtime.config.cost import decoder_flops, tokens_per_layer
 
 TEXT, VISUAL, LAYER, KEEP = 64, 576, 2, 0.5
 DECODED = 24
@@ -85,7 +85,7 @@ def main() -> None:
 
 
 def prepare(folder: Path) -> dict[str, Path]:
-    """Checkpoint and bundles, made unless they are there; the bundles by contestant."""
+    """Checkpoint and bundles, made unless they are there; the bundles by runner."""
     checkpoint = folder / "checkpoint"
     if not checkpoint.exists():
         with console.status("random checkpoint of Qwen2-0.5B dimensions"):
@@ -109,7 +109,7 @@ Run = Iterator[float]
 
 
 def measure(checkpoint: Path, bundles: Mapping[str, Path], rounds: int, threads: int) -> dict[str, Any]:
-    """All contestants, interleaved: prompt by prompt, then token by token."""
+    """All runners, interleaved: prompt by prompt, then token by token."""
     names = [*bundles, TRANSFORMERS]
     prefill: dict[str, list[float]] = {name: [] for name in names}
     decode: dict[str, list[float]] = {name: [] for name in names}
@@ -117,13 +117,13 @@ def measure(checkpoint: Path, bundles: Mapping[str, Path], rounds: int, threads:
     of_prompts, of_tokens = turns(names, seed=0), turns(names, seed=1)
     loads = len(orders(len(names)))
     for loaded in track(islice(turns(names, seed=2), loads), "loads", total=loads, console=console):
-        contestants = {name: load(name, checkpoint, bundles, threads, self_tests) for name in loaded}
-        one_round(contestants, loaded, of_tokens)  # a warm-up
+        runners = {name: load(name, checkpoint, bundles, threads, self_tests) for name in loaded}
+        one_round(runners, loaded, of_tokens)  # a warm-up
         for order in islice(of_prompts, rounds // loads):
-            for name, (first, token) in one_round(contestants, order, of_tokens).items():
+            for name, (first, token) in one_round(runners, order, of_tokens).items():
                 prefill[name].append(first)
                 decode[name].append(token)
-        del contestants
+        del runners
         gc.collect()
     scoring = scoring_ms(bundles[SPLIT], TEXT + VISUAL, threads)
     selecting = selecting_ms(bundles[SPLIT], TEXT, VISUAL, threads)
@@ -176,7 +176,7 @@ def measure(checkpoint: Path, bundles: Mapping[str, Path], rounds: int, threads:
 def load(
     name: str, checkpoint: Path, bundles: Mapping[str, Path], threads: int, self_tests: dict[str, Any]
 ) -> Callable[[], Run]:
-    """A contestant, in memory of its own; the result of its self-test is kept where there is none yet."""
+    """A runner, in memory of its own; the result of its self-test is kept where there is none yet."""
     if name not in bundles:
         return transformers_run(checkpoint, threads)
     pipeline = Pipeline.load(bundles[name], threads=threads)
@@ -186,10 +186,10 @@ def load(
 
 
 def one_round(
-    contestants: Mapping[str, Callable[[], Run]], order: list[str], of_tokens: Iterator[list[str]]
+    runners: Mapping[str, Callable[[], Run]], order: list[str], of_tokens: Iterator[list[str]]
 ) -> dict[str, tuple[float, float]]:
-    """Milliseconds of every contestant's prefill, and the median of its tokens'."""
-    runs = {name: contestants[name]() for name in order}
+    """Milliseconds of every runner's prefill, and the median of its tokens'."""
+    runs = {name: runners[name]() for name in order}
     first = {name: next(runs[name]) for name in order}
     tokens: dict[str, list[float]] = {name: [] for name in order}
     for turn in islice(of_tokens, DECODED):
@@ -201,11 +201,11 @@ def one_round(
 def pipeline_run(pipeline: Pipeline) -> Callable[[], Run]:
     """Prefix + select + suffix, then decoding, through the runtime as users run it."""
     noise = np.random.default_rng(0).integers(0, 256, (336, 336, 3), dtype=np.uint8)
-    picture = Image.fromarray(noise)
+    image = Image.fromarray(noise)
     prompt = " ".join(f"w{index}" for index in range(1, TEXT + 1))
 
     def run() -> Run:
-        generation = pipeline.stream([picture], prompt, max_new_tokens=DECODED + 2, ignore_stop=True)
+        generation = pipeline.stream([image], prompt, max_new_tokens=DECODED + 2, ignore_stop=True)
         assert generation.answer.prompt_tokens == TEXT + VISUAL
         yield sum(generation.timings_ms()[stage] for stage in ("prefix", "select", "suffix"))
         next(generation)  # the prompt's own token: no step is run for it
@@ -247,7 +247,7 @@ def transformers_run(checkpoint: Path, threads: int) -> Callable[[], Run]:
 
 
 def ratio(times: Mapping[str, list[float]], above: str, below: str) -> dict[str, float]:
-    """The spread of one contestant's times over another's, round by round."""
+    """The spread of one runner's times over another's, round by round."""
     return spread([a / b for a, b in zip(times[above], times[below], strict=True)])
 
 
@@ -268,8 +268,8 @@ def markdown(report: dict[str, Any]) -> str:
         f"{setting['tokens']} tokens of which {setting['visual_tokens']} visual, K={setting['layer']}, "
         f"keep {setting['keep']:g}: the suffix runs {setting['pruned_length']}. {setting['rounds']} rounds, "
         f"{setting['threads']} threads, {setting['decoded_tokens']} decoded tokens a round. "
-        "Contestants take turns by prompt and by token, in shuffled orders: over each "
-        f"{len(orders(len(report['prefill_ms'])))} of them every contestant follows every other equally often, and "
+        "Runners take turns by prompt and by token, in shuffled orders: over each "
+        f"{len(orders(len(report['prefill_ms'])))} of them every runner follows every other equally often, and "
         "all are loaded anew as often, in such orders too. "
         "Median (5th to 95th percentile); ratios are taken within a round.",
         "",

@@ -25,15 +25,15 @@ from machine import machine
 from rich.console import Console
 
 from demo import calibration_split, heldout
-from fastv_calib.activations import SAMPLES
 from fastv_calib.cli import main as calibrate
-from fastv_export.activations import Activation, read_activations, sidecar_of
+from fastv_calib.measurement.activations import SAMPLES
 from fastv_export.calibration import read_calibration
 from fastv_export.export import export_bundle
 from fastv_export.plan import Options
 from fastv_export.progress import Progress
+from fastv_export.quantization.activations import Activation, read_activations, sidecar_of
 from fastv_runtime import Pipeline
-from fastv_runtime.bundle import Part, Weights
+from fastv_runtime.config.bundle import Part, Weights
 
 ROOT = Path(__file__).resolve().parent.parent
 CHECKPOINT = ROOT / "demo" / "checkpoint"

@@ -13,9 +13,9 @@ from pathlib import Path
 import onnx
 from onnx import ModelProto, NodeProto, helper
 
+from fastv_export.graphs.write import DECODERS
 from fastv_export.staging import staging
-from fastv_export.write_graphs import DECODERS
-from fastv_runtime.bundle import MANIFEST, FileDigest, read_manifest, sha256
+from fastv_runtime.config.bundle import MANIFEST, FileDigest, read_manifest, sha256
 
 
 def write_one_range(source: Path, output: Path) -> None:

@@ -27,21 +27,21 @@ from fastv_export.export import export_bundle
 from fastv_export.plan import Options
 from fastv_export.progress import Progress
 from fastv_runtime import Bundle
-from fastv_runtime.bench.facts import bundle_facts
+from fastv_runtime.bench.analysis.device_profile import DeviceProfile, ProbePoint, fit
+from fastv_runtime.bench.analysis.facts import bundle_facts
+from fastv_runtime.bench.analysis.prediction import predicted
+from fastv_runtime.bench.analysis.summary import results
 from fastv_runtime.bench.measure import measure
-from fastv_runtime.bench.models import ContestantRecord, Result, Round
-from fastv_runtime.bench.ours import BundleContestant, Choice
-from fastv_runtime.bench.prediction import predicted
-from fastv_runtime.bench.probe import probe
-from fastv_runtime.bench.profile import DeviceProfile, Point, fit
-from fastv_runtime.bench.summary import results
+from fastv_runtime.bench.models import Result, Round, RunnerRecord
+from fastv_runtime.bench.runners.bundle import BackendChoice, BundleRunner
+from fastv_runtime.bench.runners.probe import probe
 from fastv_runtime.bench.workloads import built_in
 
 MODELS = {256: 6, 384: 12, 512: 8, 640: 10, 896: 12}
 """Layers by width. The first and the last are probed."""
 PLANS = ((2, 0.5), (2, 0.25), (3, 0.75))
-IMAGE, PICTURES = 168, 4
-"""Pixels on a side: 144 visual tokens. Prompts have one picture, some, and so many."""
+IMAGE, IMAGES = 168, 4
+"""Pixels on a side: 144 visual tokens. Prompts have one image, some, and so many."""
 NEW_TOKENS = 4
 console = Console(stderr=True)
 
@@ -125,25 +125,25 @@ def prepare(folder: Path, width: int) -> list[Path]:
     for layer, keep in ((None, 1.0), *PLANS):
         made.append(folder / f"{width}-{layer}-{keep:g}.fastv")
         if not made[-1].exists():
-            options = Options(layer=layer, keep=keep, max_text=64, max_images=PICTURES, max_new_tokens=16, verify=False)
+            options = Options(layer=layer, keep=keep, max_text=64, max_images=IMAGES, max_new_tokens=16, verify=False)
             with Progress(console) as progress:
                 export_bundle(checkpoint, made[-1], options, progress)
     return made
 
 
-def load(path: Path, threads: int) -> BundleContestant:
-    return BundleContestant.load(Choice(path=str(path), name=path.stem, threads=threads))
+def load(path: Path, threads: int) -> BundleRunner:
+    return BundleRunner.load(BackendChoice(path=str(path), name=path.stem, threads=threads))
 
 
-def profile_of(contestants: list[BundleContestant], threads: int) -> DeviceProfile:
+def profile_of(runners: list[BundleRunner], threads: int) -> DeviceProfile:
     """Rates of this machine, from unpruned models; they are closed."""
-    points: list[Point] = []
-    for contestant in contestants:
-        assert contestant.pipeline is not None
-        with console.status(f"probe {contestant.name}"):
-            points += probe(contestant.pipeline)
-        plan = contestant.pipeline.bundle.manifest.plan
-        contestant.close()
+    points: list[ProbePoint] = []
+    for runner in runners:
+        assert runner.pipeline is not None
+        with console.status(f"probe {runner.name}"):
+            points += probe(runner.pipeline)
+        plan = runner.pipeline.bundle.manifest.plan
+        runner.close()
     return fit(points, plan, device=str(machine()["cpu"]), backend="ort cpu", threads=threads, dialect="ort")
 
 
@@ -152,19 +152,19 @@ def foretell(
 ) -> list[Foretold]:
     """All points of one model."""
     opened = [Bundle.open(path) for path in paths]
-    contestants = [load(path, args.threads) for path in paths]
+    runners = [load(path, args.threads) for path in paths]
     records = [
-        ContestantRecord(
-            name=contestant.name,
+        RunnerRecord(
+            name=runner.name,
             role="baseline" if bundle.manifest.plan.layer is None else "bundle",
             settings={},
-            bundle=bundle_facts(bundle, contestant.self_test),
+            bundle=bundle_facts(bundle, runner.self_test),
         )
-        for contestant, bundle in zip(contestants, opened, strict=True)
+        for runner, bundle in zip(runners, opened, strict=True)
     ]
-    workloads = [each for each in built_in(opened, scratch, NEW_TOKENS) if each.request.pictures]
-    steps = measure(contestants, workloads, rounds=args.rounds, warmup=1)
-    total = (args.rounds + 1) * len(workloads) * len(contestants)
+    workloads = [each for each in built_in(opened, scratch, NEW_TOKENS) if each.request.images]
+    steps = measure(runners, workloads, rounds=args.rounds, warmup=1)
+    total = (args.rounds + 1) * len(workloads) * len(runners)
     rounds = [
         step
         for step in track(steps, f"{paths[0].stem}: rounds", total=total, console=console)
@@ -174,9 +174,9 @@ def foretell(
     return [_point(result, records, rounds, probed) for result in found]
 
 
-def _point(result: Result, records: list[ContestantRecord], rounds: list[Round], probed: bool) -> Foretold:
-    facts = next(record.bundle for record in records if record.name == result.contestant)
-    turn = next(e.turn for e in rounds if (e.contestant, e.workload) == (result.contestant, result.workload))
+def _point(result: Result, records: list[RunnerRecord], rounds: list[Round], probed: bool) -> Foretold:
+    facts = next(record.bundle for record in records if record.name == result.runner)
+    turn = next(e.turn for e in rounds if (e.runner, e.workload) == (result.runner, result.workload))
     ttft = result.figures["ttft"]
     assert facts is not None
     return Foretold(

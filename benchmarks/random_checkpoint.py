@@ -32,7 +32,7 @@ from random_processor import check_known, write_image_processor, write_tokenizer
 from random_weights import DTYPES, Shapes, nbytes, plan_shards, write_shards
 
 from fastv_export.progress import Progress
-from fastv_runtime.cli.console import command, stderr
+from fastv_runtime.console import command, stderr
 from fastv_runtime.errors import UserError
 
 SHARD_SIZE = 4 << 30

@@ -111,7 +111,7 @@ def _image_processor(config: Any) -> Any:
 
     vision = config.vision_config
     match config.model_type:
-        # Video-LLaVA's own class is not needed for pictures; it does what CLIP's does.
+        # Video-LLaVA's own class is not needed for images; it does what CLIP's does.
         case "llava" | "video_llava":
             return CLIPImageProcessorPil(**_cropped(vision.image_size))
         case "fast_vlm":

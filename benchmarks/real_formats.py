@@ -26,18 +26,18 @@ from real_llava import write_real_llava
 from rich.console import Console
 from torch import nn
 
-from fastv_calib.scaled import LoadedWeight, tied
+from fastv_calib.measurement.scaled import LoadedWeight, tied
 from fastv_export import hf
-from fastv_export.activations import Activation
-from fastv_export.checkpoint import Checkpoint
+from fastv_export.checkpoint.checkpoint import Checkpoint
+from fastv_export.checkpoint.streamed import stream_model
 from fastv_export.families import Family, family_of
-from fastv_export.float_formats import HEADROOM, FloatRounding, Fp8, Nvfp4
-from fastv_export.rounding import Rounding
-from fastv_export.scaling import smoothing
-from fastv_export.streamed import stream_model
-from fastv_export.text_activations import text_activations
-from fastv_runtime.bundle import Tokens
-from fastv_runtime.prompt import PromptBuilder
+from fastv_export.quantization.activations import Activation
+from fastv_export.quantization.float_formats import HEADROOM, FloatQuantization, Fp8, Nvfp4
+from fastv_export.quantization.scaling import smoothing
+from fastv_export.quantization.text_activations import text_activations
+from fastv_export.quantization.weights import Quantization
+from fastv_runtime.config.bundle import Tokens
+from fastv_runtime.generation.prompt import PromptBuilder
 
 TEXT = Path(__file__).with_name("held_out.txt")
 GROUPS = {
@@ -54,21 +54,21 @@ console = Console(stderr=True)
 class Setting:
     """How products are rounded: weights, and what they multiply in `headroom` times the range that was seen."""
 
-    weights: Rounding | None = None
+    weights: Quantization | None = None
     headroom: float | None = None
     """None leaves activations as they are."""
     smooth: bool = False
     wide: int = 0
     """So many first layers are fp8."""
-    attention: Rounding | None = None
+    attention: Quantization | None = None
     """Of its products, where that is another."""
 
 
 SETTINGS = {
     "fp32": Setting(),
-    "int8 weights": Setting(Rounding(8, None)),
-    "int8, one range": Setting(Rounding(8, None), headroom=1),
-    "int8, one range, SmoothQuant": Setting(Rounding(8, None), headroom=1, smooth=True),
+    "int8 weights": Setting(Quantization(8, None)),
+    "int8, one range": Setting(Quantization(8, None), headroom=1),
+    "int8, one range, SmoothQuant": Setting(Quantization(8, None), headroom=1, smooth=True),
     "fp8 weights": Setting(Fp8()),
     "fp8, range as seen": Setting(Fp8(), headroom=1),
     "fp8, range 8 times (the export's)": Setting(Fp8(), headroom=HEADROOM["text"]),
@@ -168,7 +168,7 @@ def rounded(decoder: Any, family: Family, activations: Mapping[str, Activation],
 
 
 def _forward(
-    module: nn.Linear, weights: Rounding, scale: torch.Tensor, largest: float | None
+    module: nn.Linear, weights: Quantization, scale: torch.Tensor, largest: float | None
 ) -> Callable[[torch.Tensor], torch.Tensor]:
     weight = weights.rounded(module.weight * scale, torch.float16)
 
@@ -181,8 +181,8 @@ def _forward(
     return forward
 
 
-def _activations(rows: torch.Tensor, weights: Rounding, largest: float) -> torch.Tensor:
-    if isinstance(weights, FloatRounding):
+def _activations(rows: torch.Tensor, weights: Quantization, largest: float) -> torch.Tensor:
+    if isinstance(weights, FloatQuantization):
         form = Fp8(largest=largest) if isinstance(weights, Fp8) else Nvfp4(largest=largest)
         return form.rounded(rows.flatten(0, -2)).reshape(rows.shape)
     step = largest / 127

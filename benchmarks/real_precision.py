@@ -26,11 +26,11 @@ from rich.console import Console
 
 from fastv_export.export import export_bundle
 from fastv_export.plan import Options
-from fastv_export.precisions import FEW_BITS
 from fastv_export.progress import Progress
+from fastv_export.quantization.presets import FEW_BITS
 from fastv_runtime import Pipeline
-from fastv_runtime.bundle import Weights
-from fastv_runtime.engines.onnxruntime import default_threads
+from fastv_runtime.backends.onnxruntime import default_threads
+from fastv_runtime.config.bundle import Weights
 
 FP32 = "fp32"
 INT4 = FEW_BITS["int4"]

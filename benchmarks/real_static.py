@@ -33,23 +33,24 @@ from rich.console import Console
 from tokenizers import Tokenizer
 from transformers import LlavaForConditionalGeneration
 
-from fastv_export import attention
-from fastv_export.activations import Activation, activations_of
-from fastv_export.checkpoint import Checkpoint
-from fastv_export.dialects import TARGETS
+from fastv_export.checkpoint.checkpoint import Checkpoint
+from fastv_export.checkpoint.skeleton import Skeleton
 from fastv_export.families import family_of
-from fastv_export.graphs import build_graph, save_graph
-from fastv_export.observer import Observer, Statistics, means
-from fastv_export.passes import quantise_activations, quantise_weights, scale_inputs
-from fastv_export.passes.heads import number
+from fastv_export.graphs.build import build_graph, save_graph
+from fastv_export.passes import quantize_activations, quantize_weights
+from fastv_export.passes.common.heads import number
+from fastv_export.passes.quant import scale_inputs
 from fastv_export.plan import Options, decoder_dimensions, make_plan
-from fastv_export.rounding_plan import activation_of, rounding_of
-from fastv_export.scaling import Method, activation_aware, smoothing
-from fastv_export.skeleton import Skeleton
-from fastv_export.static_ranges import LIMIT, bears_one_range
+from fastv_export.quantization.activations import Activation, activations_of
+from fastv_export.quantization.observer import Observer, Statistics, means
+from fastv_export.quantization.rules import activation_of, quantization_of
+from fastv_export.quantization.scaling import Method, activation_aware, smoothing
+from fastv_export.quantization.static_ranges import LIMIT, bears_one_range
 from fastv_export.support import check_config
-from fastv_runtime.bundle import Weights
-from fastv_runtime.contract import contracts
+from fastv_export.targets import TARGETS
+from fastv_export.tracing import attention
+from fastv_runtime.config.bundle import Weights
+from fastv_runtime.config.io_spec import io_specs
 
 SETTING = Weights(bits=8, block=None)
 """Unless a variant is without weights of few bits."""
@@ -157,20 +158,20 @@ def write_decoder(
     plan = make_plan(options, dimensions, vision, None)
     dialect = TARGETS[options.target]
     skeleton = Skeleton(checkpoint, family, attention=attention.IMPLEMENTATION, precision=plan.precision)
-    contract = contracts(dimensions, vision, None, plan, plan.precision)["decoder"]
-    model = build_graph("decoder", contract, skeleton, family, vision, plan)
-    rounding = rounding_of(
+    io_spec = io_specs(dimensions, vision, None, plan, plan.precision)["decoder"]
+    model = build_graph("decoder", io_spec, skeleton, family, vision, plan)
+    rounding = quantization_of(
         "decoder", plan, dialect.name, layers=dimensions.num_hidden_layers, width=dimensions.hidden_size
     )
     ranges, products = 0, 0
     if variant.method is not None:
         known = activation_of("decoder", plan, activations)
         scaled = scale_inputs(model, rounding, known, variant.method, *([variant.bears] if variant.bears else []))
-        rounding, products = scaled.rounding_of, len(scaled.ranges) + len(scaled.wide)
-        quantise_weights(model, rounding)
-        ranges = quantise_activations(model, scaled.ranges) if variant.bears else 0
+        rounding, products = scaled.quantization_of, len(scaled.ranges) + len(scaled.wide)
+        quantize_weights(model, rounding)
+        ranges = quantize_activations(model, scaled.ranges) if variant.bears else 0
     else:
-        quantise_weights(model, rounding)
+        quantize_weights(model, rounding)
     dialect.lower(model)
     every_row(model)
     path = folder / "decoder.onnx"
@@ -183,7 +184,7 @@ def prefill(checkpoint: Path, path: Path, ids: Int[np.ndarray, " S"]) -> LogProb
     """Log-probabilities of all tokens but the first, each after all before it, in one run of the graph."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    # Quantised and dequantised, as the graph has it: ONNX Runtime would make other kernels of the two.
+    # Quantized and dequantized, as the graph has it: ONNX Runtime would make other kernels of the two.
     options.add_session_config_entry("session.disable_quant_qdq", "1")
     options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "0")
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])

@@ -1,6 +1,6 @@
-"""`make report`: fastv-bench on the demo checkpoint and on a random LLaVA-OneVision of 0.5B, and a picture of the page.
+"""`make report`: fastv-bench on the demo checkpoint and on a random LLaVA-OneVision of 0.5B, and an image of the page.
 
-    python benchmarks/report.py --out docs/benchmarks --picture docs/bench.png
+    python benchmarks/report.py --out docs/benchmarks --image docs/bench.png
     python benchmarks/report.py --only demo --rounds 9
 
 Each model unpruned and at K=2 with half and a quarter of its visual tokens, fp32, on ONNX Runtime's CPU provider. Takes
@@ -32,7 +32,7 @@ MODELS = {"demo": "report-demo", "0.5b": "report"}
 """What each is written as."""
 CONFIGURATION = "llava-onevision-0.5b"
 LIMITS = {"demo": {"max_images": 2}, "0.5b": {"max_visual": 1800}}
-"""Of prompts. OneVision makes 1,317 to 7,309 visual tokens of a picture, 2,929 of 640 x 480 pixels: that takes long."""
+"""Of prompts. OneVision makes 1,317 to 7,309 visual tokens of an image, 2,929 of 640 x 480 pixels: that takes long."""
 ROUNDS = {"demo": 25, "0.5b": 9}
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 console = Console(stderr=True)
@@ -42,7 +42,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=list(MODELS), help="default: both")
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "benchmarks")
-    parser.add_argument("--picture", type=Path, help="of the last page, if there is a Chromium to take it")
+    parser.add_argument("--image", type=Path, help="of the last page, if there is a Chromium to take it")
     parser.add_argument("--rounds", type=int, help="default: " + ", ".join(f"{n} for {m}" for m, n in ROUNDS.items()))
     parser.add_argument("--threads", type=int, help="default: one per core; the demo model has one")
     parser.add_argument("--cache", type=Path, help="keep checkpoint and bundles here for the next run")
@@ -53,8 +53,8 @@ def main() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         for model in [args.only] if args.only else list(MODELS):
             page = report(model, folder, args)
-    if args.picture:
-        picture(page, args.picture)
+    if args.image:
+        image(page, args.image)
 
 
 def report(model: str, folder: Path, args: argparse.Namespace) -> Path:
@@ -84,11 +84,11 @@ def report(model: str, folder: Path, args: argparse.Namespace) -> Path:
     return page
 
 
-def picture(page: Path, path: Path) -> None:
+def image(page: Path, path: Path) -> None:
     """The top of a page as PNG."""
     browser = next((found for name in BROWSERS if (found := shutil.which(name))), None)
     if browser is None:
-        console.print(f"no picture: none of {', '.join(BROWSERS)} is installed", style="yellow")
+        console.print(f"no image: none of {', '.join(BROWSERS)} is installed", style="yellow")
         return
     flags = ("--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--window-size=1100,1500")
     command = [browser, *flags, f"--screenshot={path.absolute()}", page.absolute().as_uri()]

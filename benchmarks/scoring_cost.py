@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 import onnxruntime
 
-from fastv_runtime.bundle import read_manifest
+from fastv_runtime.config.bundle import read_manifest
 
 
 def scoring_ms(bundle: Path, tokens: int, threads: int) -> float:

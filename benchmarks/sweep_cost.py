@@ -2,7 +2,7 @@
 
     python benchmarks/sweep_cost.py --json docs/benchmarks/sweep.json --markdown docs/benchmarks/sweep.md
 
-For each sample in turn the stock model answers (picture, tower, prompt, greedy answer, timed apart) and the sweep
+For each sample in turn the stock model answers (image, tower, prompt, greedy answer, timed apart) and the sweep
 measures every plan, so that a machine that slows down slows both. The bound is three times the dense time, and for
 every plan the dense prefill's time times the plan's share of its FLOPs, counted for layers K to L-1 on the rows that
 they see.
@@ -27,21 +27,21 @@ from machine import machine
 from rich.progress import track
 
 from demo.calibration_split import write_split
-from fastv_calib.data import Sample, read_data
-from fastv_calib.inputs import InputMaker
-from fastv_calib.measure import Measured, load_measure, points
-from fastv_export.calibration import Settings
-from fastv_export.checkpoint import Checkpoint
+from fastv_calib.measurement.measure import Measured, load_measure, points
+from fastv_calib.samples.data import Sample, read_data
+from fastv_calib.samples.inputs import InputMaker
+from fastv_export.calibration import CalibrationSettings
+from fastv_export.checkpoint.checkpoint import Checkpoint
 from fastv_export.families import FAMILIES
 from fastv_export.plan import decoder_dimensions
-from fastv_export.reference import load_model
-from fastv_runtime.bundle import Decoder
-from fastv_runtime.cost import layer_flops
-from fastv_runtime.images import open_image
-from fastv_runtime.lengths import kept_count
+from fastv_export.verify.reference import load_model
+from fastv_runtime.config.bundle import DecoderConfig
+from fastv_runtime.config.cost import layer_flops
+from fastv_runtime.config.lengths import kept_count
+from fastv_runtime.preprocessing.images.loading import open_image
 
 CHECKPOINT = Path(__file__).resolve().parent.parent / "demo" / "checkpoint"
-SETTINGS = Settings(
+SETTINGS = CalibrationSettings(
     layers=(1, 2, 3),
     keeps=(0.75, 0.5, 0.35, 0.25, 0.1),
     rankers=("fastv", "random"),
@@ -57,8 +57,8 @@ TIMES = 3
 class Seconds:
     """Of all samples."""
 
-    picture: float = 0.0
-    """The stock model: opening and preparing the picture, tower, embedding."""
+    image: float = 0.0
+    """The stock model: opening and preparing the image, tower, embedding."""
     prefill: float = 0.0
     """The decoder on the prompt."""
     answer: float = 0.0
@@ -101,14 +101,14 @@ def measure(samples: list[Sample]) -> dict[str, Any]:
         start = perf_counter()
         measured = sweep(sample).measured
         seconds.sweep += perf_counter() - start
-        seconds.picture += stages[0]
+        seconds.image += stages[0]
         seconds.prefill += stages[1]
         seconds.answer += stages[2]
         seconds.reruns += stages[1] * reruns(dimensions, measured, tokens)
     dense = {
         "the decoder on the prompt": seconds.prefill,
         "and its greedy answer": seconds.prefill + seconds.answer,
-        "and the tower, from the picture's file on": seconds.prefill + seconds.answer + seconds.picture,
+        "and the tower, from the image's file on": seconds.prefill + seconds.answer + seconds.image,
     }
     bounds = {
         name: {
@@ -123,7 +123,7 @@ def measure(samples: list[Sample]) -> dict[str, Any]:
 
 @torch.no_grad()
 def answer(decoder: Any, head: Any, maker: InputMaker, sample: Sample) -> tuple[tuple[float, float, float], int]:
-    """Seconds of picture, prefill and answer, and how many tokens were said."""
+    """Seconds of image, prefill and answer, and how many tokens were said."""
     times = [perf_counter()]
     inputs = maker([open_image(image) for image in sample.images], sample.prompt)
     times.append(perf_counter())
@@ -142,7 +142,7 @@ def answer(decoder: Any, head: Any, maker: InputMaker, sample: Sample) -> tuple[
     return (times[1] - times[0], times[2] - times[1], times[3] - times[2]), said
 
 
-def reruns(decoder: Decoder, sample: Measured, answer: int) -> float:
+def reruns(decoder: DecoderConfig, sample: Measured, answer: int) -> float:
     """FLOPs of all plans' own layers, as a share of the dense prefill's."""
     dense = decoder.num_hidden_layers * layer_flops(decoder, sample.text + sample.visual).gated
     total = 0
@@ -160,7 +160,7 @@ def markdown(report: dict[str, Any]) -> str:
         "",
         f"Made by `benchmarks/sweep_cost.py`: {report['samples']} samples x {report['plans']} plans on the demo "
         f"checkpoint, {report['threads']} thread(s). Sample by sample the stock model answers and the sweep measures, "
-        "picture and tower included, so that both see the same machine: read the ratios, not the seconds.",
+        "image and tower included, so that both see the same machine: read the ratios, not the seconds.",
         "",
         f"{host['cpu']}, {host['cores']} cores, torch {host['torch']}, transformers {host['transformers']}, fp32, "
         "eager attention",

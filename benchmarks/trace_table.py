@@ -75,13 +75,13 @@ def in_own_process(name: str) -> Row:
 
 def traced(path: Path) -> Row:
     """Trace and check all graphs of the default plan of a checkpoint, in this process."""
-    from fastv_export import attention, tower_attention
-    from fastv_export.checkpoint import Checkpoint
+    from fastv_export.checkpoint.checkpoint import Checkpoint
+    from fastv_export.checkpoint.skeleton import Skeleton
     from fastv_export.families import family_of
-    from fastv_export.graphs import build_graph
+    from fastv_export.graphs.build import build_graph
     from fastv_export.plan import Options, check_positions, decoder_dimensions, make_plan
-    from fastv_export.skeleton import Skeleton
-    from fastv_runtime.contract import contracts
+    from fastv_export.tracing import attention, tower_attention
+    from fastv_runtime.config.io_spec import io_specs
 
     allow_timm_alone(path.name)
     start = time.process_time()
@@ -97,9 +97,9 @@ def traced(path: Path) -> Row:
     skeleton = Skeleton(checkpoint, family, attention=attention.IMPLEMENTATION)
     seconds = time.process_time() - start
     graphs: dict[str, Row] = {}
-    for name, contract in contracts(dimensions, vision, video, plan, "float32").items():
+    for name, io_spec in io_specs(dimensions, vision, video, plan, "float32").items():
         start = time.process_time()
-        model = build_graph(name, contract, skeleton, family, vision, plan)
+        model = build_graph(name, io_spec, skeleton, family, vision, plan)
         graphs[name] = {"seconds": time.process_time() - start, "nodes": sum(1 for _ in model.graph.all_nodes())}
         seconds += graphs[name]["seconds"]
         check(model, path / f"{name}.onnx")

@@ -1,7 +1,7 @@
-"""In which order contestants take turns, so that none is always behind the same other.
+"""In which order runners take turns, so that none is always behind the same other.
 
 Whoever follows another finds caches full of that one's weights, and perhaps its threads still spinning: in a fixed
-order the same contestant would pay for that every time.
+order the same runner would pay for that every time.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def turns(names: Sequence[str], seed: int) -> Iterator[list[str]]:
 
 
 def orders(count: int) -> list[list[int]]:
-    """A Williams square of `count` contestants (E. J. Williams, 1949, Aust. J. Sci. Res. A 2): `count` orders, or twice
+    """A Williams square of `count` runners (E. J. Williams, 1949, Aust. J. Sci. Res. A 2): `count` orders, or twice
     as many where `count` is odd."""
     zigzag = [step // 2 if step % 2 == 0 else count - 1 - step // 2 for step in range(count)]
     square = [[(place + shift) % count for place in zigzag] for shift in range(count)]

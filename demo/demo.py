@@ -1,4 +1,4 @@
-"""The whole way in one minute: export the demo checkpoint, ask it about pictures, compare pruned with dense.
+"""The whole way in one minute: export the demo checkpoint, ask it about images, compare pruned with dense.
 
 make demo
 """
@@ -19,9 +19,9 @@ from fastv_export.export import export_bundle
 from fastv_export.plan import Options
 from fastv_export.progress import Progress
 from fastv_runtime import Pipeline
-from fastv_runtime.clock import STAGES
-from fastv_runtime.images import open_image
-from fastv_runtime.kept import save_picture
+from fastv_runtime.generation.clock import STAGES
+from fastv_runtime.generation.kept_image import save_image
+from fastv_runtime.preprocessing.images.loading import open_image
 
 HERE = Path(__file__).resolve().parent
 OUT = HERE / "out"
@@ -35,11 +35,11 @@ def main() -> None:
     OUT.mkdir()
     pruned = export("pruned.fastv", "--precision fp32 --layer 2 --keep 0.5", Options())
     dense = export("dense.fastv", "--precision fp32 --no-prune", Options(layer=None))
-    questions = json.loads((HERE / "pictures" / "questions.json").read_text(encoding="utf-8"))
+    questions = json.loads((HERE / "images" / "questions.json").read_text(encoding="utf-8"))
     for index, entry in enumerate(questions, 1):
         ask(pruned, entry["image"], entry["question"], OUT / f"kept-{index}.png")
     first = questions[0]
-    console.print(compare(pruned, dense, open_image(HERE / "pictures" / first["image"]), first["question"]))
+    console.print(compare(pruned, dense, open_image(HERE / "images" / first["image"]), first["question"]))
     console.print(
         "This model is so small that much of its time is fixed cost per call; "
         "docs/benchmarks/decoder.md has a decoder of real size.",
@@ -56,11 +56,11 @@ def export(name: str, flags: str, options: Options) -> Pipeline:
     return Pipeline.load(OUT / name, threads=1)
 
 
-def ask(pipeline: Pipeline, picture: str, question: str, kept: Path) -> None:
+def ask(pipeline: Pipeline, name: str, question: str, kept: Path) -> None:
     """Stream one answer and draw what it was given from."""
-    image = open_image(HERE / "pictures" / picture)
+    image = open_image(HERE / "images" / name)
     shown(
-        f'fastv-run demo/out/pruned.fastv --image demo/pictures/{picture} --prompt "{question}" '
+        f'fastv-run demo/out/pruned.fastv --image demo/images/{name} --prompt "{question}" '
         f"--show-kept demo/out/{kept.name}"
     )
     generation = pipeline.stream([image], question)
@@ -68,7 +68,7 @@ def ask(pipeline: Pipeline, picture: str, question: str, kept: Path) -> None:
         sys.stdout.write(piece)
         sys.stdout.flush()
     answer = generation.answer
-    save_picture(generation.draw_kept(), kept)
+    save_image(generation.draw_kept(), kept)
     console.print(
         f"\n  {len(answer.kept_visual_tokens)} of {answer.visual_tokens} visual tokens kept, see demo/out/{kept.name}",
         style="dim",
@@ -77,21 +77,21 @@ def ask(pipeline: Pipeline, picture: str, question: str, kept: Path) -> None:
 
 def compare(pruned: Pipeline, dense: Pipeline, image: Image.Image, question: str) -> Table:
     """Median milliseconds by stage, the two taking turns."""
-    contestants = {"dense": dense, "pruned": pruned}
-    timings: dict[str, list[dict[str, float]]] = {name: [] for name in contestants}
+    runners = {"dense": dense, "pruned": pruned}
+    timings: dict[str, list[dict[str, float]]] = {name: [] for name in runners}
     for index in range(ROUNDS + 3):
-        for name, pipeline in contestants.items():
+        for name, pipeline in runners.items():
             answer = pipeline.generate([image], question, max_new_tokens=16, ignore_stop=True)
             if index >= 3:  # the first calls warm up
                 timings[name].append(answer.timings_ms)
-    table = Table("ms, median of " + str(ROUNDS), *contestants, title="latency by stage")
+    table = Table("ms, median of " + str(ROUNDS), *runners, title="latency by stage")
     for stage in (*STAGES, "ttft", "decode_per_token"):
-        values = [median(each[stage] for each in timings[name]) for name in contestants]
+        values = [median(each[stage] for each in timings[name]) for name in runners]
         label = "suffix (dense: all layers)" if stage == "suffix" else stage
         table.add_row(label, *(f"{value:.2f}" if value else "-" for value in values))
     language = [
         median(sum(each[stage] for stage in ("prefix", "select", "suffix")) for each in timings[name])
-        for name in contestants
+        for name in runners
     ]
     table.add_section()
     table.add_row("prefix + select + suffix", *(f"{value:.2f}" for value in language))

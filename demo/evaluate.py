@@ -25,12 +25,12 @@ from rich.progress import Progress as Bars
 
 from demo import heldout
 from demo.card import model_card
-from fastv_export.checkpoint import Checkpoint
+from fastv_export.checkpoint.checkpoint import Checkpoint
 from fastv_export.export import export_bundle
 from fastv_export.plan import Options
 from fastv_export.progress import Progress
 from fastv_runtime import Bundle, Pipeline
-from fastv_runtime.bundle import Ranker
+from fastv_runtime.config.bundle import Ranker
 
 ROOT = Path(__file__).resolve().parent.parent
 LAYERS = (1, 2, 3)

@@ -1,4 +1,4 @@
-"""The picture of kept tokens in the README: one question, three shares kept. `python demo/kept.py`."""
+"""The image of kept tokens in the README: one question, three shares kept. `python demo/kept.py`."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from fastv_export.export import export_bundle
 from fastv_export.plan import Options
 from fastv_export.progress import Progress
 from fastv_runtime import Pipeline
-from fastv_runtime.images import open_image
-from fastv_runtime.kept import save_picture
+from fastv_runtime.generation.kept_image import save_image
+from fastv_runtime.preprocessing.images.loading import open_image
 
 HERE = Path(__file__).resolve().parent
-PICTURE, QUESTION = "scene3.png", "Tell me about the white object."
+IMAGE, QUESTION = "scene3.png", "Tell me about the white object."
 GAP = 16
 
 
 def main() -> None:
-    image = open_image(HERE / "pictures" / PICTURE)
+    image = open_image(HERE / "images" / IMAGE)
     panels = []
     with tempfile.TemporaryDirectory() as scratch:
         for keep in (0.5, 0.25, 0.1):
@@ -36,7 +36,7 @@ def main() -> None:
     sheet = Image.new("RGB", (len(panels) * (size + GAP) - GAP, size), "white")
     for index, panel in enumerate(panels):
         sheet.paste(panel, (index * (size + GAP), 0))
-    save_picture(sheet, HERE.parent / "docs" / "kept.png")
+    save_image(sheet, HERE.parent / "docs" / "kept.png")
 
 
 if __name__ == "__main__":

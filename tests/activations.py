@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from fastv_export.activations import Activation
+from fastv_export.quantization.activations import Activation
 
 WIDTHS = {"self_attn.q_proj": 64, "self_attn.o_proj": 64, "mlp.gate_proj": 64, "mlp.down_proj": 128}
 """Of the inputs of `tiny.write_tiny_llava`."""

@@ -9,11 +9,11 @@ from typing import Any
 
 import onnx
 
-from fastv_runtime.build.device import Device
-from fastv_runtime.build.gpu import Gpu
-from fastv_runtime.build.module import Backend, TensorRt
-from fastv_runtime.bundle import Bundle, GraphSpec
-from fastv_runtime.engines.onnxruntime import OrtEngine
+from fastv_runtime.backends.onnxruntime import OrtEngine
+from fastv_runtime.backends.tensorrt.device import Device
+from fastv_runtime.backends.tensorrt.gpu import Gpu
+from fastv_runtime.backends.tensorrt.module import PythonModule, TensorRt
+from fastv_runtime.config.bundle import Bundle, GraphSpec
 
 Capability = Enum("Capability", ["NONE", "SM120", "SM75", "SM86", "SM89", "CURRENT"])
 Layer = Enum("Layer", ["ATTENTION_INPUT", "KV_CACHE_UPDATE"])
@@ -22,7 +22,7 @@ OldLayer = Enum("OldLayer", ["SOFTMAX"])
 GPU = Gpu("Orin (nvgpu)", "SM86", 8, 8 << 30, integrated=True)
 
 
-def tensorrt(backend: Backend = "tensorrt_rtx", version: str = "1.7.1", layers: type[Enum] = Layer) -> TensorRt:
+def tensorrt(backend: PythonModule = "tensorrt_rtx", version: str = "1.7.1", layers: type[Enum] = Layer) -> TensorRt:
     return TensorRt(backend, version, SimpleNamespace(ComputeCapability=Capability, LayerType=layers))
 
 

@@ -11,10 +11,10 @@ import torch
 from hypothesis import settings
 from PIL import Image
 
-from fastv_export import trace
 from fastv_export.export import export_bundle
 from fastv_export.plan import Options
 from fastv_export.progress import Progress
+from fastv_export.tracing import trace
 from fastv_runtime import Pipeline
 from tests import traces
 from tests.tiny import write_tiny_llava
@@ -72,7 +72,7 @@ def make_bundle(tmp_path_factory: pytest.TempPathFactory) -> MakeBundle:
 
 @pytest.fixture(scope="session")
 def tiny_bundle(tiny_llava: Path, make_bundle: MakeBundle) -> Path:
-    """The tiny LLaVA at K=2, keep 0.5, two pictures at most."""
+    """The tiny LLaVA at K=2, keep 0.5, two images at most."""
     return make_bundle(tiny_llava, max_images=2, max_text=64, max_new_tokens=64)
 
 
@@ -82,11 +82,11 @@ def tiny_pipeline(tiny_bundle: Path) -> Pipeline:
 
 
 @pytest.fixture
-def picture() -> Image.Image:
-    return noise_picture(0)
+def image() -> Image.Image:
+    return noise_image(0)
 
 
-def noise_picture(seed: int, size: tuple[int, int] = (64, 48)) -> Image.Image:
-    """A picture of smooth noise, so that resizing leaves something to see."""
+def noise_image(seed: int, size: tuple[int, int] = (64, 48)) -> Image.Image:
+    """An image of smooth noise, so that resizing leaves something to see."""
     small = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)
     return Image.fromarray(small).resize(size, Image.Resampling.BILINEAR)

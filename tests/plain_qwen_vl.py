@@ -23,7 +23,7 @@ class PlainQwenVL:
         self.weights = {name: tensor.float() for name, tensor in load_file(path / "model.safetensors").items()}
 
     def embed(self, token_ids: list[int], features: list[torch.Tensor]) -> torch.Tensor:
-        """Embeddings [S, D], each picture's features between its `<img>` and `</img>`."""
+        """Embeddings [S, D], each image's features between its `<img>` and `</img>`."""
         embedded = self.weights["transformer.wte.weight"][token_ids].clone()
         start = self.config["visual"]["image_start_id"]
         begins = [index for index, token in enumerate(token_ids) if token == start]
@@ -33,7 +33,7 @@ class PlainQwenVL:
         return embedded
 
     def features(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """Visual tokens [N, D] of one picture [3, H, W]."""
+        """Visual tokens [N, D] of one image [3, H, W]."""
         visual = self.config["visual"]
         patch, heads = visual["patch_size"], visual["heads"]
         get = self._section("transformer.visual.")

@@ -9,16 +9,16 @@ import pytest
 from PIL import Image
 
 from fastv_export.cli import main as fastv_export
-from fastv_runtime.bundle import END_TO_END, read_manifest
 from fastv_runtime.cli.inspect import main as fastv_inspect
 from fastv_runtime.cli.run import main as fastv_run
-from tests.conftest import DEMO, noise_picture
+from fastv_runtime.config.bundle import END_TO_END, read_manifest
+from tests.conftest import DEMO, noise_image
 
 TIMINGS = {"preprocess", "vision", "prefix", "select", "suffix", "ttft", "decode_per_token"}
 
 
 def test_export_run_and_inspect_the_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    bundle, picture, kept = (tmp_path / name for name in ("demo.fastv", "picture.png", "kept.png"))
+    bundle, image, kept = (tmp_path / name for name in ("demo.fastv", "image.png", "kept.png"))
     plan = ["--target", "ort", "--layer", "2", "--keep", "0.25", "--max-new-tokens", "32"]
     fastv_export([str(DEMO), "-o", str(bundle), *plan, "--json"])
     captured = capsys.readouterr()
@@ -34,8 +34,8 @@ def test_export_run_and_inspect_the_demo(tmp_path: Path, capsys: pytest.CaptureF
     assert max(manifest["verified"].values()) < 1e-4
     assert set(manifest["verified"]) == {"vision", "prefix", "select", "suffix", END_TO_END}
 
-    noise_picture(0).save(picture)
-    ask = [str(bundle), "--image", str(picture), "--prompt", "What color is the circle?"]
+    noise_image(0).save(image)
+    ask = [str(bundle), "--image", str(image), "--prompt", "What color is the circle?"]
     fastv_run([*ask, "--show-kept", str(kept)])
     streamed = capsys.readouterr()
     assert "36 of 144 visual tokens kept" in streamed.err
@@ -67,12 +67,12 @@ def test_export_run_and_inspect_the_demo(tmp_path: Path, capsys: pytest.CaptureF
     assert "suffix" in table
 
 
-def test_several_pictures_after_one_flag_or_after_each(
+def test_several_images_after_one_flag_or_after_each(
     tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     files = [str(tmp_path / f"{index}.png") for index in range(2)]
     for index, file in enumerate(files):
-        noise_picture(index).save(file)
+        noise_image(index).save(file)
     answers = []
     for images in (["--image", *files], ["--image", files[0], "--image", files[1]]):
         fastv_run([str(tiny_bundle), *images, "--prompt", "Which?", "--json", "--max-new-tokens", "4"])

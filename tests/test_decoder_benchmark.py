@@ -16,14 +16,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
 from one_range import write_one_range
 from turns import orders, turns
 
-from fastv_runtime.bundle import Bundle, Weights
-from fastv_runtime.engines.onnxruntime import OrtEngine
-from fastv_runtime.selftest import difference, golden_cases, known_outputs, read_golden
+from fastv_runtime.backends.onnxruntime import OrtEngine
+from fastv_runtime.config.bundle import Bundle, Weights
+from fastv_runtime.verification import difference, golden_cases, known_outputs, read_golden
 from tests.conftest import MakeBundle
 
 
 @pytest.mark.parametrize("count", [2, 3, 5, 6])
-def test_every_contestant_has_every_place_and_follows_every_other_equally_often(count: int) -> None:
+def test_every_runner_has_every_place_and_follows_every_other_equally_often(count: int) -> None:
     names = [f"c{index}" for index in range(count)]
     blocks = len(orders(count))
     found = list(islice(turns(names, 0), 2 * blocks))

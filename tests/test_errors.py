@@ -15,13 +15,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from fastv_export.attention import last_row_scores
 from fastv_export.cli import main as fastv_export
-from fastv_runtime.bundle import MANIFEST
+from fastv_export.tracing.attention import last_row_scores
 from fastv_runtime.cli.inspect import main as fastv_inspect
 from fastv_runtime.cli.run import main as fastv_run
-from tests.conftest import noise_picture
-from tests.runtime.test_images import BAD_PICTURES
+from fastv_runtime.config.bundle import MANIFEST
+from tests.conftest import noise_image
+from tests.runtime.test_images import BAD_IMAGES
 from tests.tiny import write_tiny_llava
 
 Main = Callable[[list[str]], None]
@@ -49,16 +49,16 @@ Fails = Callable[..., str]
 
 
 @pytest.fixture
-def picture_file(tmp_path: Path) -> Path:
-    path = tmp_path / "picture.png"
-    noise_picture(0).save(path)
+def image_file(tmp_path: Path) -> Path:
+    path = tmp_path / "image.png"
+    noise_image(0).save(path)
     return path
 
 
 class TestRun:
-    @pytest.mark.parametrize("name", BAD_PICTURES)
-    def test_bad_pictures(self, fails: Fails, tiny_bundle: Path, tmp_path: Path, name: str) -> None:
-        data, message = BAD_PICTURES[name]
+    @pytest.mark.parametrize("name", BAD_IMAGES)
+    def test_bad_images(self, fails: Fails, tiny_bundle: Path, tmp_path: Path, name: str) -> None:
+        data, message = BAD_IMAGES[name]
         (tmp_path / name).write_bytes(data)
         line = fails(fastv_run, tiny_bundle, "--image", tmp_path / name, "--prompt", "What is it?")
         assert message in line
@@ -67,7 +67,7 @@ class TestRun:
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            (["--image", "missing.png", "--prompt", "What?"], "missing.png: no such picture"),
+            (["--image", "missing.png", "--prompt", "What?"], "missing.png: no such image"),
             (["--prompt", ""], "the prompt is empty"),
             (["--prompt", " \n"], "the prompt is empty"),
             (["--prompt", "word " * 300], "export with a larger --max-text"),
@@ -76,17 +76,17 @@ class TestRun:
             (["--prompt", "What?", "--temperature", "-1"], "temperature -1"),
             (["--prompt", "What?", "--top-p", "2"], "top-p 2"),
             (["--prompt", "What?", "--threads", "0"], "--threads 0"),
-            (["--prompt", "What?", "--show-kept", "out.png"], "--show-kept: there is no picture"),
+            (["--prompt", "What?", "--show-kept", "out.png"], "--show-kept: there is no image"),
             (["--prompt", "What?", "--show-kept", "out.gif"], "ends in .png"),
             (["--prompt", "What?", "--show-kept", "nowhere/out.png"], "no such directory"),
-            (["--prompt", "<image> what?"], "1 <image> for 0 pictures"),
+            (["--prompt", "<image> what?"], "1 <image> for 0 images"),
         ],
     )
     def test_bad_arguments(self, fails: Fails, tiny_bundle: Path, arguments: list[str], message: str) -> None:
         assert message in fails(fastv_run, tiny_bundle, *arguments)
 
-    def test_too_many_pictures(self, fails: Fails, tiny_bundle: Path, picture_file: Path) -> None:
-        line = fails(fastv_run, tiny_bundle, "--image", *[picture_file] * 3, "--prompt", "What?")
+    def test_too_many_images(self, fails: Fails, tiny_bundle: Path, image_file: Path) -> None:
+        line = fails(fastv_run, tiny_bundle, "--image", *[image_file] * 3, "--prompt", "What?")
         assert "--max-images" in line
 
     @pytest.mark.parametrize(
@@ -213,7 +213,7 @@ def test_a_graph_that_differs_from_transformers_leaves_no_bundle(
         return last_row_scores(query, key, 1.01 * scaling)
 
     # The smallest slip one could make in the scores: a scale that is off by one percent.
-    monkeypatch.setattr("fastv_export.attention.last_row_scores", wrong)
+    monkeypatch.setattr("fastv_export.tracing.attention.last_row_scores", wrong)
     with pytest.raises(SystemExit) as caught:
         fastv_export([str(tiny_llava), "-o", str(tmp_path / "out.fastv")])
     assert caught.value.code == 1

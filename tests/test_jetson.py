@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from fastv_export import cli as export
-from fastv_export.dialects import TARGETS
+from fastv_export.targets import TARGETS
 from fastv_runtime.cli import build, inspect, run
 
 # Benchmarks are scripts that import each other by name.

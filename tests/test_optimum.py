@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from optimum.commands.optimum_cli import main as optimum_cli
 
-from fastv_export.precisions import FEW_BITS
-from fastv_runtime.bundle import read_manifest
+from fastv_export.quantization.presets import FEW_BITS
+from fastv_runtime.config.bundle import read_manifest
 from tests.conftest import MakeBundle
 
 

@@ -1,4 +1,4 @@
-"""The pipeline against transformers: kept tokens, logits and 64 greedy tokens, on many pictures and prompts.
+"""The pipeline against transformers: kept tokens, logits and 64 greedy tokens, on many images and prompts.
 
 The reference is the stock model's own `generate`. Pruning is the masked form of FastV: the tokens that are not kept
 are hidden from layer K on. Nothing of the graphs or of the runtime takes part in it.
@@ -18,10 +18,10 @@ from transformers import AutoProcessor
 
 from demo import heldout
 from fastv_export.families import FAMILIES
-from fastv_export.reference import load_model, pruned
+from fastv_export.verify.reference import load_model, pruned
 from fastv_runtime import Pipeline
-from fastv_runtime.bundle import Bundle, read_manifest
-from tests.conftest import DEMO, MakeBundle, noise_picture
+from fastv_runtime.config.bundle import Bundle, read_manifest
+from tests.conftest import DEMO, MakeBundle, noise_image
 
 NEW_TOKENS = 64
 MAX_TEXT = 72
@@ -65,33 +65,33 @@ def test_answers_are_those_of_transformers(
     manifest = read_manifest(bundle)
     plan = manifest.plan.model_copy(update={"keep": keep})
     pipeline = Pipeline(Bundle(bundle, manifest.model_copy(update={"plan": plan})), threads=1)
-    # Four pairs, of other pictures in each test; all of these tests together compare 72.
-    for seed, (policy, images) in enumerate(product(("fixed", "exact"), (1, 2))):
-        case = f"{source.name} K={layer} keep={keep} {policy} {images} pictures seed {seed}"
-        number = 10 * seed + 3 * layer + images + round(40 * keep)
+    # Four pairs, of other images in each test; all of these tests together compare 72.
+    for seed, (policy, count) in enumerate(product(("fixed", "exact"), (1, 2))):
+        case = f"{source.name} K={layer} keep={keep} {policy} {count} images seed {seed}"
+        number = 10 * seed + 3 * layer + count + round(40 * keep)
         if source == DEMO:
-            samples = heldout.samples(number + images)[number:]
-            pictures, question = [sample.image for sample in samples], samples[0].question
+            samples = heldout.samples(number + count)[number:]
+            images, question = [sample.image for sample in samples], samples[0].question
         else:
-            pictures = [noise_picture(100 * number + index) for index in range(images)]
+            images = [noise_image(100 * number + index) for index in range(count)]
             question = QUESTIONS[number % len(QUESTIONS)]
-        _compare(case, pipeline, stock, pictures, question, policy)
+        _compare(case, pipeline, stock, images, question, policy)
 
 
 def _compare(
     case: str,
     pipeline: Pipeline,
     stock: tuple[Any, Any],
-    pictures: list[Image.Image],
+    images: list[Image.Image],
     question: str,
     policy: str,
 ) -> None:
     model, processor = stock
     plan = pipeline.bundle.manifest.plan
     assert plan.layer is not None
-    content = [{"type": "image"}] * len(pictures) + [{"type": "text", "text": question}]
+    content = [{"type": "image"}] * len(images) + [{"type": "text", "text": question}]
     text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
-    inputs = processor(images=pictures, text=text, return_tensors="pt", add_special_tokens=False)
+    inputs = processor(images=images, text=text, return_tensors="pt", add_special_tokens=False)
     visual = inputs["input_ids"][0] == model.config.image_token_id
     count = int(visual.sum())
     budget = plan.max_text if policy == "fixed" else visual.numel() - count
@@ -99,7 +99,7 @@ def _compare(
     with torch.no_grad(), pruned(model.get_decoder(), plan.layer, visual, length) as pruning:
         expected = _generate(model, inputs)
 
-    generation = pipeline.stream(pictures, question, max_new_tokens=NEW_TOKENS, length=policy, ignore_stop=True)
+    generation = pipeline.stream(images, question, max_new_tokens=NEW_TOKENS, length=policy, ignore_stop=True)
     logits = pipeline.logits.copy()
     answer = generation.answer
     assert answer.prompt_tokens == visual.numel(), case

@@ -28,7 +28,7 @@ import random_qwen_vl_chat
 import random_weights
 from configurations import CONFIGURATIONS, as_config, configuration
 
-from fastv_export.checkpoint import Checkpoint
+from fastv_export.checkpoint.checkpoint import Checkpoint
 
 TEXT = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4}
 VOCABULARY = 320

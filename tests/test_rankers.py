@@ -10,10 +10,10 @@ import torch
 from transformers import AutoProcessor
 
 from fastv_export.families import FAMILIES
-from fastv_export.reference import load_model, pruned
+from fastv_export.verify.reference import load_model, pruned
 from fastv_runtime import Pipeline
-from fastv_runtime.bundle import END_TO_END
-from tests.conftest import MakeBundle, noise_picture
+from fastv_runtime.config.bundle import END_TO_END
+from tests.conftest import MakeBundle, noise_image
 from tests.export.test_rankers import DEFINITIONS
 from tests.export.test_rankers import expected as choice
 
@@ -30,7 +30,7 @@ def test_an_answer_is_that_of_transformers(tiny_llava: Path, make_bundle: MakeBu
     bundle = make_bundle(tiny_llava, ranker=ranker, keep=0.25, max_text=64, max_new_tokens=NEW_TOKENS)
     pipeline = Pipeline.load(bundle, threads=1)
     assert set(pipeline.bundle.manifest.verified or {}) == {"vision", "prefix", "select", "suffix", END_TO_END}
-    answer = pipeline.stream([noise_picture(3)], QUESTION, max_new_tokens=NEW_TOKENS, ignore_stop=True)
+    answer = pipeline.stream([noise_image(3)], QUESTION, max_new_tokens=NEW_TOKENS, ignore_stop=True)
     for _ in answer:
         pass
 
@@ -39,7 +39,7 @@ def test_an_answer_is_that_of_transformers(tiny_llava: Path, make_bundle: MakeBu
     processor = AutoProcessor.from_pretrained(tiny_llava, local_files_only=True)
     content = [{"type": "image"}, {"type": "text", "text": QUESTION}]
     text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
-    inputs = processor(images=[noise_picture(3)], text=text, return_tensors="pt", add_special_tokens=False)
+    inputs = processor(images=[noise_image(3)], text=text, return_tensors="pt", add_special_tokens=False)
     visual = inputs["input_ids"][0] == model.config.image_token_id
     length = int((~visual).sum()) + round(int(visual.sum()) * 0.25)
 
@@ -47,7 +47,7 @@ def test_an_answer_is_that_of_transformers(tiny_llava: Path, make_bundle: MakeBu
         return torch.tensor(choice(ranker, hidden.numpy(), scores.numpy(), visual.numpy(), length))
 
     decoder = model.get_decoder()
-    with torch.no_grad(), pruned(decoder, 2, visual, length, rotary=ranker != "norope", choose=choose) as pruning:
+    with torch.no_grad(), pruned(decoder, 2, visual, length, rotary=ranker != "pre-rope", choose=choose) as pruning:
         output = model.generate(**inputs, max_new_tokens=NEW_TOKENS, do_sample=False)
     order = torch.cumsum(visual, 0) - 1
     assert answer.answer.kept_visual_tokens == order[pruning.keep[visual[pruning.keep]]].tolist()
@@ -59,7 +59,7 @@ def test_rankers_choose_differently(tiny_llava: Path, make_bundle: MakeBundle) -
     kept = []
     for ranker in RANKERS:
         bundle = make_bundle(tiny_llava, ranker=ranker, keep=0.25, max_text=64, max_new_tokens=NEW_TOKENS)
-        generation = Pipeline.load(bundle, threads=1).stream([noise_picture(3)], QUESTION, max_new_tokens=1)
+        generation = Pipeline.load(bundle, threads=1).stream([noise_image(3)], QUESTION, max_new_tokens=1)
         kept.append(tuple(generation.answer.kept_visual_tokens))
     assert len(set(kept)) == len(kept)
     assert all(len(set(each)) == np.size(each) == 36 for each in kept)

@@ -11,12 +11,12 @@ from PIL import Image, ImageOps
 
 from fastv_runtime import Pipeline
 from fastv_runtime.cli.run import main as fastv_run
-from fastv_runtime.video import open_video
-from tests.conftest import MakeBundle, noise_picture
+from fastv_runtime.preprocessing.videos.decoding import open_video
+from tests.conftest import MakeBundle, noise_image
 from tests.families.rows.video_llava import TOKENS, write_tiny_video_llava
 from tests.runtime.test_video import BAD_VIDEOS, video
 
-FRAMES = [np.asarray(noise_picture(index, (64, 48))) for index in range(20)]
+FRAMES = [np.asarray(noise_image(index, (64, 48))) for index in range(20)]
 ASK = ["--prompt", "What happens?", "--max-new-tokens", "8"]
 
 
@@ -74,7 +74,7 @@ class TestAnswers:
         with Image.open(path) as drawn:
             assert drawn.size == (3 * 448 + 2 * 16, 448)
 
-    def test_a_super_image_is_one_picture(
+    def test_a_super_image_is_one_image(
         self, tiny_bundle: Path, clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         first, second, third, fourth = (np.asarray(frame) for frame in open_video(clip, 4).frames)
@@ -88,13 +88,13 @@ class TestAnswers:
         assert answers[0]["kept_visual_tokens"] == answers[1]["kept_visual_tokens"]
         assert answers[0]["visual_tokens"] == 144
 
-    def test_a_padded_picture_is_seen_whole(
+    def test_a_padded_image_is_seen_whole(
         self, tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        picture = noise_picture(0, (120, 40))
-        picture.save(tmp_path / "wide.png")
+        image = noise_image(0, (120, 40))
+        image.save(tmp_path / "wide.png")
         clip_mean = (122, 116, 104)
-        ImageOps.pad(picture, (120, 120), color=clip_mean).save(tmp_path / "square.png")
+        ImageOps.pad(image, (120, 120), color=clip_mean).save(tmp_path / "square.png")
         kept = {}
         for name, arguments in {"wide": ["--image-aspect", "pad"], "square": []}.items():
             fastv_run([str(tiny_bundle), "--image", str(tmp_path / f"{name}.png"), *arguments, *ASK, "--json"])
@@ -133,7 +133,7 @@ class TestErrors:
         [
             (["--frames", "4"], "--frames 4: there is no video to sample: give one with --video"),
             (["--super-image", "2x2"], "--super-image 2x2: there is no video to sample"),
-            (["--image-aspect", "pad"], "--image-aspect: there is no picture"),
+            (["--image-aspect", "pad"], "--image-aspect: there is no image"),
             (["--video", "missing.mp4"], "missing.mp4: no such video"),
             (["--video", "CLIP", "--frames", "0"], "--frames 0: must be at least 1"),
             (["--video", "CLIP", "--super-image", "2"], "give rows x columns"),
@@ -142,7 +142,7 @@ class TestErrors:
             (["--video", "CLIP", "--frames", "20"], "export with a larger --max-text, --max-images or --max-visual"),
             (["--video", "CLIP", "--video", "CLIP"], "--max-visual"),
             (["--video", "CLIP", "--prompt", "<video> <video> which?"], "the prompt has 2 <video> for 1 videos"),
-            (["--video", "CLIP", "--prompt", "<image> which?"], "the prompt has 1 <image> for 0 pictures"),
+            (["--video", "CLIP", "--prompt", "<image> which?"], "the prompt has 1 <image> for 0 images"),
         ],
     )
     def test_bad_arguments(
@@ -160,11 +160,11 @@ class TestErrors:
         self, tiny_bundle: Path, clip: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         line = _line([tiny_bundle, "--video", clip, *ASK], capsys)
-        assert line.endswith("llava models take no video: put its frames into one picture with --super-image ROWSxCOLS")
+        assert line.endswith("llava models take no video: put its frames into one image with --super-image ROWSxCOLS")
 
-    def test_a_count_of_pictures_that_does_not_match_the_prompt(
+    def test_a_count_of_images_that_does_not_match_the_prompt(
         self, tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        noise_picture(0).save(tmp_path / "picture.png")
-        arguments = [tiny_bundle, "--image", tmp_path / "picture.png", "--prompt", "<image> or <image>?"]
-        assert "the prompt has 2 <image> for 1 pictures: write as many" in _line(arguments, capsys)
+        noise_image(0).save(tmp_path / "image.png")
+        arguments = [tiny_bundle, "--image", tmp_path / "image.png", "--prompt", "<image> or <image>?"]
+        assert "the prompt has 2 <image> for 1 images: write as many" in _line(arguments, capsys)

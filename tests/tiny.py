@@ -33,7 +33,7 @@ VISUAL_TOKENS = 144
 
 
 def write_tiny_llava(path: Path, *, seed: int = 0, layers: int = 5, **text: Any) -> Path:
-    """A LLaVA with 144 visual tokens per picture and a decoder of grouped-query heads (4 queries, 2 keys)."""
+    """A LLaVA with 144 visual tokens per image and a decoder of grouped-query heads (4 queries, 2 keys)."""
     torch.manual_seed(seed)
     tokenizer = tiny_tokenizer()
     vision = CLIPVisionConfig(

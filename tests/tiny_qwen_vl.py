@@ -26,7 +26,7 @@ SPECIAL = [
     *["<ref>", "</ref>", "<box>", "</box>", "<quad>", "</quad>", "<img>", "</img>", "<imgpad>"],
 ]
 CORPUS = [
-    "You are a helpful assistant. What color is the circle? Picture 1: system user",
+    "You are a helpful assistant. What color is the circle? Image 1: system user",
     "the theme's 数字 数字 naïve aaaa ",
 ]
 MERGES = 60
@@ -71,7 +71,7 @@ CONFIG: dict[str, Any] = {
 
 
 def write_tiny_qwen_vl(path: Path) -> Path:
-    """16 visual tokens per picture; the tables of positions are for 16 x 16 and 4 x 4, the patches are 8 x 8."""
+    """16 visual tokens per image; the tables of positions are for 16 x 16 and 4 x 4, the patches are 8 x 8."""
     path.mkdir()
     (path / "config.json").write_text(json.dumps(CONFIG), encoding="utf-8")
     generation = {"chat_format": "chatml", "eos_token_id": TOKENS - len(SPECIAL)}

@@ -30,7 +30,7 @@ Trace = Callable[[nn.Module, tuple[Any, ...], Any], ir.Model]
 
 
 def shared(trace: Trace, folder: Path) -> Trace:
-    """`fastv_export.trace.as_traced`, by what is in `folder` already; several processes may use it at once."""
+    """`fastv_export.tracing.trace.as_traced`, by what is in `folder` already; several processes may use it at once."""
 
     def traced(module: nn.Module, example: tuple[Any, ...], dynamic_shapes: Any) -> ir.Model:
         file = folder / f"{digest(module, example, dynamic_shapes)}.onnx"

@@ -1,1 +1,1 @@
-"""Other runtimes as contestants of fastv-bench, each in an environment of its own: see docs/peers.md."""
+"""Other runtimes as runners of fastv-bench, each in an environment of its own: see docs/peers.md."""

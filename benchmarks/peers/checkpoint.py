@@ -1,4 +1,4 @@
-"""The random Qwen2.5-VL that all peers load: `peers-qwen2.5-vl` with a tokenizer of bytes, a template and a picture.
+"""The random Qwen2.5-VL that all peers load: `peers-qwen2.5-vl` with a tokenizer of bytes, a template and an image.
 
 Other runtimes read more of a checkpoint than fastv-export does: a byte-level BPE whose splitting they recognise as
 Qwen2's, a chat template that they can execute, and the processor's settings under the names of transformers 4.
@@ -20,9 +20,9 @@ from fastv_export.progress import Progress
 
 CONFIGURATION = "peers-qwen2.5-vl"
 PIXELS = 672
-"""Of the picture's sides: 24 x 24 visual tokens of 28 x 28 pixels."""
-QUESTION = "What is in the picture and where are they?"
-"""Makes, with the template and the markers around the picture, 60 tokens that are not visual."""
+"""Of the image's sides: 24 x 24 visual tokens of 28 x 28 pixels."""
+QUESTION = "What is in the image and where are they?"
+"""Makes, with the template and the markers around the image, 60 tokens that are not visual."""
 SPECIAL = (
     "<|endoftext|>",
     "<|im_start|>",
@@ -50,7 +50,7 @@ TEMPLATE = (
     "{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-"""ChatML with Qwen's markers around pictures."""
+"""ChatML with Qwen's markers around images."""
 
 
 def write_checkpoint(out: Path, progress: Progress | None = None) -> None:
@@ -117,8 +117,8 @@ def write_old_processor(out: Path) -> None:
     (out / "chat_template.json").write_text(json.dumps({"chat_template": TEMPLATE}) + "\n", encoding="utf-8")
 
 
-def write_picture(path: Path) -> None:
-    """A picture of smooth noise, the same at every run, of PIXELS a side."""
+def write_image(path: Path) -> None:
+    """An image of smooth noise, the same at every run, of PIXELS a side."""
     small = np.random.default_rng(0).integers(0, 256, (PIXELS // 24, PIXELS // 24, 3), dtype=np.uint8)
     Image.fromarray(small).resize((PIXELS, PIXELS), Image.Resampling.BILINEAR).save(path)
 

@@ -1,6 +1,6 @@
 """What all adapters share: their arguments, and the lines of JSON that fastv-bench reads and writes.
 
-The contract is fastv_runtime/bench/contestant.py. This is a second reading of it, in the standard library alone, since
+The contract is fastv_runtime/bench/protocol.py. This is a second reading of it, in the standard library alone, since
 an adapter runs where nothing of this project is installed.
 """
 
@@ -45,7 +45,7 @@ class Peer(Protocol):
     name: str
     settings: dict[str, str]
 
-    def run(self, pictures: Sequence[str], prompt: str, new_tokens: int) -> Turn: ...
+    def run(self, images: Sequence[str], prompt: str, new_tokens: int) -> Turn: ...
 
 
 def serve(load: Callable[[argparse.Namespace], Peer], description: str | None, modules: Sequence[str]) -> None:
@@ -67,7 +67,7 @@ def serve(load: Callable[[argparse.Namespace], Peer], description: str | None, m
     for line in sys.stdin:
         request = json.loads(line)
         try:
-            turn = peer.run(request["pictures"], request["prompt"], request["new_tokens"])
+            turn = peer.run(request["images"], request["prompt"], request["new_tokens"])
         except Refused as error:
             _say(replies, refused=str(error))
             continue
@@ -92,9 +92,9 @@ def unpruned_only(args: argparse.Namespace) -> None:
         raise Refused(f"it cannot prune visual tokens, and --keep {args.keep:g} was asked for")
 
 
-def decoded(pictures: Sequence[str]) -> list[Any]:
-    """Pictures in RGB, read once: the contract decodes before the clock starts."""
-    return [_decoded(path) for path in pictures]
+def decoded(images: Sequence[str]) -> list[Any]:
+    """Images in RGB, read once: the contract decodes before the clock starts."""
+    return [_decoded(path) for path in images]
 
 
 @lru_cache(maxsize=32)

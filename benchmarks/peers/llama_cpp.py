@@ -3,7 +3,7 @@
 Its clock: `prompt_ms` from the prompt's first batch to the first token, the tower between two batches included. When
 the tower starts and ends is read from the server's log, which has microseconds: that is `vision`, the rest of
 `prompt_ms` is the language model's prefill. What precedes it is `preprocess`: template, tokenizer, resizing, and base64
-of the picture, which this server takes in no other form (of a BMP here, so that nothing is decompressed).
+of the image, which this server takes in no other form (of a BMP here, so that nothing is decompressed).
 
 Which instructions a build knows is decided where it is compiled, and the wheels on the package index leave AVX-512
 out: `cpu` among the settings says what this one has. `pip install --no-binary xllamacpp` builds for the machine.
@@ -74,8 +74,8 @@ class LlamaCpp:
             "vision": "the tower alone, in fp32",
         }
 
-    def run(self, pictures: Sequence[str], prompt: str, new_tokens: int) -> Turn:
-        content: list[dict[str, Any]] = [{"type": "image_url", "image_url": {"url": _uri(path)}} for path in pictures]
+    def run(self, images: Sequence[str], prompt: str, new_tokens: int) -> Turn:
+        content: list[dict[str, Any]] = [{"type": "image_url", "image_url": {"url": _uri(path)}} for path in images]
         request = {
             "messages": [{"role": "user", "content": [*content, {"type": "text", "text": prompt}]}],
             "max_tokens": new_tokens,
@@ -91,22 +91,22 @@ class LlamaCpp:
             if "error" in reply:
                 raise Refused(f"it says: {reply['error'].get('message', reply['error'])}")
             log = wait_for(LAST, file)
-        return turn_of(reply["timings"], 1000 * seconds, log, len(pictures), new_tokens)
+        return turn_of(reply["timings"], 1000 * seconds, log, len(images), new_tokens)
 
 
-def turn_of(timings: dict[str, Any], whole_ms: float, log: str, pictures: int, new_tokens: int) -> Turn:
+def turn_of(timings: dict[str, Any], whole_ms: float, log: str, images: int, new_tokens: int) -> Turn:
     """What a request took, by the server's clock, its log, and ours around the call."""
     if timings["predicted_n"] != new_tokens:
         raise Refused(f"it made {timings['predicted_n']} tokens where {new_tokens} were asked for")
     if timings["cache_n"]:
         raise Refused(f"it kept {timings['cache_n']} tokens of an earlier prompt")
     vision_ms, visual_tokens = tower(log)
-    if bool(pictures) != bool(visual_tokens):
+    if bool(images) != bool(visual_tokens):
         raise Refused("its log does not say what the tower took")
     ttft = whole_ms - timings["predicted_ms"]
     stages = {"preprocess": ttft - timings["prompt_ms"], "suffix": timings["prompt_ms"] - vision_ms}
     return Turn(
-        stages_ms=stages | ({"vision": vision_ms} if pictures else {}),
+        stages_ms=stages | ({"vision": vision_ms} if images else {}),
         ttft_ms=ttft,
         decode_ms=timings["predicted_ms"] / (new_tokens - 1) if new_tokens > 1 else None,
         prompt_tokens=timings["prompt_n"],
@@ -116,7 +116,7 @@ def turn_of(timings: dict[str, Any], whole_ms: float, log: str, pictures: int, n
 
 
 def tower(log: str) -> tuple[float, int]:
-    """Milliseconds that pictures were encoded in, and the tokens that they became."""
+    """Milliseconds that images were encoded in, and the tokens that they became."""
     spent, tokens, began = 0.0, 0, None
     for minutes, seconds, milliseconds, text in LINE.findall(log):
         now = 1000 * (60 * int(minutes) + int(seconds)) + float(milliseconds)
@@ -169,7 +169,7 @@ def _known(option: str, value: str, values: dict[str, int]) -> int:
 
 @lru_cache(maxsize=32)
 def _uri(path: str) -> str:
-    """A picture as the server takes it."""
+    """An image as the server takes it."""
     file = io.BytesIO()
     decoded([path])[0].save(file, "BMP")
     return "data:image/bmp;base64," + base64.b64encode(file.getvalue()).decode()

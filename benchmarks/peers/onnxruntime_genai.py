@@ -1,11 +1,11 @@
-"""onnxruntime-genai on the CPU: the decoder that its model builder writes, and a tower traced for one size of picture.
+"""onnxruntime-genai on the CPU: the decoder that its model builder writes, and a tower traced for one size of image.
 
 It runs tower, embeddings and decoder within one call. It also logs the outputs of each graph, which its log hands on as
 the next graph starts: `vision` is until those of the tower come, the language model's prefill from those of the
 embeddings to the first token. Setting features among the embeddings, between the two, is in neither. Logging is off
 while tokens are decoded.
 
-Pictures are handed over as it takes them, as files, of PNG without compression, so that little is left to decode. Stop
+Images are handed over as it takes them, as files, of PNG without compression, so that little is left to decode. Stop
 tokens are passed by its `min_length`.
 """
 
@@ -23,8 +23,8 @@ from typing import Any
 
 from peers.lines import Refused, Turn, decoded, options, receipt, serve, unpruned_only
 
-PICTURE = "<|vision_start|><|image_pad|><|vision_end|>"
-"""Where a picture goes in Qwen2.5-VL's prompt."""
+IMAGE = "<|vision_start|><|image_pad|><|vision_end|>"
+"""Where an image goes in Qwen2.5-VL's prompt."""
 FEATURES, EMBEDDINGS = "image_features", "inputs_embeds"
 """Outputs of the tower and of the embeddings."""
 
@@ -54,22 +54,22 @@ class OnnxRuntimeGenAI:
             "pruning": "none",
             "checkpoint": said["checkpoint"],
             "made with": said["made with"],
-            "vision": "the tower alone, in fp32, traced for one size of picture",
+            "vision": "the tower alone, in fp32, traced for one size of image",
         }
 
-    def run(self, pictures: Sequence[str], prompt: str, new_tokens: int) -> Turn:
+    def run(self, images: Sequence[str], prompt: str, new_tokens: int) -> Turn:
         import onnxruntime_genai as genai
 
-        files = [_file(path) for path in pictures]
-        message = [{"role": "user", "content": PICTURE * len(pictures) + prompt}]
+        files = [_file(path) for path in images]
+        message = [{"role": "user", "content": IMAGE * len(images) + prompt}]
         start = perf_counter()
         try:
             text = self._tokenizer.apply_chat_template(json.dumps(message), add_generation_prompt=True)
             inputs = self._processor(text, images=genai.Images.open_bytes(*files) if files else None)
             ids = inputs["input_ids"].as_numpy().ravel()
-            if pictures and any(high != wide for _, high, wide in inputs["image_grid_thw"].as_numpy()):
+            if images and any(high != wide for _, high, wide in inputs["image_grid_thw"].as_numpy()):
                 # One of another size has another number of patches, which the runtime itself refuses.
-                raise Refused("its tower was traced for a square picture")
+                raise Refused("its tower was traced for a square image")
             preprocessed = perf_counter()
             asked = genai.GeneratorParams(self._model)
             length = len(ids) + new_tokens
@@ -86,10 +86,10 @@ class OnnxRuntimeGenAI:
             raise Refused(f"it says: {str(error).splitlines()[0]}") from None
         if len(known) != new_tokens:
             raise Refused(f"it made {len(known)} tokens where {new_tokens} were asked for")
-        if EMBEDDINGS not in seen or (pictures and FEATURES not in seen):
+        if EMBEDDINGS not in seen or (images and FEATURES not in seen):
             raise Refused("its log does not say when its graphs end")
         stages = {"preprocess": preprocessed - start, "suffix": known[0] - seen[EMBEDDINGS]}
-        if pictures:
+        if images:
             stages["vision"] = seen[FEATURES] - preprocessed
         return Turn(
             stages_ms={stage: 1000 * seconds for stage, seconds in stages.items()},
@@ -124,7 +124,7 @@ def first_seen(genai: Any, *names: str) -> Iterator[dict[str, float]]:
 
 @lru_cache(maxsize=32)
 def _file(path: str) -> bytes:
-    """A picture as it takes them."""
+    """An image as it takes them."""
     file = io.BytesIO()
     decoded([path])[0].save(file, "PNG", compress_level=0)
     return file.getvalue()

@@ -19,7 +19,7 @@ import numpy as np
 from peers.lines import Refused, Turn, decoded, options, receipt, serve
 
 MARKERS = 2
-"""Tokens of text that Qwen's pictures bring: where vision starts and ends."""
+"""Tokens of text that Qwen's images bring: where vision starts and ends."""
 
 
 class OpenVINOGenAI:
@@ -56,10 +56,10 @@ class OpenVINOGenAI:
             "vision": "preprocessing, tokenizer, embeddings and its own pruning included",
         }
 
-    def run(self, pictures: Sequence[str], prompt: str, new_tokens: int) -> Turn:
-        prompt_tokens, visual_tokens = self._counts(pictures, prompt)
-        images = self._images(pictures)
-        metrics = self._generate(images, prompt, new_tokens, self._prune if pictures else 0)
+    def run(self, paths: Sequence[str], prompt: str, new_tokens: int) -> Turn:
+        prompt_tokens, visual_tokens = self._counts(paths, prompt)
+        images = self._images(paths)
+        metrics = self._generate(images, prompt, new_tokens, self._prune if paths else 0)
         made = metrics.get_num_generated_tokens()
         if made != new_tokens:
             raise Refused(f"it made {made} tokens where {new_tokens} were asked for")
@@ -78,13 +78,13 @@ class OpenVINOGenAI:
             pruned_length=pruned_length,
         )
 
-    def _counts(self, pictures: Sequence[str], prompt: str) -> tuple[int, int]:
+    def _counts(self, paths: Sequence[str], prompt: str) -> tuple[int, int]:
         """Tokens of the prompt and visual ones among them, both before pruning; found out once, off the clock."""
-        key = (prompt, *pictures)
+        key = (prompt, *paths)
         if key not in self._lengths:
-            whole = self._generate(self._images(pictures), prompt, 1, 0).get_num_input_tokens()
-            text = self._generate([], prompt, 1, 0).get_num_input_tokens() if pictures else whole
-            self._lengths[key] = (whole, whole - text - MARKERS * len(pictures))
+            whole = self._generate(self._images(paths), prompt, 1, 0).get_num_input_tokens()
+            text = self._generate([], prompt, 1, 0).get_num_input_tokens() if paths else whole
+            self._lengths[key] = (whole, whole - text - MARKERS * len(paths))
         return self._lengths[key]
 
     def _generate(self, images: list[object], prompt: str, new_tokens: int, prune: int):
@@ -95,10 +95,10 @@ class OpenVINOGenAI:
         return self._pipeline.generate(prompt, images=images, generation_config=config).perf_metrics
 
     @staticmethod
-    def _images(pictures: Sequence[str]) -> list[object]:
+    def _images(paths: Sequence[str]) -> list[object]:
         import openvino
 
-        return [openvino.Tensor(np.asarray(image)[None]) for image in decoded(pictures)]
+        return [openvino.Tensor(np.asarray(image)[None]) for image in decoded(paths)]
 
 
 if __name__ == "__main__":

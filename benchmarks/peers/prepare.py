@@ -1,10 +1,10 @@
-"""Write the checkpoint that all contestants load, convert it for the peers, and write their peer files.
+"""Write the checkpoint that all runners load, convert it for the peers, and write their peer files.
 
     cd benchmarks
     python -m peers.prepare --out DIR --environments ENVIRONMENTS
     python -m peers.prepare --out DIR --environments ENVIRONMENTS --peer openvino-genai --precision int8
 
-DIR gets `checkpoint`, `picture.png`, one directory per peer with a model per precision, and `peers/NAME.json` for
+DIR gets `checkpoint`, `image.png`, one directory per peer with a model per precision, and `peers/NAME.json` for
 `fastv-bench --peer`. What is there already is not made again. ENVIRONMENTS has one virtual environment per peer, as
 docs/peers.md sets them up. Needs fastv-edge[export]; exit codes: 2 for bad input, 1 for a failure.
 """
@@ -23,10 +23,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fastv_export.progress import Progress
-from fastv_runtime.bundle import sha256
-from fastv_runtime.cli.console import command, stderr
+from fastv_runtime.config.bundle import sha256
+from fastv_runtime.console import command, stderr
 from fastv_runtime.errors import UserError
-from peers.checkpoint import PIXELS, QUESTION, write_checkpoint, write_picture
+from peers.checkpoint import PIXELS, QUESTION, write_checkpoint, write_image
 from peers.lines import PRECISIONS, RECEIPT
 
 BENCHMARKS = Path(__file__).resolve().parent.parent
@@ -95,12 +95,12 @@ RECIPES = {
 
 
 def run(args: argparse.Namespace) -> None:
-    checkpoint, picture = args.out / "checkpoint", args.out / "picture.png"
+    checkpoint, image = args.out / "checkpoint", args.out / "image.png"
     args.out.mkdir(parents=True, exist_ok=True)
     if not checkpoint.exists():
         with Progress(stderr) as progress:
             write_checkpoint(checkpoint, progress)
-    write_picture(picture)
+    write_image(image)
     digest = sha256(checkpoint / "model.safetensors")
     for name in args.peer or RECIPES:
         recipe = RECIPES[name]
@@ -111,7 +111,7 @@ def run(args: argparse.Namespace) -> None:
             prepare(recipe, checkpoint, model, precision, args.environments, digest)
             for keep in (1.0, 0.5) if recipe.prunes else (1.0,):
                 write_peer_file(args.out / "peers", name, recipe, model, precision, keep, args.environments)
-    stderr.print(f"ask with: --image {picture} --prompt '{QUESTION}'", highlight=False, soft_wrap=True)
+    stderr.print(f"ask with: --image {image} --prompt '{QUESTION}'", highlight=False, soft_wrap=True)
 
 
 def prepare(recipe: Recipe, checkpoint: Path, model: Path, precision: str, environments: Path, digest: str) -> None:

@@ -2,7 +2,7 @@
 
     python benchmarks/peers/table.py fp32.json int8.json int4.json --markdown docs/benchmarks/peers.md
 
-Ours is the first bundle of each report, pruned. What it takes over what another contestant takes is the median of the
+Ours is the first bundle of each report, pruned. What it takes over what another runner takes is the median of the
 rounds' own ratios.
 """
 
@@ -46,19 +46,19 @@ def page(reports: list[Report]) -> Iterator[str]:
         "them visual. Ours prunes half of those at K=2, inside the model; OpenVINO GenAI's keep50 half of them before "
         "it, which is less work and not the same answer; the others do not prune. llama.cpp is a prebuilt wheel, for "
         "the instructions that its setting `cpu` names. `-before` is ours before layer K-1's MLP was computed for kept "
-        "rows alone. Medians in ms (p5 to p95); contestants of a table took turns."
+        "rows alone. Medians in ms (p5 to p95); runners of a table took turns."
     )
     for report in reports:
         ours, *_ = report.results
-        yield from ("", f"## {ours.contestant}", "")
+        yield from ("", f"## {ours.runner}", "")
         yield "| | " + " | ".join(QUANTITIES.values()) + " |"
         yield "| --- |" + " --- |" * len(QUANTITIES)
         for result in report.results:
-            yield f"| {result.contestant} | " + " | ".join(_figure(result, name) for name in QUANTITIES) + " |"
-        peers = {each.name: each for each in report.contestants if each.role == "peer" and each.refused is None}
+            yield f"| {result.runner} | " + " | ".join(_figure(result, name) for name in QUANTITIES) + " |"
+        peers = {each.name: each for each in report.runners if each.role == "peer" and each.refused is None}
         in_fp32 = [name for name, each in peers.items() if "bf16" not in each.settings["precision"]]
-        yield _ratios(report, "ours over the best peer with fp32 kernels", ours.contestant, in_fp32)
-        yield _ratios(report, "ours over the best peer", ours.contestant, list(peers))
+        yield _ratios(report, "ours over the best peer with fp32 kernels", ours.runner, in_fp32)
+        yield _ratios(report, "ours over the best peer", ours.runner, list(peers))
         stages = ", ".join(f"{name} {_number(ours.figures[name].median)}" for name in PREFILL)
         yield from ("", f"Of our prefill, in ms: {stages}.", "")
         yield (
@@ -68,7 +68,7 @@ def page(reports: list[Report]) -> Iterator[str]:
             + ", ".join(f"{name} {version}" for name, version in report.environment.versions.items())
             + "."
         )
-        for each in report.contestants:
+        for each in report.runners:
             if each.role == "peer":
                 settings = ", ".join(f"{name} {value}" for name, value in each.settings.items())
                 yield f"{each.name}: {each.refused or settings}."
@@ -91,7 +91,7 @@ def _ratios(report: Report, title: str, ours: str, peers: list[str]) -> str:
 
 def _ratio(report: Report, ours: str, peers: list[str], name: str) -> str:
     """Ours over the peer with the lowest median."""
-    medians = {each.contestant: each.figures[name].median for each in report.results if each.contestant in peers}
+    medians = {each.runner: each.figures[name].median for each in report.results if each.runner in peers}
     best = min(medians, key=lambda peer: medians[peer])
     by_round: dict[int, dict[str, float]] = {}
     for each in report.rounds:
@@ -99,7 +99,7 @@ def _ratio(report: Report, ours: str, peers: list[str], name: str) -> str:
         prefill = sum(stages.get(stage, 0.0) for stage in PREFILL)
         value = {"prefill": prefill, "ttft": each.turn.ttft_ms, "decode": each.turn.decode_ms}[name]
         if value is not None:
-            by_round.setdefault(each.index, {})[each.contestant] = value
+            by_round.setdefault(each.index, {})[each.runner] = value
     ratios = [took[ours] / took[best] for took in by_round.values() if ours in took and best in took]
     return f"**{middle(ratios):.2f}** of {best}"
 

@@ -3,8 +3,8 @@
     python -m peers.to_onnxruntime_genai CHECKPOINT OUT PRECISION SIDE [BUILDER_OPTION=VALUE ...]
 
 The builder has no graph of Qwen2.5-VL's tower, nor of the embeddings that its features are set into. The tower is
-transformers' own, in fp32, traced for one picture of SIDE x SIDE pixels; its windows, all of one size then, are a batch
-to the attention. What the runtime must know of them, and of how pictures are resized, goes into its two configs.
+transformers' own, in fp32, traced for one image of SIDE x SIDE pixels; its windows, all of one size then, are a batch
+to the attention. What the runtime must know of them, and of how images are resized, goes into its two configs.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def attend_in_windows(module: Any, query: Any, key: Any, value: Any, **options: 
 
     sizes = options["cu_seq_lens_q"].diff()
     if (sizes != sizes[0]).any():
-        raise ValueError("windows of several sizes: take a picture whose sides are multiples of a window's")
+        raise ValueError("windows of several sizes: take an image whose sides are multiples of a window's")
     windows = len(sizes)
     q, k, v = (each.unflatten(2, (windows, -1)).squeeze(0).transpose(0, 1) for each in (query, key, value))
     seen = torch.nn.functional.scaled_dot_product_attention(q, k, v, scale=options["scaling"])
@@ -134,7 +134,7 @@ def write_config(config: Any, path: Path) -> None:
 
 
 def write_processor(preprocessor: dict[str, Any], path: Path) -> None:
-    """The steps from a picture's file to patches, in onnxruntime-extensions' words."""
+    """The steps from an image's file to patches, in onnxruntime-extensions' words."""
     sizes = {"patch_size": preprocessor["patch_size"], "merge_size": preprocessor["merge_size"]}
     limits = {name: preprocessor[name] for name in ("min_pixels", "max_pixels")}
     statistics = {"mean": preprocessor["image_mean"], "std": preprocessor["image_std"]}

@@ -58,10 +58,10 @@ class Transformers:
             "checkpoint": said["checkpoint"],
         }
 
-    def run(self, pictures: Sequence[str], prompt: str, new_tokens: int) -> Turn:
+    def run(self, paths: Sequence[str], prompt: str, new_tokens: int) -> Turn:
         import torch
 
-        images = decoded(pictures)
+        images = decoded(paths)
         self._spent.clear()
         start = perf_counter()
         inputs = self._inputs(images, prompt)

@@ -1,1 +1,1 @@
-"""Which K, keep and ranker a model bears on somebody's own pictures: measured, with intervals."""
+"""Which K, keep and ranker a model bears on somebody's own images: measured, with intervals."""

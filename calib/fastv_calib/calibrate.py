@@ -12,13 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from fastv_calib import activations
-from fastv_calib.choose import check_objectives, choose, doubts, refusal
-from fastv_calib.cluster import Work, measure_on_ray
-from fastv_calib.data import Sample
-from fastv_calib.evidence import Evidence, gather
-from fastv_calib.latency import check_bundles, timed
-from fastv_calib.machines import (
+from fastv_calib.choice.choose import check_objectives, choose, doubts, refusal
+from fastv_calib.choice.summary import Costing, figures, lengths, pareto, prefill_flops, unpruned
+from fastv_calib.distribution.cluster import Work, measure_on_ray
+from fastv_calib.distribution.machines import (
     LOCAL,
     OFF,
     Machines,
@@ -29,40 +26,43 @@ from fastv_calib.machines import (
     pays,
     torch_threads,
 )
-from fastv_calib.measure import Yielded, load_measure, points
-from fastv_calib.predict import Timed
-from fastv_calib.rankers import CONTROLS
-from fastv_calib.results import Results
-from fastv_calib.rounded import weight_bytes
-from fastv_calib.summary import Costing, figures, lengths, pareto, prefill_flops, unpruned
-from fastv_calib.views import Viewer
+from fastv_calib.measurement import activations
+from fastv_calib.measurement.latency import check_bundles, timed
+from fastv_calib.measurement.measure import Yielded, load_measure, points
+from fastv_calib.measurement.predict import Timed
+from fastv_calib.measurement.quantized import weight_bytes
+from fastv_calib.measurement.rankers import CONTROLS
+from fastv_calib.measurement.results import Results
+from fastv_calib.report.evidence import Evidence, gather
+from fastv_calib.samples.data import Sample
+from fastv_calib.samples.views import Viewer
 from fastv_export import support
 from fastv_export.calibration import (
     SCHEMA_VERSION,
     Calibration,
-    Choice,
+    CalibrationSettings,
+    ChosenPlan,
+    KeptPoint,
     Objectives,
     PlanFigures,
-    Point,
-    Settings,
     source_digests,
 )
-from fastv_export.checkpoint import Checkpoint
+from fastv_export.checkpoint.checkpoint import Checkpoint
+from fastv_export.checkpoint.skeleton import build_without_weights
 from fastv_export.families import family_of
 from fastv_export.plan import decoder_dimensions
-from fastv_export.precisions import FEW_BITS
+from fastv_export.quantization.presets import FEW_BITS
 from fastv_export.rankers import RANKERS
-from fastv_export.skeleton import build_without_weights
-from fastv_runtime.bundle import Decoder
-from fastv_runtime.cost import BYTES
+from fastv_runtime.config.bundle import DecoderConfig
+from fastv_runtime.config.cost import BYTES
+from fastv_runtime.config.lengths import kept_count
 from fastv_runtime.errors import UserError
-from fastv_runtime.lengths import kept_count
 
 PRECISIONS = ("fp32", *FEW_BITS)
 
 
 @dataclass(frozen=True)
-class Outcome:
+class CalibrationResult:
     """A calibration, and why it chose nothing, if it did not."""
 
     calibration: Calibration
@@ -75,7 +75,7 @@ class Calibrator:
     Raises UserError, before anything is loaded or hashed.
     """
 
-    def __init__(self, source: str | Path, settings: Settings, objectives: Objectives):
+    def __init__(self, source: str | Path, settings: CalibrationSettings, objectives: Objectives):
         self.checkpoint = Checkpoint(source)
         self.family = family_of(self.checkpoint.model_type(), str(self.checkpoint.path / "config.json"))
         self.config = support.check(self.checkpoint, self.family, settings.image_tokens)
@@ -148,7 +148,7 @@ class Calibrator:
 
     def summarise(
         self, samples: Sequence[Sample], results: Results, sidecar: Path, times: Timed | None = None
-    ) -> Outcome:
+    ) -> CalibrationResult:
         """Figures of all plans from samples that were measured, and the choice.
 
         sidecar: gets the activations. times: of bundles, on some of the samples.
@@ -192,7 +192,7 @@ class Calibrator:
             warnings=tuple(warnings),
             latency=None if times is None else times.latency,
         )
-        return Outcome(calibration, refusal(plans, self.objectives) if chosen is None else None)
+        return CalibrationResult(calibration, refusal(plans, self.objectives) if chosen is None else None)
 
     def evidence(
         self, calibration: Calibration, samples: Sequence[Sample], results: Results, advance: Callable[[], None]
@@ -205,7 +205,7 @@ class Calibrator:
         shown = next((sample for sample in samples if sample.video is not None), None)
         if shown is not None and self.family.video(self.config) is None:
             raise UserError(
-                f"{shown.where}: {self.family.model_type} models take no video: give pictures, of its frames say"
+                f"{shown.where}: {self.family.model_type} models take no video: give images, of its frames say"
             )
 
     @property
@@ -217,7 +217,7 @@ class Calibrator:
     def _meta(self) -> Any:
         return build_without_weights(self.checkpoint, self.family)[0]
 
-    def _weight_bytes(self, point: Point) -> int:
+    def _weight_bytes(self, point: KeptPoint) -> int:
         precision = self.objectives.precision
         if point.precision not in FEW_BITS:
             return self.parameters * BYTES[precision]
@@ -255,9 +255,9 @@ class Calibrator:
         flops = [prefill_flops(self.decoder, plan.point, results.measured[sample.key]) for sample in samples]
         return plan.model_copy(update={"ttft": times.ttft(plan.point, float(np.median(flops)))})
 
-    def _choice(self, point: Point, costing: Costing) -> Choice:
+    def _choice(self, point: KeptPoint, costing: Costing) -> ChosenPlan:
         assert point.layer is not None
-        return Choice(
+        return ChosenPlan(
             layer=point.layer,
             keep=point.keep,
             ranker=point.ranker,
@@ -269,7 +269,7 @@ class Calibrator:
         )
 
 
-def _check_settings(settings: Settings, decoder: Decoder) -> None:
+def _check_settings(settings: CalibrationSettings, decoder: DecoderConfig) -> None:
     last = decoder.num_hidden_layers - 1
     for layer in settings.layers:
         if not 1 <= layer <= last:

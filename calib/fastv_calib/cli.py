@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from fastv_export.cli import RANKERS
-from fastv_runtime.cli.console import command, export_extras, stderr
+from fastv_runtime.console import command, export_extras, stderr
 from fastv_runtime.errors import UserError, missing_extra
 
 if TYPE_CHECKING:
     from fastv_export.calibration import Calibration
-    from fastv_runtime.bundle import Precision
+    from fastv_runtime.config.bundle import Precision
 
 PRECISIONS: dict[str, Precision] = {"fp32": "float32", "fp16": "float16"}
 DEFAULT_RANKERS = ["fastv", "fastv+uniform", "dart", "random"]
 """The paper's, what mends its bias for places, one that looks at likeness instead of attention, and the control."""
 DESCRIPTION = (
-    "Measure, on your own pictures and questions, what pruning visual tokens costs a model for every K, keep and "
+    "Measure, on your own images and questions, what pruning visual tokens costs a model for every K, keep and "
     "ranker, and choose the cheapest plan that agrees with the unpruned model often enough."
 )
 EPILOG = (
@@ -43,10 +43,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--data",
         required=True,
         metavar="DATA",
-        help='folder of pictures (with --prompt), or a file with an object a line: {"image", "images" or "video", '
+        help='folder of images (with --prompt), or a file with an object a line: {"image", "images" or "video", '
         '"prompt", "answer" if known}, paths relative to the file',
     )
-    parser.add_argument("--prompt", metavar="TEXT", help="what every picture of a folder is asked")
+    parser.add_argument("--prompt", metavar="TEXT", help="what every image of a folder is asked")
     parser.add_argument("-o", "--output", required=True, metavar="OUT", help="calibration.json to write")
     parser.add_argument("--report", metavar="HTML", help="also write the figures as one HTML page")
     parser.add_argument("--layers", type=int, nargs="+", default=[1, 2, 3], metavar="K", help="default: 1 2 3")
@@ -85,7 +85,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--image-tokens",
         type=int,
         metavar="N",
-        help="most visual tokens of one picture, for models that take any size (default: the family's)",
+        help="most visual tokens of one image, for models that take any size (default: the family's)",
     )
     parser.add_argument(
         "--min-agreement",
@@ -150,24 +150,24 @@ def run(args: argparse.Namespace) -> None:
     try:
         import torch  # noqa: F401  first, so that a device's user reads of torch and not of some helper
 
-        from fastv_calib import latency
         from fastv_calib.calibrate import Calibrator
-        from fastv_calib.machines import Machines
-        from fastv_calib.predict import Timed
-        from fastv_calib.report import report
-        from fastv_export.activations import sidecar_of
-        from fastv_export.calibration import Objectives, Settings
-        from fastv_export.hub import resolve
+        from fastv_calib.distribution.machines import Machines
+        from fastv_calib.measurement import latency
+        from fastv_calib.measurement.predict import Timed
+        from fastv_calib.report.page import report
+        from fastv_export.calibration import CalibrationSettings, Objectives
+        from fastv_export.checkpoint.hub import resolve
         from fastv_export.progress import Progress as ExportProgress
+        from fastv_export.quantization.activations import sidecar_of
     except ImportError as error:
         raise missing_extra(error.name or "torch", "export") from None
-    from fastv_calib.data import read_data
+    from fastv_calib.samples.data import read_data
 
     output = _writable(args.output)
     page = None if args.report is None else _writable(args.report)
     machines = Machines(args.ray, args.workers, args.threads)
     samples = read_data(Path(args.data), args.prompt)
-    settings = Settings(
+    settings = CalibrationSettings(
         layers=tuple(args.layers),
         keeps=tuple(args.keeps),
         rankers=tuple(args.rankers),
@@ -210,7 +210,7 @@ def run(args: argparse.Namespace) -> None:
     _write(output, calibration.model_dump_json(indent=2) + "\n")
     if page is not None:
         with Progress(*columns, console=stderr) as bars:
-            task = bars.add_task("pictures of the report", total=len(samples))
+            task = bars.add_task("images of the report", total=len(samples))
             evidence = calibrator.evidence(calibration, samples, results, lambda: bars.advance(task))
         _write(page, report(calibration, evidence, args.source, args.output))
     if args.json:
@@ -225,7 +225,7 @@ def _say(line: str) -> None:
 
 
 def _conclude(calibration: Calibration, source: str, output: str) -> None:
-    from fastv_calib.report import chosen_plan
+    from fastv_calib.report.page import chosen_plan
 
     plan = chosen_plan(calibration)
     assert plan is not None

@@ -6,15 +6,15 @@ from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
 
-from fastv_export.checkpoint import Checkpoint
-from fastv_runtime.bundle import Length, Precision, sha256
+from fastv_export.checkpoint.checkpoint import Checkpoint
+from fastv_runtime.config.base import StrictModel
+from fastv_runtime.config.bundle import Length, Precision, sha256
 from fastv_runtime.errors import UserError
-from fastv_runtime.schema import Model
 
 SCHEMA_VERSION = 3
 
 
-class Estimate(Model):
+class Estimate(StrictModel):
     """A mean over samples and its 95% interval."""
 
     mean: float
@@ -22,7 +22,7 @@ class Estimate(Model):
     high: float
 
 
-class Settings(Model):
+class CalibrationSettings(StrictModel):
     """What decides a sample's measurements, beside the checkpoint."""
 
     layers: tuple[int, ...]
@@ -35,7 +35,7 @@ class Settings(Model):
     """As `--precision` of an export names them."""
 
 
-class Objectives(Model):
+class Objectives(StrictModel):
     """What the chosen plan must meet."""
 
     min_agreement: float
@@ -49,7 +49,7 @@ class Objectives(Model):
     """Milliseconds to the first token, median."""
 
 
-class Point(Model):
+class KeptPoint(StrictModel):
     """One plan. `layer` None is the unpruned model."""
 
     layer: int | None
@@ -63,7 +63,7 @@ class Point(Model):
         return plan if self.precision == "fp32" else f"{plan} {self.precision}"
 
 
-class Ttft(Model):
+class Ttft(StrictModel):
     """Milliseconds to a plan's first token: the median of a bundle's, or what other bundles predict."""
 
     ms: float
@@ -73,13 +73,13 @@ class Ttft(Model):
         return f"{self.ms:.3g} ms to the first token, {'measured' if self.measured else 'predicted'}"
 
 
-class PlanFigures(Model):
+class PlanFigures(StrictModel):
     """One plan against the unpruned model in fp32, on all samples.
 
     Shares lie in 0 to 1, their intervals are Wilson's.
     """
 
-    point: Point
+    point: KeptPoint
     first_token: Estimate
     """Samples whose likeliest first token is the unpruned model's."""
     match: Estimate
@@ -103,7 +103,7 @@ class PlanFigures(Model):
     """None where no bundle was timed."""
 
 
-class Spread(Model):
+class Spread(StrictModel):
     """Median, and 5th and 95th percentile, of single timings."""
 
     median: float
@@ -111,11 +111,11 @@ class Spread(Model):
     high: float
 
 
-class BundleLatency(Model):
+class BundleLatency(StrictModel):
     """One bundle on the machine that calibrated: ONNX Runtime, CPU. Milliseconds."""
 
     name: str
-    point: Point
+    point: KeptPoint
     kind: str
     """Precision of activations and weights."""
     samples: int
@@ -126,7 +126,7 @@ class BundleLatency(Model):
     """Medians of what `ttft` is made of."""
 
 
-class Latency(Model):
+class Latency(StrictModel):
     """What bundles took, in turns, and how well they predict each other."""
 
     bundles: tuple[BundleLatency, ...]
@@ -134,7 +134,7 @@ class Latency(Model):
     """Largest relative error of a bundle's TTFT as the others predict it; None for a single bundle."""
 
 
-class Lengths(Model):
+class Lengths(StrictModel):
     """Tokens of the prompts."""
 
     text_p50: int
@@ -143,7 +143,7 @@ class Lengths(Model):
     visual_max: int
 
 
-class Choice(Model):
+class ChosenPlan(StrictModel):
     """The chosen plan, as options of an export."""
 
     layer: int
@@ -159,14 +159,14 @@ class Choice(Model):
     """Pruned length of the longest prompt under the policy `fixed`."""
 
 
-class Calibration(Model):
+class Calibration(StrictModel):
     """`calibration.json`."""
 
     schema_version: int
     family: str
     source: dict[str, str]
     """sha256 of the checkpoint's files."""
-    settings: Settings
+    settings: CalibrationSettings
     objectives: Objectives
     samples: int
     answers: int
@@ -179,7 +179,7 @@ class Calibration(Model):
     """Indices of plans than which none is both cheaper and more often equal to the unpruned model."""
     activations: str
     """sha256 of the file of activations, which lies beside this one (`activations.sidecar_of`)."""
-    chosen: Choice | None
+    chosen: ChosenPlan | None
     warnings: tuple[str, ...]
     latency: Latency | None = None
     """None without `--bundle`."""
@@ -210,7 +210,7 @@ def read_calibration(path: str | Path) -> Calibration:
         raise UserError(f"{path}: {where}: {first['msg']}: run fastv-calibrate again") from None
 
 
-def chosen_for(calibration: Calibration, source: str | Path, digests: dict[str, str]) -> Choice:
+def chosen_for(calibration: Calibration, source: str | Path, digests: dict[str, str]) -> ChosenPlan:
     """The chosen plan of a calibration of the checkpoint at `source`, whose `source_digests` are given.
 
     Raises UserError for a calibration of another checkpoint, by its files' hashes, and for one that chose nothing.

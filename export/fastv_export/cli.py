@@ -9,14 +9,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fastv_export.precisions import BLOCK, DEFAULTS, FEW_BITS, FLOATING, TRT_BLOCK, WIDE
-from fastv_runtime.bundle import END_TO_END, Manifest, Part, Precision, Weights
-from fastv_runtime.cli.console import command, export_extras, stderr
+from fastv_export.quantization.presets import BLOCK, DEFAULTS, FEW_BITS, FLOATING, TRT_BLOCK, WIDE
+from fastv_runtime.config.bundle import END_TO_END, Manifest, Part, Precision, Weights
+from fastv_runtime.config.wording import cost_of, dialect_of, precision_of
+from fastv_runtime.console import command, export_extras, stderr
 from fastv_runtime.errors import UserError, missing_extra
-from fastv_runtime.precision import cost_of, dialect_of, precision_of
 
 TARGETS = ("ort", "trt", "trt-rtx", "trt-legacy")
-RANKERS = ("fastv", "random", "uniform", "fastv+uniform", "norope", "dart")
+RANKERS = ("fastv", "random", "uniform", "fastv+uniform", "pre-rope", "dart")
 """As `rankers.RANKERS` has them, which needs packages that --help does not."""
 PRECISIONS: dict[str, Precision] = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 PLANNED = ("layer", "keep", "ranker", "length", "max_text", "image_tokens")
@@ -81,20 +81,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="pruned length by default: exact per prompt, or one fixed by --max-text (default: exact)",
     )
     parser.add_argument("--max-text", type=int, metavar="N", help="text tokens a prompt may have (default: 128)")
-    parser.add_argument(
-        "--max-images", type=int, default=1, metavar="N", help="pictures a prompt may have (default: 1)"
-    )
+    parser.add_argument("--max-images", type=int, default=1, metavar="N", help="images a prompt may have (default: 1)")
     parser.add_argument(
         "--max-visual",
         type=int,
         metavar="N",
-        help="visual tokens a prompt may have (default: those of --max-images pictures, or of one video)",
+        help="visual tokens a prompt may have (default: those of --max-images images, or of one video)",
     )
     parser.add_argument(
         "--image-tokens",
         type=int,
         metavar="N",
-        help="most visual tokens of one picture, for models that take any size (default: the family's)",
+        help="most visual tokens of one image, for models that take any size (default: the family's)",
     )
     parser.add_argument(
         "--max-new-tokens",
@@ -112,13 +110,13 @@ def run(args: argparse.Namespace) -> None:
     try:
         import torch  # noqa: F401  first, so that a device's user reads of torch and not of some helper
 
-        from fastv_export.activations import read_activations, sidecar_of
         from fastv_export.calibration import chosen_for, read_calibration, source_digests
-        from fastv_export.checkpoint import Checkpoint
+        from fastv_export.checkpoint.checkpoint import Checkpoint
+        from fastv_export.checkpoint.hub import resolve
         from fastv_export.engines import build_after_export
         from fastv_export.export import check_output, export_bundle
-        from fastv_export.hub import resolve
         from fastv_export.plan import Options
+        from fastv_export.quantization.activations import read_activations, sidecar_of
     except ImportError as error:
         raise missing_extra(error.name or "torch", "export") from None
     from fastv_export.progress import Progress
@@ -174,11 +172,11 @@ def summary(manifest: Manifest) -> str:
         said.append("not verified")
     else:
         worst = max(manifest.verified.values())
-        whole = "from picture to tokens" if END_TO_END in manifest.verified else "graph by graph"
+        whole = "from image to tokens" if END_TO_END in manifest.verified else "graph by graph"
         with_these = " with weights as rounded" if few else ""
         said.append(f"verified against transformers{with_these}, {whole}, within {worst:.1e}")
     if few:
-        cost = "not measured" if manifest.rounding is None else cost_of(manifest.rounding)
+        cost = "not measured" if manifest.quantization is None else cost_of(manifest.quantization)
         said.append(f"rounding itself costs: {cost}")
     return "; ".join(said)
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from fastv_export.progress import Progress
-from fastv_runtime.build.builder import build_engines
-from fastv_runtime.build.check import tensorrt_loader
-from fastv_runtime.build.device import Device, choose_device, computes
-from fastv_runtime.build.gpu import find_gpu
-from fastv_runtime.build.module import BACKENDS, installed, load_tensorrt
-from fastv_runtime.bundle import Bundle, Manifest, Weights
+from fastv_runtime.backends.tensorrt.device import Device, choose_device, computes
+from fastv_runtime.backends.tensorrt.gpu import find_gpu
+from fastv_runtime.backends.tensorrt.module import BACKENDS, installed, load_tensorrt
+from fastv_runtime.config.bundle import Bundle, Manifest, Weights
 from fastv_runtime.errors import UserError
+from fastv_runtime.tensorrt_build.builder import build_engines
+from fastv_runtime.tensorrt_build.check import tensorrt_loader
 
 
 def build_after_export(output: Path, manifest: Manifest, target: str, progress: Progress) -> None:

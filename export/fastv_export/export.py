@@ -10,53 +10,55 @@ from typing import Any
 
 from safetensors.torch import save
 
-from fastv_export import attention, hf, hf_probe, support, tower_attention
-from fastv_export.activations import Activation
-from fastv_export.checkpoint import Checkpoint
-from fastv_export.dialects import TARGETS
-from fastv_export.digests import Digests
-from fastv_export.end_to_end import EndToEnd
+from fastv_export import hf, support
+from fastv_export.checkpoint.checkpoint import Checkpoint
+from fastv_export.checkpoint.digests import Digests
+from fastv_export.checkpoint.generation_config import generation_defaults, generation_notes
+from fastv_export.checkpoint.reading import reading
+from fastv_export.checkpoint.skeleton import Skeleton, listed
+from fastv_export.checkpoint.streamed import stream_model
 from fastv_export.families import Family, family_of
-from fastv_export.float_formats import HEADROOM
-from fastv_export.generation import generation_defaults, generation_notes
-from fastv_export.golden import Tensors, golden_vectors
+from fastv_export.graphs.write import write_graphs
+from fastv_export.hf import probe as hf_probe
 from fastv_export.passes import (
-    Scaled,
+    ScaledInputs,
 )
 from fastv_export.plan import Options, check_positions, decoder_dimensions, make_plan
 from fastv_export.progress import Progress
-from fastv_export.question import NoRoom, Question, ask
+from fastv_export.quantization.activations import Activation
+from fastv_export.quantization.float_formats import HEADROOM
+from fastv_export.quantization.notes import quantization_notes
+from fastv_export.quantization.rules import wants_activations
+from fastv_export.quantization.text_activations import text_activations
 from fastv_export.rankers import RANKERS
-from fastv_export.reading import reading
-from fastv_export.rounding_cost import rounding_cost, warning
-from fastv_export.rounding_notes import rounding_notes
-from fastv_export.rounding_plan import wants_activations
-from fastv_export.skeleton import Skeleton, listed
 from fastv_export.staging import require_space, staging
-from fastv_export.streamed import stream_model
-from fastv_export.text_activations import text_activations
-from fastv_export.unrotated import check_projections
-from fastv_export.verify import verify_graph
-from fastv_export.write_graphs import write_graphs
-from fastv_runtime.bundle import (
+from fastv_export.targets import TARGETS
+from fastv_export.tracing import attention, tower_attention
+from fastv_export.tracing.pre_rope import check_projections
+from fastv_export.verify.end_to_end import EndToEnd
+from fastv_export.verify.golden import Tensors, golden_vectors
+from fastv_export.verify.graphs import verify_graph
+from fastv_export.verify.quantization_cost import quantization_cost, warning
+from fastv_export.verify.question import NoRoom, Question, ask
+from fastv_runtime.config.bundle import (
     EMBEDDING,
     END_TO_END,
     GOLDEN,
     MANIFEST,
     PROCESSOR,
     SCHEMA_VERSION,
-    Decoder,
+    DecoderConfig,
     GraphSpec,
     Manifest,
     Plan,
     Precision,
     Tokens,
 )
-from fastv_runtime.contract import contracts
+from fastv_runtime.config.io_spec import io_specs
+from fastv_runtime.config.layouts import Vision
 from fastv_runtime.errors import UserError
-from fastv_runtime.prompt import PromptBuilder
-from fastv_runtime.selftest import tolerance
-from fastv_runtime.vision import Vision
+from fastv_runtime.generation.prompt import PromptBuilder
+from fastv_runtime.verification import tolerance
 
 RECORDED_VERSIONS = ("fastv-edge", "torch", "transformers", "onnx", "onnx-ir", "onnxscript", "onnxruntime")
 
@@ -159,7 +161,7 @@ def _write(
         # The checkpoint is hashed while its graphs are traced, and the bundle while it is verified.
         unhashed = () if source is not None else (checkpoint.path / "config.json", *checkpoint.files)
         digests.add(*unhashed)
-        contract = contracts(dimensions, vision, video, plan, plan.precision)
+        io_spec = io_specs(dimensions, vision, video, plan, plan.precision)
         dialect = TARGETS[options.target]
         calibrated, by = activations is not None, "the calibration"
         headroom = HEADROOM["calibration" if calibrated else "text"]
@@ -176,10 +178,10 @@ def _write(
                 )
                 progress.note(f"warning: {without}, since no text can be read: {error}")
         graphs, rounded, scaled = write_graphs(
-            contract, dialect, skeleton, family, vision, plan, dimensions, activations, headroom, folder, progress
+            io_spec, dialect, skeleton, family, vision, plan, dimensions, activations, headroom, folder, progress
         )
         if scaled and plan.weights is not None:
-            for note in rounding_notes(scaled, plan.weights, by):
+            for note in quantization_notes(scaled, plan.weights, by):
                 progress.note(note)
         with progress.weights("write embedding table", embedding.nbytes) as written:
             with (folder / EMBEDDING).open("wb") as file:
@@ -207,7 +209,7 @@ def _write(
                 with progress.weights("what rounding costs: bundle", _graph_bytes(graphs, folder)) as read:
                     chain.run(read)
                 with progress.weights("what rounding costs: unrounded", _stored_bytes(checkpoint)) as read:
-                    cost = rounding_cost(chain, stream_model(checkpoint, family, read=read))
+                    cost = quantization_cost(chain, stream_model(checkpoint, family, read=read))
                 if (warned := warning(cost, plan, dialect.name, calibrated=calibrated)) is not None:
                     progress.note(warned)
         manifest = Manifest(
@@ -236,29 +238,29 @@ def _question(
     folder: Path,
     tokens: Tokens,
     vision: Vision,
-    dimensions: Decoder,
+    dimensions: DecoderConfig,
     plan: Plan,
     progress: Progress,
 ) -> Question | None:
-    """What goes from picture to tokens; None where the plan bears no such question.
+    """What goes from image to tokens; None where the plan bears no such question.
 
-    Raises UserError for a checkpoint that cannot be asked about a picture: before minutes of work, not after.
+    Raises UserError for a checkpoint that cannot be asked about an image: before minutes of work, not after.
     """
     try:
         with reading(checkpoint.path, folder / PROCESSOR):
             return ask(folder / PROCESSOR, tokens, vision, dimensions, plan)
     except NoRoom as error:
-        progress.note(f"warning: not verified from picture to tokens, since a short question does not fit: {error}")
+        progress.note(f"warning: not verified from image to tokens, since a short question does not fit: {error}")
         return None
     except UserError as error:
         words = str(error).replace(str(folder / PROCESSOR), str(checkpoint.path))
         prefix = (
-            "" if words.startswith(str(checkpoint.path)) else f"{checkpoint.path}: nobody could ask about a picture: "
+            "" if words.startswith(str(checkpoint.path)) else f"{checkpoint.path}: nobody could ask about an image: "
         )
         raise UserError(prefix + words) from error
 
 
-def _as_cached(golden: Tensors, scaled: list[Scaled]) -> Tensors:
+def _as_cached(golden: Tensors, scaled: list[ScaledInputs]) -> Tensors:
     """Golden vectors with the values of caches divided as a bundle's are."""
     divisors = {name: divisor for each in scaled for name, divisor in each.caches.items()}
     for name, tensor in golden.items():
@@ -287,7 +289,7 @@ def _verify(
     folder: Path,
     golden: Tensors,
     plan: Plan,
-    dimensions: Decoder,
+    dimensions: DecoderConfig,
     chain: EndToEnd | None,
     progress: Progress,
 ) -> dict[str, float]:
@@ -329,6 +331,6 @@ def _compare(chain: EndToEnd, stock: Any) -> float:
     ]
     if wrong:
         raise VerificationError(
-            f"from picture to tokens, the bundle differs from transformers: {', '.join(wrong)}; no bundle was written"
+            f"from image to tokens, the bundle differs from transformers: {', '.join(wrong)}; no bundle was written"
         )
     return max(found for found, _ in differences.values())

@@ -5,22 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from fastv_export.dialects import TARGETS, TRT, TRT_LEGACY, choose_precision
 from fastv_export.families import Family
-from fastv_export.hf_models import Limit
+from fastv_export.hf.models import Limit
 from fastv_export.rankers import RANKERS
-from fastv_runtime.bundle import Decoder, Length, Plan, Precision, Ranker, Weights
+from fastv_export.targets import TARGETS, TRT, TRT_LEGACY, choose_precision
+from fastv_runtime.config.bundle import DecoderConfig, Length, Plan, Precision, Ranker, Weights
+from fastv_runtime.config.layouts import VideoLayout, Vision
+from fastv_runtime.config.lengths import capacity, kept_count
 from fastv_runtime.errors import UserError
-from fastv_runtime.lengths import capacity, kept_count
-from fastv_runtime.vision import Video, Vision
 
 
 @dataclass(frozen=True)
 class Options:
     """What the user may choose. `layer` None writes the unsplit, unpruned baseline.
 
-    `max_visual`: visual tokens of a prompt; None means room for `max_images` pictures (or one video, if that is more).
-    `image_tokens`: most visual tokens of one picture, for models that do not fix it; None means what the family takes.
+    `max_visual`: visual tokens of a prompt; None means room for `max_images` images (or one video, if that is more).
+    `image_tokens`: most visual tokens of one image, for models that do not fix it; None means what the family takes.
     `target`: of `dialects.TARGETS`. `precision` None means the target's own.
     """
 
@@ -39,11 +39,11 @@ class Options:
     verify: bool = True
 
 
-def decoder_dimensions(config: Any, family: Family) -> Decoder:
+def decoder_dimensions(config: Any, family: Family) -> DecoderConfig:
     """Dimensions of the language model from the whole model's transformers config."""
     text_config = config.get_text_config()
     heads = text_config.num_attention_heads
-    return Decoder(
+    return DecoderConfig(
         hidden_size=text_config.hidden_size,
         num_hidden_layers=text_config.num_hidden_layers,
         num_attention_heads=heads,
@@ -57,7 +57,7 @@ def decoder_dimensions(config: Any, family: Family) -> Decoder:
     )
 
 
-def make_plan(options: Options, decoder: Decoder, vision: Vision, video: Video | None) -> Plan:
+def make_plan(options: Options, decoder: DecoderConfig, vision: Vision, video: VideoLayout | None) -> Plan:
     """The plan that the options ask for; UserError for one that makes no sense for this model."""
     layers = decoder.num_hidden_layers
     if options.layer is not None and not 1 <= options.layer < layers:
@@ -97,7 +97,7 @@ def make_plan(options: Options, decoder: Decoder, vision: Vision, video: Video |
     return plan
 
 
-def _check_heads(decoder: Decoder, target: str) -> None:
+def _check_heads(decoder: DecoderConfig, target: str) -> None:
     """UserError for heads of a width that a target's attention does not take."""
     width = decoder.head_dim
     if width not in TARGETS[target].heads:
@@ -108,7 +108,7 @@ def _check_heads(decoder: Decoder, target: str) -> None:
         )
 
 
-def _check_weights(plan: Plan, decoder: Decoder, target: str) -> None:
+def _check_weights(plan: Plan, decoder: DecoderConfig, target: str) -> None:
     """UserError for weights of few bits that do not fit a decoder, or that a target has no operator for."""
     weights = plan.weights
     if weights is None:
@@ -146,7 +146,7 @@ def _check_pruned(plan: Plan, target: str) -> None:
         )
 
 
-def _max_visual(options: Options, vision: Vision, video: Video | None) -> int:
+def _max_visual(options: Options, vision: Vision, video: VideoLayout | None) -> int:
     if options.max_visual is not None:
         return options.max_visual
     return max(options.max_images * vision.tokens, 0 if video is None else video.tokens)

@@ -16,17 +16,20 @@ from typing import Any
 
 import torch
 
-from fastv_export import attention, hf, hf_models, hf_probe, tower_attention
-from fastv_export.checkpoint import Checkpoint
+from fastv_export import hf
+from fastv_export.checkpoint.checkpoint import Checkpoint
+from fastv_export.checkpoint.reading import reading
+from fastv_export.checkpoint.skeleton import Skeleton
 from fastv_export.families import Family
-from fastv_export.modules import VisionPart
-from fastv_export.reading import reading
-from fastv_export.skeleton import Skeleton
+from fastv_export.hf import models as hf_models
+from fastv_export.hf import probe as hf_probe
+from fastv_export.tracing import attention, tower_attention
+from fastv_export.tracing.parts import VisionPart
+from fastv_runtime.config.base import TensorSpec
+from fastv_runtime.config.layouts import VideoLayout, Vision
 from fastv_runtime.errors import UserError
-from fastv_runtime.positions import position_ids
-from fastv_runtime.schema import TensorSpec
-from fastv_runtime.vision import Video, Vision
-from fastv_runtime.visuals import Run
+from fastv_runtime.generation.positions import position_ids
+from fastv_runtime.preprocessing import GraphRun
 
 PROBE = "fastv_probe"
 """Name of the attention implementation that layers are tried with."""
@@ -38,7 +41,7 @@ DIMENSIONS = ("hidden_size", "intermediate_size", "num_attention_heads", "num_hi
 def check(checkpoint: Checkpoint, family: Family, image_tokens: int | None = None) -> Any:
     """transformers' config of a checkpoint that can be exported; UserError for any other. Reads no weight.
 
-    image_tokens: most visual tokens of one picture; None means what the family takes.
+    image_tokens: most visual tokens of one image; None means what the family takes.
     """
     attention.register()
     tower_attention.register()
@@ -73,7 +76,7 @@ def check_config(checkpoint: Checkpoint, family: Family) -> Any:
 
 
 def check_model(
-    checkpoint: Checkpoint, skeleton: Skeleton, family: Family, config: Any, vision: Vision, video: Video | None
+    checkpoint: Checkpoint, skeleton: Skeleton, family: Family, config: Any, vision: Vision, video: VideoLayout | None
 ) -> None:
     """UserError for a model whose graphs would not compute what transformers does."""
     decoder = family.decoder(skeleton.model)
@@ -193,7 +196,7 @@ class _Decoder:
 
     def _positions(self) -> torch.Tensor:
         axes = self.family.position_axes
-        positions = torch.from_numpy(position_ids(axes, hf_probe.ROWS, [(0, Run(1, (1, 1, 1)))]))
+        positions = torch.from_numpy(position_ids(axes, hf_probe.ROWS, [(0, GraphRun(1, (1, 1, 1)))]))
         return positions if axes == 1 else positions[:, None]
 
     def _tried(self, run: Any, *args: Any) -> Any:
@@ -225,14 +228,14 @@ class _Recorder:
 
 
 def _check_features(
-    where: str, skeleton: Skeleton, family: Family, config: Any, vision: Vision, video: Video | None
+    where: str, skeleton: Skeleton, family: Family, config: Any, vision: Vision, video: VideoLayout | None
 ) -> None:
-    """UserError for a tower that makes another number of features than the layout of pictures, or of frames, says."""
+    """UserError for a tower that makes another number of features than the layout of images, or of frames, says."""
     graphs: list[tuple[Callable[..., Any], tuple[TensorSpec, ...], int]] = []
     if isinstance(vision.feature_rows, int):
         graphs.append((family.encode, vision.inputs(), vision.feature_rows))
     if video is not None and video.graph == "video":
-        graphs.append((family.encode_frame, video.picture.inputs(), video.tokens_per_frame))
+        graphs.append((family.encode_frame, video.image.inputs(), video.tokens_per_frame))
     for encode, inputs, rows in graphs:
         part = VisionPart(skeleton.model, encode, [tensor.name for tensor in inputs])
         with skeleton.fake(), reading(Path(where)):

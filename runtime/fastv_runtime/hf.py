@@ -46,7 +46,7 @@ def load_image_processor(directory: Path) -> Any:
 
 
 def select_best_resolution(size: tuple[int, int], pinpoints: Sequence[tuple[int, int]]) -> tuple[int, int]:
-    """The pinpoint (height, width) into which transformers fits a picture of `size` (height, width)."""
+    """The pinpoint (height, width) into which transformers fits an image of `size` (height, width)."""
     height, width = _selects_best_resolution()(size, [list(pinpoint) for pinpoint in pinpoints])
     return height, width
 

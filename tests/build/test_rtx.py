@@ -21,21 +21,21 @@ pytest.importorskip("polygraphy")
 from fastv_export.engines import build_after_export
 from fastv_export.export import export_bundle
 from fastv_export.families import FAMILIES
-from fastv_export.graphs import save_graph
+from fastv_export.graphs.build import save_graph
+from fastv_export.graphs.select import build_select
 from fastv_export.plan import Options
-from fastv_export.precisions import FLOATING
 from fastv_export.progress import Progress
+from fastv_export.quantization.presets import FLOATING
 from fastv_export.rankers import RANKERS
-from fastv_export.select_graph import build_select
-from fastv_export.trace import OPSET, graph_inputs, name_outputs
-from fastv_runtime.build.builder import build_engines
-from fastv_runtime.build.device import Device, choose_device
-from fastv_runtime.build.module import TensorRt, load_tensorrt
-from fastv_runtime.build.network import BuildError, Settings, build, compile_graph, parse
-from fastv_runtime.build.profiles import graph_profiles
-from fastv_runtime.bundle import Bundle, Weights, read_manifest
+from fastv_export.tracing.trace import OPSET, graph_inputs, name_outputs
+from fastv_runtime.backends.tensorrt.device import Device, choose_device
+from fastv_runtime.backends.tensorrt.module import TensorRt, load_tensorrt
 from fastv_runtime.cli.build import main
+from fastv_runtime.config.bundle import Bundle, Weights, read_manifest
 from fastv_runtime.errors import UserError
+from fastv_runtime.tensorrt_build.builder import build_engines
+from fastv_runtime.tensorrt_build.network import BuildError, BuilderSettings, build, compile_graph, parse
+from fastv_runtime.tensorrt_build.profiles import graph_profiles
 from tests.activations import tiny_activations
 from tests.conftest import MakeBundle
 from tests.families.row import Row
@@ -125,7 +125,7 @@ def test_every_ranker_is_built(ranker: str, tmp_path: Path, rtx: TensorRt, devic
     name_outputs(select, spec.outputs)
     save_graph(select, tmp_path / "select.onnx")
     profiles = graph_profiles("select", made, shared_weights=False)
-    engine = compile_graph(tmp_path / "select.onnx", spec, profiles, device, Settings(), lambda phase: None)
+    engine = compile_graph(tmp_path / "select.onnx", spec, profiles, device, BuilderSettings(), lambda phase: None)
     assert memoryview(engine).nbytes > 10_000
     assert not set(parse(rtx, tmp_path / "select.onnx", spec).layer_types()) & set(PLAIN)
 
@@ -159,7 +159,7 @@ def test_weights_of_few_bits_are_built(source: Source, tmp_path: Path, rtx: Tens
         assert read == types
         assert parsed.layer_types().count("QUANTIZE") == rounded
         profiles = graph_profiles(graph, made, shared_weights=False)
-        engine = build(parsed, profiles, choose_device(rtx, None, ("SM86",)), Settings())
+        engine = build(parsed, profiles, choose_device(rtx, None, ("SM86",)), BuilderSettings())
         assert memoryview(engine).nbytes > 10_000
 
 
@@ -191,12 +191,12 @@ def test_floating_point_of_few_bits_is_built(precision: str, source: Source, tmp
             types["QUANTIZE"] == {"prefix": 4 + 2, "suffix": 2 * layers + 2 * mlps}[graph] - types["DYNAMIC_QUANTIZE"]
         )
         profiles = graph_profiles(graph, made, shared_weights=False)
-        engine = build(parsed, profiles, device, Settings())
+        engine = build(parsed, profiles, device, BuilderSettings())
         assert memoryview(engine).nbytes > 10_000
     older = choose_device(rtx, None, ["SM86" if precision == "fp8" else "SM89"])
     datatype = "fp8_e4m3" if precision == "fp8" else "fp4_e2m1"
     with pytest.raises(BuildError, match=rf"Cannot compile for target.*{datatype}"):
-        build(parse(rtx, path / spec.file, spec), profiles, older, Settings())
+        build(parse(rtx, path / spec.file, spec), profiles, older, BuilderSettings())
     with pytest.raises(UserError, match=rf"SM8\d does not compute in {precision}, which GPUs do since {since}: export"):
         build_engines(Bundle(path, made), older)
 
@@ -269,11 +269,11 @@ import sys, tensorrt_rtx
 tensorrt_rtx.__version__ = "10.16.0"
 sys.modules["tensorrt"] = tensorrt_rtx
 from pathlib import Path
-from fastv_runtime.build.builder import build_engines
-from fastv_runtime.build.device import choose_device
-from fastv_runtime.build.gpu import Gpu
-from fastv_runtime.build.module import load_tensorrt
-from fastv_runtime.bundle import Bundle, read_manifest
+from fastv_runtime.tensorrt_build.builder import build_engines
+from fastv_runtime.backends.tensorrt.device import choose_device
+from fastv_runtime.backends.tensorrt.gpu import Gpu
+from fastv_runtime.backends.tensorrt.module import load_tensorrt
+from fastv_runtime.config.bundle import Bundle, read_manifest
 path = Path({str(llava)!r})
 device = choose_device(load_tensorrt("tensorrt"), Gpu("Orin", "SM87", 16, 1 << 36, True))
 outcome = build_engines(Bundle(path, read_manifest(path)), device, workspace=1 << 30)

@@ -12,11 +12,11 @@ import pytest
 pytest.importorskip("tensorrt_rtx", reason="make test installs it")
 pytest.importorskip("polygraphy")
 
-from fastv_runtime.build.device import choose_device
-from fastv_runtime.build.module import load_tensorrt
-from fastv_runtime.build.network import Settings, compile_graph
-from fastv_runtime.build.profiles import graph_profiles
-from fastv_runtime.bundle import read_manifest
+from fastv_runtime.backends.tensorrt.device import choose_device
+from fastv_runtime.backends.tensorrt.module import load_tensorrt
+from fastv_runtime.config.bundle import read_manifest
+from fastv_runtime.tensorrt_build.network import BuilderSettings, compile_graph
+from fastv_runtime.tensorrt_build.profiles import graph_profiles
 from tests.conftest import MakeBundle
 from tests.tiny import write_tiny_llava
 
@@ -40,5 +40,7 @@ def test_an_engine_holds_its_weights_once(tmp_path: Path, make_bundle: MakeBundl
     assert weights > 30 << 20, "smaller graphs are mostly kernels"
     device = choose_device(load_tensorrt("tensorrt_rtx"), None, ["SM89"])
     profiles = graph_profiles("decoder", manifest, shared_weights=False)
-    engine = memoryview(compile_graph(bundle / spec.file, spec, profiles, device, Settings(), lambda phase: None))
+    engine = memoryview(
+        compile_graph(bundle / spec.file, spec, profiles, device, BuilderSettings(), lambda phase: None)
+    )
     assert weights < engine.nbytes < 1.15 * weights

@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 import torch
 
-from fastv_calib.activations import StatisticsFiles
-from fastv_calib.inputs import InputMaker
-from fastv_calib.sweep import Sweep
-from fastv_export.activations import read_activations
-from fastv_export.checkpoint import Checkpoint
+from fastv_calib.measurement.activations import StatisticsFiles
+from fastv_calib.measurement.sweep import Sweep
+from fastv_calib.samples.inputs import InputMaker
+from fastv_export.checkpoint.checkpoint import Checkpoint
 from fastv_export.families import FAMILIES
-from fastv_export.observer import Observer, Statistics
-from fastv_export.reference import load_model
+from fastv_export.quantization.activations import read_activations
+from fastv_export.quantization.observer import Observer, Statistics
+from fastv_export.verify.reference import load_model
 from fastv_runtime import UserError
-from fastv_runtime.bundle import sha256
-from tests.conftest import noise_picture
+from fastv_runtime.config.bundle import sha256
+from tests.conftest import noise_image
 from tests.families.row import stock_inputs
 
 QUESTIONS = ("Where is it?", "Where is the red fox?")
@@ -30,17 +30,17 @@ def test_statistics_are_those_of_the_stock_models_states(tiny_llava: Path, tmp_p
     decoder, head = family.decoder(model), family.head(model)
     maker = InputMaker(Checkpoint(tiny_llava), family, model)
     # Scores without rotary embedding run a layer's attention twice, which must count once.
-    sweep, observer = Sweep(decoder, head, (2,), unrotated=True), Observer(decoder, head)
+    sweep, observer = Sweep(decoder, head, (2,), pre_rope=True), Observer(decoder, head)
     files = StatisticsFiles(tmp_path / "files", "key")
     states: dict[str, list[torch.Tensor]] = {}
     for index, question in enumerate(QUESTIONS):
-        picture = noise_picture(index)
+        image = noise_image(index)
         statistics: Statistics = {}
         with observer.observed(statistics):
-            sweep.dense(maker([picture], question), frozenset(), 1)
+            sweep.dense(maker([image], question), frozenset(), 1)
         files.add(str(index), statistics)
         with torch.no_grad():
-            output = model.model(**stock_inputs(tiny_llava, [picture], question), output_hidden_states=True)
+            output = model.model(**stock_inputs(tiny_llava, [image], question), output_hidden_states=True)
         layer = decoder.layers[1]
         for name, rows in {
             "layers.1.self_attn.q_proj": layer.input_layernorm(output.hidden_states[1])[0],

@@ -12,13 +12,13 @@ from safetensors.numpy import save
 
 from fastv_calib.cli import main as fastv_calibrate
 from fastv_export import calibration as calibration_file
-from fastv_export import digests
-from fastv_export.activations import sidecar_of
 from fastv_export.calibration import Calibration, read_calibration
+from fastv_export.checkpoint import digests
 from fastv_export.cli import main as fastv_export
-from fastv_export.precisions import FEW_BITS
-from fastv_runtime.bundle import read_manifest, sha256
-from tests.conftest import noise_picture
+from fastv_export.quantization.activations import sidecar_of
+from fastv_export.quantization.presets import FEW_BITS
+from fastv_runtime.config.bundle import read_manifest, sha256
+from tests.conftest import noise_image
 from tests.families.rows import ROWS
 from tests.families.rows.video_llava import TOKENS, write_tiny_video_llava
 from tests.runtime.test_video import video
@@ -34,7 +34,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data")
     lines = []
     for index in range(SAMPLES):
-        noise_picture(index).save(folder / f"{index}.png")
+        noise_image(index).save(folder / f"{index}.png")
         lines.append({"image": f"{index}.png", "prompt": "Where is it?" + " The fox?" * index, "answer": "dog"})
     file = folder / "data.jsonl"
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -92,7 +92,7 @@ def test_figures_of_every_plan(
 def test_an_interrupted_sweep_goes_on(
     tiny_llava: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fastv_calib import measure
+    from fastv_calib.measurement import measure
 
     whole, halted = tmp_path / "whole.json", tmp_path / "halted.json"
     calibrate(tiny_llava, data, whole)
@@ -225,10 +225,10 @@ def test_measurements_of_other_settings_are_not_mixed(
     assert f"{lines.name}:{SAMPLES + 2}: not a line" in fails(capsys, tiny_llava, data, output)
 
 
-def test_a_damaged_picture_is_named_and_nothing_is_lost(
+def test_a_damaged_image_is_named_and_nothing_is_lost(
     tiny_llava: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    noise_picture(0).save(tmp_path / "good.png")
+    noise_image(0).save(tmp_path / "good.png")
     (tmp_path / "bad.png").write_bytes((tmp_path / "good.png").read_bytes()[:200])
     lines = [{"image": f"{name}.png", "prompt": "What?"} for name in ("good", "bad")]
     (tmp_path / "data.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -261,9 +261,9 @@ def test_rankers_that_no_export_can_have(
     tiny_llava: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     # As of an attention whose queries and keys come of one product.
-    monkeypatch.setattr("fastv_export.unrotated.projections", lambda attention: {})
-    error = fails(capsys, tiny_llava, data, tmp_path / "calibration.json", "--rankers", "fastv", "norope")
-    assert "--ranker norope: family llava projects queries and keys in one product" in error
+    monkeypatch.setattr("fastv_export.tracing.pre_rope.projections", lambda attention: {})
+    error = fails(capsys, tiny_llava, data, tmp_path / "calibration.json", "--rankers", "fastv", "pre-rope")
+    assert "--ranker pre-rope: family llava projects queries and keys in one product" in error
 
 
 def test_an_export_takes_what_was_chosen(
@@ -333,13 +333,13 @@ def test_an_export_refuses_what_is_no_calibration(
 
 def test_a_folder_with_positions_of_three_axes(tmp_path: Path) -> None:
     next(row for row in ROWS if row.model_type == "qwen2_vl").write(tmp_path / "checkpoint")
-    (tmp_path / "pictures").mkdir()
+    (tmp_path / "images").mkdir()
     for index, size in enumerate([(56, 40), (104, 24)]):
-        noise_picture(index, size).save(tmp_path / "pictures" / f"{index}.png")
+        noise_image(index, size).save(tmp_path / "images" / f"{index}.png")
     output = tmp_path / "calibration.json"
     calibration = calibrate(
         tmp_path / "checkpoint",
-        tmp_path / "pictures",
+        tmp_path / "images",
         output,
         *("--prompt", "What is it?", "--image-tokens", "64", "--report", str(tmp_path / "report.html")),
     )
@@ -347,14 +347,14 @@ def test_a_folder_with_positions_of_three_axes(tmp_path: Path) -> None:
     assert all(plan.accuracy is None for plan in calibration.plans)
     assert calibration.chosen is not None and calibration.chosen.image_tokens == 64
     page = (tmp_path / "report.html").read_text()
-    # Each picture by its own shape and grid (visual tokens of 4 x 4 pixels), and both on one map.
+    # Each image by its own shape and grid (visual tokens of 4 x 4 pixels), and both on one map.
     assert 'viewBox="0 0 7 5"' in page and 'viewBox="0 0 13 3"' in page and "laid over each other" in page
 
 
 def test_videos(tiny_llava: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_tiny_video_llava(tmp_path / "checkpoint")
-    noise_picture(0).save(tmp_path / "a.png")
-    frames = [np.asarray(noise_picture(index)) for index in range(9)]
+    noise_image(0).save(tmp_path / "a.png")
+    frames = [np.asarray(noise_image(index)) for index in range(9)]
     for name, count in (("long", 9), ("short", 3)):
         (tmp_path / f"{name}.mp4").write_bytes(video("mp4", "mpeg4", frames[:count]))
     shown = [{"image": "a.png"}, {"video": "long.mp4"}, {"video": "short.mp4"}]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from fastv_calib.choose import choose, doubts, refusal
-from fastv_calib.intervals import bootstrap, wilson
-from fastv_calib.summary import pareto
-from fastv_export.calibration import Objectives, PlanFigures, Point, Ttft
+from fastv_calib.choice.choose import choose, doubts, refusal
+from fastv_calib.choice.intervals import bootstrap, wilson
+from fastv_calib.choice.summary import pareto
+from fastv_export.calibration import KeptPoint, Objectives, PlanFigures, Ttft
 
 GIB = 2**30
 
@@ -26,7 +26,7 @@ def plan(
     ms: float | None = None,
 ) -> PlanFigures:
     return PlanFigures(
-        point=Point(layer=layer, keep=flops, ranker=ranker),
+        point=KeptPoint(layer=layer, keep=flops, ranker=ranker),
         first_token=wilson(matched),
         match=wilson(matched),
         kl=bootstrap([0.0]),

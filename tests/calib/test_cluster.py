@@ -18,16 +18,17 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from fastv_calib import calibrate, machines
+from fastv_calib import calibrate
 from fastv_calib.cli import main as fastv_calibrate
-from fastv_calib.cluster import LOSSES, Crew, Work
-from fastv_calib.data import Sample
-from fastv_calib.machines import Machines, default_threads, local_workers, pays
-from fastv_calib.measure import Measured, Yielded, load_measure
-from fastv_calib.results import Results
-from fastv_export.calibration import Settings
+from fastv_calib.distribution import machines
+from fastv_calib.distribution.cluster import LOSSES, Crew, Work
+from fastv_calib.distribution.machines import Machines, default_threads, local_workers, pays
+from fastv_calib.measurement.measure import Measured, Yielded, load_measure
+from fastv_calib.measurement.results import Results
+from fastv_calib.samples.data import Sample
+from fastv_export.calibration import CalibrationSettings
 from fastv_runtime.errors import UserError
-from tests.conftest import noise_picture
+from tests.conftest import noise_image
 
 Add = Callable[[Yielded], None]
 SAMPLES = 6
@@ -38,7 +39,7 @@ QUICK = ["--layers", "1", "--keeps", "0.5", "0.1", "--answer-tokens", "3", "--mi
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data")
     for index in range(SAMPLES):
-        noise_picture(index).save(folder / f"{index}.png")
+        noise_image(index).save(folder / f"{index}.png")
     lines = [{"image": f"{index}.png", "prompt": f"Where is {index}?"} for index in range(SAMPLES)]
     (folder / "data.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return folder / "data.jsonl"
@@ -79,7 +80,7 @@ def test_a_cluster_that_loses_a_worker_gives_the_same_bytes(
 
     monkeypatch.setattr(Results, "add", add_and_kill)
     environment = dict(os.environ)
-    with caplog.at_level(logging.INFO, "fastv_calib.cluster"):
+    with caplog.at_level(logging.INFO, "fastv_calib.distribution.cluster"):
         found = run(tiny_llava, data, tmp_path / "ray.json", "--ray", "local", "--workers", "2")
     assert any("a worker was lost over" in record.msg for record in caplog.records)
     assert found == expected
@@ -198,7 +199,7 @@ TICKETS = count()
 def test_a_sample_that_costs_every_worker_ends_the_sweep(able: int | None, tmp_path: Path) -> None:
     sample = Sample((tmp_path / "x.png",), "What?", None, "data:1")
     object.__setattr__(sample, "key", "one")
-    settings = Settings(layers=(1,), keeps=(0.5,), rankers=("fastv",), answer_tokens=1, image_tokens=None)
+    settings = CalibrationSettings(layers=(1,), keeps=(0.5,), rankers=("fastv",), answer_tokens=1, image_tokens=None)
     ray = FakeRay(able)
     crew = Crew(ray, Work(tmp_path, settings, 1, 1), [sample], 1)
     if able is None:

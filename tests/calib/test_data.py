@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from fastv_calib.data import read_data
+from fastv_calib.samples.data import read_data
 from fastv_runtime.errors import UserError
-from tests.conftest import noise_picture
+from tests.conftest import noise_image
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     for name in ("a.png", "b.png"):
-        noise_picture(ord(name[0])).save(tmp_path / name)
+        noise_image(ord(name[0])).save(tmp_path / name)
     return tmp_path
 
 
@@ -32,7 +32,7 @@ def test_a_line_is_a_sample(folder: Path) -> None:
 
 
 def test_a_folder_is_asked_one_prompt(folder: Path) -> None:
-    (folder / "notes.txt").write_text("no picture")
+    (folder / "notes.txt").write_text("no image")
     samples = read_data(folder, "What is it?")
     assert [sample.images[0].name for sample in samples] == ["a.png", "b.png"]
     assert {sample.prompt for sample in samples} == {"What is it?"}
@@ -54,7 +54,7 @@ GOOD = '{"image": "a.png", "prompt": "What?"}\n'
         ("", "no sample"),
         (GOOD + '{"image": "a.png", "prom', r"data\.jsonl:2: Invalid JSON"),
         (GOOD + "[1]\n", r"data\.jsonl:2: "),
-        (GOOD + '{"image": "gone.png", "prompt": "What?"}\n', r"data\.jsonl:2: no such picture: .*gone\.png"),
+        (GOOD + '{"image": "gone.png", "prompt": "What?"}\n', r"data\.jsonl:2: no such image: .*gone\.png"),
         ('{"image": "a.png", "prompt": "What?", "answer": " "}\n', r"data\.jsonl:1: the answer is empty"),
         ('{"image": "a.png", "prompt": ""}\n', r"data\.jsonl:1: the prompt is empty"),
         ('{"image": "a.png"}\n', r"data\.jsonl:1: prompt: Field required"),
@@ -78,7 +78,7 @@ def test_bad_folders_and_flags(folder: Path) -> None:
     with pytest.raises(UserError, match="needs a --prompt"):
         read_data(folder, None)
     (folder / "empty").mkdir()
-    with pytest.raises(UserError, match="no pictures in it"):
+    with pytest.raises(UserError, match="no images in it"):
         read_data(folder / "empty", "What?")
     (folder / "data.jsonl").write_text(GOOD)
     with pytest.raises(UserError, match="leave it out"):

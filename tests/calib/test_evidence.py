@@ -10,13 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from fastv_calib.data import Sample
-from fastv_calib.evidence import CHANGED, COMMON_GRID, EXAMPLES, PANELS, Evidence, Panel, gather
-from fastv_calib.masks import packed, unpacked
-from fastv_calib.measure import Measured, Outcome
-from fastv_calib.pictures import SIDE, data_uri, kept_picture
-from fastv_export.calibration import Calibration, Choice, Lengths, Objectives, Point, Settings
-from fastv_runtime.visuals import View
+from fastv_calib.measurement.measure import Measured, PlanOutcome
+from fastv_calib.report.evidence import CHANGED, COMMON_GRID, EXAMPLES, PANELS, Evidence, Panel, gather
+from fastv_calib.report.images import SIDE, data_uri, kept_image
+from fastv_calib.samples.data import Sample
+from fastv_calib.samples.masks import packed, unpacked
+from fastv_export.calibration import Calibration, CalibrationSettings, ChosenPlan, KeptPoint, Lengths, Objectives
+from fastv_runtime.preprocessing import View
 from tests.calib.test_choose import hits, plan
 
 MASK = np.array([[1, 0, 0], [1, 1, 0]], bool)
@@ -31,7 +31,7 @@ def test_masks_survive(shape: tuple[int, int], seed: int) -> None:
 
 def measured(kl: float, said: str | None = None, answer: str = "red", correct: bool | None = True) -> Measured:
     """Of one plan by `fastv`, which keeps tokens 0, 2 and 3, and of one by `random`, which keeps 1 and 4."""
-    other = Outcome(first=True, match=True, kl=0)
+    other = PlanOutcome(first=True, match=True, kl=0)
     return Measured(
         key="",
         text=7,
@@ -39,15 +39,15 @@ def measured(kl: float, said: str | None = None, answer: str = "red", correct: b
         answer=answer,
         correct=correct,
         attention=(0.5,),
-        outcomes=(Outcome(first=said is None, match=said is None, kl=kl, said=said), other),
+        outcomes=(PlanOutcome(first=said is None, match=said is None, kl=kl, said=said), other),
         kept=packed(np.array([[1, 0, 1, 1, 0], [0, 1, 0, 0, 1]], bool)),
     )
 
 
 def evidence(taken: list[Measured], *, views: list[View] | None = None, chosen: bool = True) -> Evidence:
     fastv = plan(0.5, hits(1, 1), layer=2)
-    random = fastv.model_copy(update={"point": Point(layer=2, keep=0.5, ranker="random")})
-    choice = Choice(
+    random = fastv.model_copy(update={"point": KeptPoint(layer=2, keep=0.5, ranker="random")})
+    choice = ChosenPlan(
         layer=2,
         keep=0.5,
         ranker="fastv",
@@ -61,7 +61,9 @@ def evidence(taken: list[Measured], *, views: list[View] | None = None, chosen: 
         schema_version=1,
         family="llava",
         source={},
-        settings=Settings(layers=(2,), keeps=(0.5,), rankers=("fastv", "random"), answer_tokens=1, image_tokens=None),
+        settings=CalibrationSettings(
+            layers=(2,), keeps=(0.5,), rankers=("fastv", "random"), answer_tokens=1, image_tokens=None
+        ),
         objectives=Objectives(min_agreement=0.9, max_memory=None, precision="float32", max_new_tokens=1),
         samples=len(taken),
         answers=0,
@@ -106,7 +108,7 @@ def test_places_follow_the_views() -> None:
     assert found.texts == [7]
 
 
-def test_pictures_of_several_grids_are_laid_over_each_other() -> None:
+def test_images_of_several_grids_are_laid_over_each_other() -> None:
     halves = View(VIEW.image, np.array([[0, 1]]))  # the left one is kept
     found = evidence([measured(0)], views=[VIEW, *[halves] * PANELS])
     assert not found.own_grid
@@ -119,17 +121,17 @@ def test_pictures_of_several_grids_are_laid_over_each_other() -> None:
 
 
 def test_a_drawing_veils_what_is_dropped() -> None:
-    drawn = kept_picture(Panel(VIEW.image, MASK), "<label>")
+    drawn = kept_image(Panel(VIEW.image, MASK), "<label>")
     assert 'class="veil" d="M1 0h2v1H1zM2 1h1v1H2z"' in drawn
     # Around both rows: above, between, below; left of all, right of each.
     assert 'class="outline" d="M0 0H1M1 1H2M0 2H2M0 0V2M1 0V1M2 1V2"' in drawn
     assert 'viewBox="0 0 3 2"' in drawn and "&lt;label&gt;" in drawn
 
 
-def test_pictures_are_scaled_down() -> None:
+def test_images_are_scaled_down() -> None:
     import base64
     from io import BytesIO
 
     uri = data_uri(Image.new("RGB", (3000, 1000)))
-    picture = Image.open(BytesIO(base64.b64decode(uri.split(",")[1])))
-    assert picture.format == "JPEG" and picture.size == (SIDE, round(SIDE / 3))
+    image = Image.open(BytesIO(base64.b64decode(uri.split(",")[1])))
+    assert image.format == "JPEG" and image.size == (SIDE, round(SIDE / 3))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fastv_calib.intervals import bootstrap, told_apart, wilson
+from fastv_calib.choice.intervals import bootstrap, told_apart, wilson
 
 
 @pytest.mark.parametrize(

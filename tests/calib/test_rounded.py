@@ -14,20 +14,20 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
-from fastv_calib.rounded import Rounded, products, rounding_in
-from fastv_export.activations import Activation
+from fastv_calib.measurement.quantized import QuantizedModel, products, rounding_in
 from fastv_export.families import FAMILIES
-from fastv_export.precisions import FEW_BITS
-from fastv_export.reference import load_model
-from fastv_export.rounding import Rounding
-from fastv_export.text_activations import text_activations
+from fastv_export.quantization.activations import Activation
+from fastv_export.quantization.presets import FEW_BITS
+from fastv_export.quantization.text_activations import text_activations
+from fastv_export.quantization.weights import Quantization
+from fastv_export.verify.reference import load_model
 from fastv_runtime import Pipeline
 from tests.conftest import MakeBundle
 
 
-def kernel(weight: torch.Tensor, rounding: Rounding, rows: torch.Tensor) -> torch.Tensor:
+def kernel(weight: torch.Tensor, rounding: Quantization, rows: torch.Tensor) -> torch.Tensor:
     """One product as an `ort` graph has it: `lower_to_dynamic_int8` beside one scale an output, else MatMulNBits."""
-    made = rounding.quantise(weight, torch.float32)
+    made = rounding.quantize(weight, torch.float32)
     values, scales = made.values.numpy(), made.scales.numpy()
     if rounding.block is None:
         nodes = [
@@ -76,15 +76,15 @@ def model(tiny_llava: Path) -> nn.Module:
 @torch.no_grad()
 def test_products_are_those_of_the_kernels(name: str, model: nn.Module) -> None:
     weights, layer, generator = FEW_BITS[name], 2, torch.Generator().manual_seed(0)
-    few = Rounding(weights.bits, weights.block, zero_points=weights.bits == 4)
-    eight = Rounding(8, weights.block)
+    few = Quantization(weights.bits, weights.block, zero_points=weights.bits == 4)
+    eight = Quantization(8, weights.block)
     decoder: Any = model.model.language_model  # type: ignore[union-attr]
     projector: Any = model.model.multi_modal_projector  # type: ignore[union-attr]
     linear = {
         few: decoder.layers[layer].mlp.down_proj,
         eight: decoder.layers[layer - 1].self_attn.k_proj,
     }
-    rounded = Rounded(model, FAMILIES["llava"], {})
+    rounded = QuantizedModel(model, FAMILIES["llava"], {})
     for rounding, module in linear.items():
         plain = module.weight.detach()
         rows = torch.randn(2, 9, module.in_features, generator=generator)
@@ -101,7 +101,7 @@ def test_products_are_those_of_the_kernels(name: str, model: nn.Module) -> None:
         table = decoder.embed_tokens(torch.arange(9))
     head: Any = model.lm_head
     # One row is multiplied faster in blocks.
-    blocks = Rounding(8, weights.block or gcd(head.in_features, 128))
+    blocks = Quantization(8, weights.block or gcd(head.in_features, 128))
     close(said, torch.cat([kernel(head.weight.detach(), blocks, row) for row in rows.split(1, 1)], 1))
     assert torch.equal(table, decoder.embed_tokens.weight[:9].half().float())
     pixels = torch.randn(1, 5, projector.linear_2.in_features, generator=generator)
@@ -121,7 +121,7 @@ def test_parts_of_a_bundle_have_their_bits(model: nn.Module) -> None:
             wide = product.layer is None or (layer is not None and product.layer < layer - (not attends))
             bits = 8 if wide or "v_proj" in product.name else 4
             fits = inputs % 32 == 0 and (bits == 8 or outputs % 2 == 0)
-            expected = Rounding(bits, 32, zero_points=bits == 4) if fits else None
+            expected = Quantization(bits, 32, zero_points=bits == 4) if fits else None
             assert rounding_in(product, weights, layer, 5) == expected, product.name
 
 
@@ -143,7 +143,7 @@ def test_a_rounded_model_says_what_its_bundle_does(
     activations = text_activations(model, family, pipeline._prompts, None)
 
     def said(known: dict[str, Activation]) -> float:
-        with Rounded(model, family, known)(weights, 2):
+        with QuantizedModel(model, family, known)(weights, 2):
             logits = model(input_ids=torch.from_numpy(ids)[None]).logits[0, -1]  # type: ignore[operator]
         return float((logits - wanted).norm() / wanted.norm())
 

@@ -11,16 +11,16 @@ import numpy as np
 import pytest
 import torch
 
-from fastv_calib.inputs import InputMaker
-from fastv_calib.rankers import Seen, kept
-from fastv_calib.sweep import Sweep
-from fastv_export.checkpoint import Checkpoint
-from fastv_export.choices import choose
+from fastv_calib.measurement.rankers import Seen, kept
+from fastv_calib.measurement.sweep import Sweep
+from fastv_calib.samples.inputs import InputMaker
+from fastv_export.checkpoint.checkpoint import Checkpoint
 from fastv_export.families import FAMILIES
 from fastv_export.rankers import RANKERS
-from fastv_export.reference import load_model, pruned
-from fastv_runtime.lengths import kept_count
-from tests.conftest import noise_picture
+from fastv_export.verify.choices import choose
+from fastv_export.verify.reference import load_model, pruned
+from fastv_runtime.config.lengths import kept_count
+from tests.conftest import noise_image
 from tests.export.test_rankers import kept as kept_by_graph
 from tests.families.row import Row, noise_video, stock_inputs
 from tests.families.rows import ROWS
@@ -35,21 +35,21 @@ TOLERANCE = 1e-4
 LLAVA = Row("llava", write_tiny_llava, (((64, 48),), ((64, 48), (30, 70))))
 
 
-@pytest.mark.parametrize("row", [LLAVA, *ROWS], ids=lambda row: "two_pictures" if row is LLAVA else str(row))
+@pytest.mark.parametrize("row", [LLAVA, *ROWS], ids=lambda row: "two_images" if row is LLAVA else str(row))
 def test_reruns_are_the_masked_forward(row: Row, tmp_path: Path) -> None:
     row.write(tmp_path / "checkpoint")
     checkpoint, family = Checkpoint(tmp_path / "checkpoint"), FAMILIES[row.model_type]
     stock, model = (load_model(checkpoint.path, family) for _ in range(2))
     stock.generation_config.eos_token_id = None
     maker = InputMaker(checkpoint, family, model, row.options.get("image_tokens"))
-    sweep = Sweep(family.decoder(model), family.head(model), LAYERS, unrotated=True)
+    sweep = Sweep(family.decoder(model), family.head(model), LAYERS, pre_rope=True)
     sizes = next(
         sizes for sizes, frames in reversed([*zip(row.cases, row.videos or [0] * 9, strict=False)]) if not frames
     )
-    pictures = [noise_picture(index, size) for index, size in enumerate(sizes)]
-    given = row.inputs(checkpoint.path, pictures, QUESTION)
+    images = [noise_image(index, size) for index, size in enumerate(sizes)]
+    given = row.inputs(checkpoint.path, images, QUESTION)
 
-    inputs = maker(pictures, QUESTION)
+    inputs = maker(images, QUESTION)
     dense = sweep.dense(inputs, frozenset(), ANSWER)
 
     visual = given["input_ids"][0] == family.image_token_id(family.config(checkpoint))
@@ -67,16 +67,16 @@ def test_reruns_are_the_masked_forward(row: Row, tmp_path: Path) -> None:
         with torch.no_grad(), pruned(decoder, layer, visual, length, rotary=rotary, choose=chosen) as pruning:
             expected = stock(**forced).logits[0, -ANSWER:]
         seen = dense.seen(layer)
-        assert seen.unrotated is not None
-        _close(seen.scores if rotary else seen.unrotated, pruning.scores)
+        assert seen.pre_rope is not None
+        _close(seen.scores if rotary else seen.pre_rope, pruning.scores)
         assert torch.equal(kept(name, seen, length), pruning.keep)
         # Beside another plan, which must not change it.
         keeps = torch.stack([kept("random", seen, length), pruning.keep])
         _close(sweep.pruned(dense, layer, keeps)[1], expected)
     again = sweep.forced(inputs, dense, 2).seen(2)
-    assert again.unrotated is not None
+    assert again.pre_rope is not None
     for ours, theirs in zip(
-        (again.scores, again.unrotated, again.hidden), (seen.scores, seen.unrotated, seen.hidden), strict=True
+        (again.scores, again.pre_rope, again.hidden), (seen.scores, seen.pre_rope, seen.hidden), strict=True
     ):
         _close(ours, theirs)
 
@@ -108,12 +108,12 @@ def test_a_video_is_what_the_stock_model_sees(name: str, tmp_path: Path) -> None
 
 
 def test_attention_by_layer_is_that_of_the_stock_model(tiny_llava: Path) -> None:
-    family, picture = FAMILIES["llava"], noise_picture(0)
+    family, image = FAMILIES["llava"], noise_image(0)
     model = load_model(tiny_llava, family)
-    inputs = InputMaker(Checkpoint(tiny_llava), family, model)([picture], QUESTION)
+    inputs = InputMaker(Checkpoint(tiny_llava), family, model)([image], QUESTION)
     shares = Sweep(family.decoder(model), family.head(model), (2,)).dense(inputs, frozenset(), 2).attention()
     with torch.no_grad():
-        stock = model(**stock_inputs(tiny_llava, [picture], QUESTION), output_attentions=True)
+        stock = model(**stock_inputs(tiny_llava, [image], QUESTION), output_attentions=True)
     expected = [float(weights[0, :, -1][:, inputs.visual].sum(-1).mean()) for weights in stock.attentions]
     np.testing.assert_allclose(shares, expected, atol=1e-5)
 

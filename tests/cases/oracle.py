@@ -10,15 +10,15 @@ import numpy as np
 import torch
 from PIL import Image
 
-from fastv_export.checkpoint import Checkpoint
+from fastv_export.checkpoint.checkpoint import Checkpoint
 from fastv_export.export import export_bundle
 from fastv_export.families import family_of
 from fastv_export.plan import Options
 from fastv_export.progress import Progress
-from fastv_export.reference import load_model, pruned
+from fastv_export.verify.reference import load_model, pruned
 from fastv_runtime import Pipeline
-from fastv_runtime.bundle import Bundle, read_manifest
-from tests.conftest import noise_picture
+from fastv_runtime.config.bundle import Bundle, read_manifest
+from tests.conftest import noise_image
 from tests.families.row import stock_inputs
 
 NEW_TOKENS = 4
@@ -32,7 +32,7 @@ def answers_as_transformers(
 ) -> None:
     """Export a checkpoint, once, and compare an answer at each keep: tokens, logits and what was kept.
 
-    inputs: what the stock model's `generate` takes, from the checkpoint, a picture and a question.
+    inputs: what the stock model's `generate` takes, from the checkpoint, an image and a question.
     """
     chosen = {"layer": LAYER, "keep": 1.0, "max_text": 64, "max_new_tokens": 8} | options
     layer = chosen["layer"]
@@ -41,8 +41,8 @@ def answers_as_transformers(
     manifest = read_manifest(made)
     checkpoint = Checkpoint(source)
     family = family_of(checkpoint.model_type(), str(source))
-    model, picture = load_model(source, family), noise_picture(1)
-    given = inputs(source, [picture], QUESTION)
+    model, image = load_model(source, family), noise_image(1)
+    given = inputs(source, [image], QUESTION)
     visual = given["input_ids"][0] == family.image_token_id(family.config(checkpoint))
     length, count = visual.numel(), int(visual.sum())
     for keep in keeps:
@@ -56,7 +56,7 @@ def answers_as_transformers(
                 kept = pruning.keep
         plan = manifest.plan.model_copy(update={"keep": keep})
         pipeline = Pipeline(Bundle(made, manifest.model_copy(update={"plan": plan})), threads=1)
-        generation = pipeline.stream([picture], QUESTION, max_new_tokens=NEW_TOKENS, ignore_stop=True)
+        generation = pipeline.stream([image], QUESTION, max_new_tokens=NEW_TOKENS, ignore_stop=True)
         logits, answer = pipeline.logits.copy(), generation.answer
         for _ in generation:
             pass

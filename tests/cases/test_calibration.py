@@ -8,18 +8,18 @@ import pytest
 import torch
 
 from fastv_calib.calibrate import Calibrator
-from fastv_calib.inputs import InputMaker
-from fastv_calib.sweep import Sweep
-from fastv_export.calibration import Objectives, Settings
-from fastv_export.checkpoint import Checkpoint
+from fastv_calib.measurement.sweep import Sweep
+from fastv_calib.samples.inputs import InputMaker
+from fastv_export.calibration import CalibrationSettings, Objectives
+from fastv_export.checkpoint.checkpoint import Checkpoint
 from fastv_export.families import FAMILIES
-from fastv_export.reference import load_model
+from fastv_export.verify.reference import load_model
 from fastv_runtime.errors import UserError
 from tests.cases.decoders import EXPORTED, config
 from tests.cases.llava import llava_config, write_llava
-from tests.conftest import noise_picture
+from tests.conftest import noise_image
 
-SETTINGS = Settings(layers=(2,), keeps=(0.5,), rankers=("fastv",), answer_tokens=4, image_tokens=None)
+SETTINGS = CalibrationSettings(layers=(2,), keeps=(0.5,), rankers=("fastv",), answer_tokens=4, image_tokens=None)
 OBJECTIVES = Objectives(min_agreement=0.9, max_memory=None, precision="float32", max_new_tokens=8)
 
 
@@ -29,7 +29,7 @@ def test_layers_that_run_by_hand_are_given_what_the_decoder_gives_them(tmp_path:
     checkpoint = Checkpoint(write_llava(tmp_path / "source", config(name), options=options))
     family = FAMILIES["llava"]
     model = load_model(checkpoint.path, family)
-    inputs = InputMaker(checkpoint, family, model)([noise_picture(0)], "Where is the red circle?")
+    inputs = InputMaker(checkpoint, family, model)([noise_image(0)], "Where is the red circle?")
     sweep = Sweep(family.decoder(model), family.head(model), (2,))
     dense = sweep.dense(inputs, frozenset(), 4)
     again = sweep.forced(inputs, dense, 2)

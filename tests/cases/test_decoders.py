@@ -14,14 +14,15 @@ from torch import nn
 from transformers import LlamaConfig, MistralConfig, Qwen2Config
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaModel
 
-from fastv_export import hf_models, hf_probe
-from fastv_export.checkpoint import Checkpoint
+from fastv_export.checkpoint.checkpoint import Checkpoint
 from fastv_export.export import export_bundle
 from fastv_export.families import FAMILIES
+from fastv_export.hf import models as hf_models
+from fastv_export.hf import probe as hf_probe
 from fastv_export.plan import Options
 from fastv_export.progress import Progress
 from fastv_export.support import check, check_config
-from fastv_runtime.bundle import EMBEDDING, Weights
+from fastv_runtime.config.bundle import EMBEDDING, Weights
 from fastv_runtime.errors import UserError
 from tests.cases.decoders import EXPORTED, REFUSED, REFUSED_AS_BUILT, SHORT, config
 from tests.cases.llava import llava_config, write_llava

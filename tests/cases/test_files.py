@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from fastv_export import trace
 from fastv_export.export import export_bundle
 from fastv_export.plan import Options
 from fastv_export.progress import Progress
+from fastv_export.tracing import trace
 from fastv_runtime.errors import UserError
 from tests.cases.llava import write_llava
 

@@ -1,4 +1,4 @@
-"""Checkpoints in other forms than whole models of transformers: quantised, adapters, the originals."""
+"""Checkpoints in other forms than whole models of transformers: quantized, adapters, the originals."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from fastv_export.checkpoint import Checkpoint
+from fastv_export.checkpoint.checkpoint import Checkpoint
+from fastv_export.checkpoint.foreign import check_names
 from fastv_export.export import export_bundle
-from fastv_export.foreign import check_names
 from fastv_export.plan import Options
 from fastv_export.progress import Progress
 from fastv_runtime.errors import UserError
@@ -37,13 +37,13 @@ QUANTISED: list[tuple[dict[str, Any], str]] = [
 
 @pytest.mark.parametrize(("settings", "words"), QUANTISED)
 @pytest.mark.parametrize("part", [None, "text_config"])
-def test_quantised_weights_are_refused(tmp_path: Path, settings: dict[str, Any], words: str, part: str | None) -> None:
+def test_quantized_weights_are_refused(tmp_path: Path, settings: dict[str, Any], words: str, part: str | None) -> None:
     source = _edited(tmp_path, lambda config: (config[part] if part else config).update(quantization_config=settings))
     where = "quantization_config" if part is None else f"{part}.quantization_config"
-    _refused(source, tmp_path, rf"config\.json: {where}: its weights are quantised {words}")
+    _refused(source, tmp_path, rf"config\.json: {where}: its weights are quantized {words}")
 
 
-def test_settings_that_quantise_nothing_are_not_in_the_way(tmp_path: Path) -> None:
+def test_settings_that_quantize_nothing_are_not_in_the_way(tmp_path: Path) -> None:
     source = _edited(tmp_path, lambda config: config.update(quantization_config=None))
     assert Checkpoint(source).model_type() == "llava"
 

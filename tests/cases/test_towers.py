@@ -20,20 +20,20 @@ from transformers import (
     VideoLlavaForConditionalGeneration,
 )
 
-from fastv_export.checkpoint import Checkpoint
+from fastv_export.checkpoint.checkpoint import Checkpoint
+from fastv_export.checkpoint.processor_files import copy_processor
 from fastv_export.export import export_bundle
 from fastv_export.families import FAMILIES
 from fastv_export.plan import Options
-from fastv_export.processor_files import copy_processor
 from fastv_export.progress import Progress
 from fastv_export.support import check
+from fastv_runtime.config.layouts import FixedVision
 from fastv_runtime.errors import UserError
-from fastv_runtime.vision import FixedVision
-from fastv_runtime.visuals import load_images
+from fastv_runtime.preprocessing import load_images
 from tests.cases.llava import TEXT, TOWER, llava_config, write_llava
 from tests.cases.oracle import answers_as_transformers
-from tests.conftest import noise_picture
-from tests.families.rows.internvl import picture_inputs, write_tiny_internvl
+from tests.conftest import noise_image
+from tests.families.rows.internvl import image_inputs, write_tiny_internvl
 
 DYNAMIC = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e6}
 
@@ -53,7 +53,7 @@ def test_a_class_token_that_stays_is_a_visual_token(tmp_path: Path) -> None:
     assert isinstance(vision, FixedVision)
     assert (vision.rows * vision.columns, vision.leading, vision.tokens) == (16, 1, 17)
     copy_processor(source, tmp_path / "processor")
-    visual = load_images(tmp_path / "processor", vision)(noise_picture(0))
+    visual = load_images(tmp_path / "processor", vision)(noise_image(0))
     (view,) = visual.views()
     assert visual.tokens == 17
     np.testing.assert_array_equal(view.tokens, 1 + np.arange(16).reshape(4, 4))  # it stands for no place
@@ -97,7 +97,7 @@ def test_tiles_that_keep_their_class_token_are_refused(tmp_path: Path) -> None:
         check(Checkpoint(tmp_path / "source"), FAMILIES["llava_next"])
 
 
-def test_pictures_that_keep_their_class_token_are_refused_beside_videos(tmp_path: Path) -> None:
+def test_images_that_keep_their_class_token_are_refused_beside_videos(tmp_path: Path) -> None:
     tower = CLIPVisionConfig(**TOWER)
     config = VideoLlavaConfig(
         vision_config=tower,
@@ -114,9 +114,7 @@ def test_pictures_that_keep_their_class_token_are_refused_beside_videos(tmp_path
 
 def test_internvl_with_dynamic_rope_answers_as_transformers_does(tmp_path: Path) -> None:
     write_tiny_internvl(tmp_path / "source", max_position_embeddings=512, rope_parameters=DYNAMIC)
-    answers_as_transformers(
-        tmp_path / "source", tmp_path, inputs=partial(picture_inputs, max_patches=1), image_tokens=16
-    )
+    answers_as_transformers(tmp_path / "source", tmp_path, inputs=partial(image_inputs, max_patches=1), image_tokens=16)
 
 
 def test_internvl_with_dynamic_rope_takes_no_longer_plan(tmp_path: Path) -> None:

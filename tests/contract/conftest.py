@@ -11,16 +11,17 @@ import pytest
 import torch
 import transformers
 
-from fastv_export import hf, hf_models
-from fastv_export.checkpoint import Checkpoint
+from fastv_export import hf
+from fastv_export.checkpoint.checkpoint import Checkpoint
 from fastv_export.families import FAMILIES, Family
+from fastv_export.hf import models as hf_models
 from tests.families.row import Row
 from tests.families.rows import ROWS
 from tests.timm_alone import import_timm
 from tests.tiny_qwen_vl import write_tiny_qwen_vl
 
 ROWS_TO_LOAD = [row for row in ROWS if "image_tokens" not in row.options or row.model_type.startswith("qwen")]
-"""Every decoder of every family once; rows that differ in pictures alone have the same checkpoint."""
+"""Every decoder of every family once; rows that differ in images alone have the same checkpoint."""
 
 LENGTH = 13
 
@@ -60,14 +61,14 @@ class Subject:
 
 
 def token_ids(rows: int = LENGTH) -> torch.Tensor:
-    """Random tokens [1, rows], none of which stands for a picture."""
+    """Random tokens [1, rows], none of which stands for an image."""
     return torch.randint(100, 200, (1, rows), generator=torch.Generator().manual_seed(rows))
 
 
 @pytest.fixture(scope="session", params=[*map(str, ROWS_TO_LOAD), "qwen"])
 def subject(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Subject:
     row = next((row for row in ROWS_TO_LOAD if str(row) == request.param), None)
-    path = tmp_path_factory.mktemp("contract") / request.param
+    path = tmp_path_factory.mktemp("io_spec") / request.param
     if row is None:
         write_tiny_qwen_vl(path)
     else:

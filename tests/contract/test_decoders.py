@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 import torch
 
-from fastv_export import hf, hf_models
+from fastv_export import hf
 from fastv_export.families import FAMILIES
+from fastv_export.hf import models as hf_models
 from fastv_runtime.errors import UserError
-from tests.contract.conftest import LENGTH, ROWS_TO_LOAD, Subject, token_ids
+from tests.io_spec.conftest import LENGTH, ROWS_TO_LOAD, Subject, token_ids
 
 EXACT = {"rtol": 0.0, "atol": 1e-6}
 """For the same operations in the same order."""
@@ -135,8 +136,8 @@ def test_a_registered_attention_gets_what_it_needs(subject: Subject) -> None:
         torch.testing.assert_close(weights, expected[attention.layer], rtol=0, atol=1e-5)
         return (weights @ value).transpose(1, 2)
 
-    hf.register_attention("contract", attend, known=frozenset({"token"}))
-    hf_models.attend(subject.decoder, "contract")
+    hf.register_attention("io_spec", attend, known=frozenset({"token"}))
+    hf_models.attend(subject.decoder, "io_spec")
     mixed, _ = hf.run_decoder(subject.decoder, embedded, positions)
     torch.testing.assert_close(mixed, eager, rtol=1e-4, atol=1e-4)
     assert [each.layer for each in seen] == list(range(len(expected)))

@@ -14,9 +14,9 @@ import transformers
 from transformers import PhiConfig, PhiModel
 from transformers.models.llama import modeling_llama
 
-from fastv_calib.inputs import InputMaker
+from fastv_calib.samples.inputs import InputMaker
 from fastv_export import hf
-from fastv_export.checkpoint import Checkpoint
+from fastv_export.checkpoint.checkpoint import Checkpoint
 from fastv_export.cli import main as fastv_export
 from fastv_export.families import FAMILIES
 from fastv_runtime.errors import UserError

@@ -1,4 +1,4 @@
-"""What `fastv_export.hf_models`, and the runtime, rely on in the whole model of every family, its files and processors.
+"""What `fastv_export.hf.models`, and the runtime, rely on in the whole model of every family, its files and processors.
 
 Where one of these fails after an update of transformers, hf_models.py is what has to learn the new name.
 """
@@ -10,14 +10,14 @@ from typing import Any
 
 import torch
 
-from fastv_calib.inputs import InputMaker
-from fastv_export import hf_models
-from fastv_export.checkpoint import Checkpoint
+from fastv_calib.samples.inputs import InputMaker
+from fastv_export.checkpoint.checkpoint import Checkpoint
+from fastv_export.checkpoint.skeleton import build_without_weights, stored_parameters
+from fastv_export.checkpoint.ties import tie
 from fastv_export.families import FAMILIES
-from fastv_export.skeleton import build_without_weights, stored_parameters
-from fastv_export.ties import tie
-from tests.conftest import noise_picture
-from tests.contract.conftest import Subject
+from fastv_export.hf import models as hf_models
+from tests.conftest import noise_image
+from tests.io_spec.conftest import Subject
 from tests.plain_qwen_vl import PlainQwenVL
 from tests.tiny_qwen_vl import IMAGE_SIZE
 
@@ -67,11 +67,11 @@ def test_names_of_transformers_4_are_renamed(tiny_llava: Path, tmp_path: Path) -
     assert hf_models.renamed(model, old) == old
 
 
-def test_pictures_become_what_the_stock_model_makes_of_them(subject: Subject) -> None:
+def test_images_become_what_the_stock_model_makes_of_them(subject: Subject) -> None:
     """The prompt's embeddings, positions and deepstack: the runtime's tokenizer, chat template and image processor,
     and the family's own way through the tower, beside the model's."""
     if subject.row is None:
-        made = InputMaker(subject.checkpoint, subject.family, subject.model)([noise_picture(0)], QUESTION)
+        made = InputMaker(subject.checkpoint, subject.family, subject.model)([noise_image(0)], QUESTION)
         pixels = torch.randn(3, IMAGE_SIZE, IMAGE_SIZE, generator=torch.Generator().manual_seed(0))
         features = subject.family.encode(subject.model, pixel_values=pixels[None])
         assert features.shape == made.embedded[0, made.visual].shape
@@ -79,13 +79,13 @@ def test_pictures_become_what_the_stock_model_makes_of_them(subject: Subject) ->
         torch.testing.assert_close(features, expected, rtol=1e-4, atol=1e-3)
         return
     image_tokens = subject.row.options.get("image_tokens")
-    pictures = [noise_picture(index, size) for index, size in enumerate(subject.row.cases[1])]
-    inputs = subject.row.inputs(subject.checkpoint.path, pictures, QUESTION)
+    images = [noise_image(index, size) for index, size in enumerate(subject.row.cases[1])]
+    inputs = subject.row.inputs(subject.checkpoint.path, images, QUESTION)
     seen: dict[str, Any] = {}
     taken = subject.decoder.register_forward_pre_hook(lambda _, args, kwargs: seen.update(kwargs), with_kwargs=True)
     subject.model(**inputs)
     taken.remove()
-    made = InputMaker(subject.checkpoint, subject.family, subject.model, image_tokens)(pictures, QUESTION)
+    made = InputMaker(subject.checkpoint, subject.family, subject.model, image_tokens)(images, QUESTION)
     visual = inputs["input_ids"][0] == subject.family.image_token_id(subject.config)
     assert torch.equal(made.visual, visual)
     torch.testing.assert_close(made.embedded, seen["inputs_embeds"], rtol=1e-4, atol=1e-4)
@@ -101,14 +101,14 @@ def test_last_logits_are_those_of_the_stock_forward(subject: Subject) -> None:
     """Every export asks one question so; pixels are named as the model names them."""
     if subject.row is None:
         return  # there is no stock forward
-    picture = noise_picture(0, subject.row.cases[0][0])
-    inputs = subject.row.inputs(subject.checkpoint.path, [picture], QUESTION)
+    image = noise_image(0, subject.row.cases[0][0])
+    inputs = subject.row.inputs(subject.checkpoint.path, [image], QUESTION)
     expected = subject.model(**inputs).logits[0, -2:]
     image_tokens = subject.row.options.get("image_tokens")
     maker = InputMaker(subject.checkpoint, subject.family, subject.model, image_tokens)
     hf_models.attend(subject.model, "eager")
     ids = inputs["input_ids"]
     visual = ids == subject.family.image_token_id(subject.config)
-    pixels = subject.family.pixels(maker._images(picture), (picture.height, picture.width))
+    pixels = subject.family.pixels(maker._images(image), (image.height, image.width))
     logits = subject.family.last_logits(subject.model, ids, pixels, visual, 2)
     torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)

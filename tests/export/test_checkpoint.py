@@ -13,12 +13,12 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 
-from fastv_export.checkpoint import Checkpoint
+from fastv_export.checkpoint.checkpoint import Checkpoint
 from fastv_export.export import export_bundle
 from fastv_export.families import FAMILIES, family_of
 from fastv_export.plan import Options
 from fastv_export.progress import Progress
-from fastv_export.reference import load_model
+from fastv_export.verify.reference import load_model
 from fastv_runtime import UserError
 from tests.tiny import write_tiny_llava
 

@@ -10,24 +10,24 @@ import onnx_ir as ir
 import onnxruntime
 import pytest
 
-from fastv_export import attention
-from fastv_export.checkpoint import Checkpoint
-from fastv_export.dialects import ORT
+from fastv_export.checkpoint.checkpoint import Checkpoint
+from fastv_export.checkpoint.skeleton import Skeleton
 from fastv_export.families import FAMILIES, Family
-from fastv_export.graphs import build_graph, save_graph
+from fastv_export.graphs.build import build_graph, save_graph
 from fastv_export.passes import declare_opset, lower_to_group_query_attention
 from fastv_export.plan import Options, decoder_dimensions, make_plan
-from fastv_export.skeleton import Skeleton
-from fastv_runtime.bundle import Plan
-from fastv_runtime.contract import Contract, contracts
-from fastv_runtime.vision import FixedVision
+from fastv_export.targets import ORT
+from fastv_export.tracing import attention
+from fastv_runtime.config.bundle import Plan
+from fastv_runtime.config.io_spec import IOSpec, io_specs
+from fastv_runtime.config.layouts import FixedVision
 
 LAYER = 2
 
 
 @pytest.fixture(scope="module")
-def graphs(tiny_llava: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Path, Contract]]:
-    """(canonical file, lowered file, contract) of every graph with layers: split and unsplit."""
+def graphs(tiny_llava: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Path, IOSpec]]:
+    """(canonical file, lowered file, io_spec) of every graph with layers: split and unsplit."""
     attention.register()
     checkpoint, family = Checkpoint(tiny_llava), FAMILIES["llava"]
     dimensions, vision = decoder_dimensions(checkpoint.config, family), family.vision(checkpoint.config, None)
@@ -36,18 +36,18 @@ def graphs(tiny_llava: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
     made = {}
     for layer in (LAYER, None):
         plan = make_plan(Options(layer=layer, keep=0.25, max_text=64, max_new_tokens=16), dimensions, vision, None)
-        for name, contract in contracts(dimensions, vision, None, plan, "float32").items():
+        for name, io_spec in io_specs(dimensions, vision, None, plan, "float32").items():
             if name != "select":
-                files = _write(name, contract, skeleton, family, vision, plan, folder)
-                made[name] = (*files, contract)
+                files = _write(name, io_spec, skeleton, family, vision, plan, folder)
+                made[name] = (*files, io_spec)
     return made
 
 
 def _write(
-    name: str, contract: Contract, skeleton: Skeleton, family: Family, vision: FixedVision, plan: Plan, folder: Path
+    name: str, io_spec: IOSpec, skeleton: Skeleton, family: Family, vision: FixedVision, plan: Plan, folder: Path
 ) -> tuple[Path, Path]:
     files = folder / f"{name}-onnx.onnx", folder / f"{name}-ort.onnx"
-    model = build_graph(name, contract, skeleton, family, vision, plan)
+    model = build_graph(name, io_spec, skeleton, family, vision, plan)
     save_graph(model, files[0])
     ORT.lower(model)
     save_graph(model, files[1])
@@ -57,7 +57,7 @@ def _write(
 @pytest.mark.parametrize("name", ["prefix", "suffix", "decoder"])
 @pytest.mark.parametrize(("rows", "write_index"), [(30, 0), (1, 30), (1, 0), (5, 11)])
 def test_ort_dialect_equals_canonical_form(
-    graphs: dict[str, tuple[Path, Path, Contract]], name: str, rows: int, write_index: int
+    graphs: dict[str, tuple[Path, Path, IOSpec]], name: str, rows: int, write_index: int
 ) -> None:
     canonical, lowered, (inputs, _) = graphs[name]
     generator = np.random.default_rng(rows)
@@ -90,7 +90,7 @@ def test_ort_dialect_equals_canonical_form(
         np.testing.assert_allclose(actual, expected, atol=1e-4, rtol=1e-4, err_msg=key)
 
 
-def test_a_tower_is_lowered_to_multi_head_attention(graphs: dict[str, tuple[Path, Path, Contract]]) -> None:
+def test_a_tower_is_lowered_to_multi_head_attention(graphs: dict[str, tuple[Path, Path, IOSpec]]) -> None:
     canonical, lowered, _ = graphs["vision"]
     operators = [node.op_type for node in onnx.load(lowered, load_external_data=False).graph.node]
     assert operators.count("MultiHeadAttention") == 2  # features come from the layer before the last of three
@@ -103,7 +103,7 @@ def test_a_tower_is_lowered_to_multi_head_attention(graphs: dict[str, tuple[Path
 
 
 @pytest.mark.parametrize("name", ["prefix", "suffix", "decoder"])
-def test_the_forms_hold_the_operators_they_promise(graphs: dict[str, tuple[Path, Path, Contract]], name: str) -> None:
+def test_the_forms_hold_the_operators_they_promise(graphs: dict[str, tuple[Path, Path, IOSpec]], name: str) -> None:
     canonical, lowered, (inputs, _) = graphs[name]
     layers = (len(inputs) - 3) // 2
     onnx.checker.check_model(canonical, full_check=True)
@@ -114,7 +114,7 @@ def test_the_forms_hold_the_operators_they_promise(graphs: dict[str, tuple[Path,
     assert not {"Attention", "TensorScatter", "LessOrEqual"} & set(second)
 
 
-def test_scores_take_one_row_never_a_matrix(graphs: dict[str, tuple[Path, Path, Contract]]) -> None:
+def test_scores_take_one_row_never_a_matrix(graphs: dict[str, tuple[Path, Path, IOSpec]]) -> None:
     model = onnx.shape_inference.infer_shapes(onnx.load(graphs["prefix"][0], load_external_data=False))
     softmax = [node for node in model.graph.node if node.op_type == "Softmax"]
     assert len(softmax) == 1

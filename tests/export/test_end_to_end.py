@@ -9,20 +9,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fastv_export import question as asked
-from fastv_export.checkpoint import Checkpoint
-from fastv_export.chunked import run_chunked
-from fastv_export.end_to_end import EndToEnd
+from fastv_export.checkpoint.checkpoint import Checkpoint
+from fastv_export.checkpoint.streamed import stream_model
+from fastv_export.execution.chunked import run_chunked
 from fastv_export.export import VerificationError, export_bundle
 from fastv_export.families import FAMILIES
 from fastv_export.plan import Options
 from fastv_export.progress import Progress
-from fastv_export.question import ask
-from fastv_export.streamed import stream_model
+from fastv_export.verify import question as asked
+from fastv_export.verify.end_to_end import EndToEnd
+from fastv_export.verify.question import ask
 from fastv_runtime import Pipeline
-from fastv_runtime.bundle import EMBEDDING, END_TO_END, PROCESSOR, read_manifest
-from fastv_runtime.prompt import Prompt
-from fastv_runtime.visuals import Visual
+from fastv_runtime.config.bundle import EMBEDDING, END_TO_END, PROCESSOR, read_manifest
+from fastv_runtime.generation.prompt import Prompt
+from fastv_runtime.preprocessing import Visual
 from tests.conftest import MakeBundle
 from tests.tiny import write_tiny_llava
 
@@ -96,7 +96,7 @@ def test_a_chain_that_differs_writes_no_bundle(
 ) -> None:
     positions = asked.position_ids
     monkeypatch.setattr(asked, "position_ids", lambda *arguments: 2 * positions(*arguments))
-    with pytest.raises(VerificationError, match=r"from picture to tokens, the bundle differs .* logits by"):
+    with pytest.raises(VerificationError, match=r"from image to tokens, the bundle differs .* logits by"):
         export_bundle(tiny_llava, tmp_path / "wrong.fastv", Options(layer=None, max_new_tokens=8), Progress(None))
     assert not list(tmp_path.iterdir())
 

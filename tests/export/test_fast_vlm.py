@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from fastv_export import attention
-from fastv_export.checkpoint import Checkpoint, StoredTensor
+from fastv_export.checkpoint.checkpoint import Checkpoint, StoredTensor
+from fastv_export.checkpoint.skeleton import Skeleton
 from fastv_export.families import FAMILIES
-from fastv_export.graphs import build_graph
+from fastv_export.graphs.build import build_graph
 from fastv_export.plan import Options, decoder_dimensions, make_plan
-from fastv_export.skeleton import Skeleton
+from fastv_export.tracing import attention
 from fastv_runtime import UserError
-from fastv_runtime.contract import contracts
+from fastv_runtime.config.io_spec import io_specs
 from tests.families.rows.fast_vlm import IMAGE_SIZE, write_tiny_fast_vlm
 
 FAMILY = FAMILIES["fast_vlm"]
@@ -51,8 +51,8 @@ def test_the_tower_is_traced_without_reading_weights(source: Path, monkeypatch: 
     skeleton = Skeleton(checkpoint, FAMILY, attention=attention.IMPLEMENTATION)
     read: list[str] = []
     monkeypatch.setattr(StoredTensor, "read", lambda self: read.append(self.name))
-    contract = contracts(dimensions, vision, None, plan, "float32")["vision"]
-    graph = build_graph("vision", contract, skeleton, FAMILY, vision, plan).graph
+    io_spec = io_specs(dimensions, vision, None, plan, "float32")["vision"]
+    graph = build_graph("vision", io_spec, skeleton, FAMILY, vision, plan).graph
     assert read == []
     assert sum(node.op_type == "BatchNormalization" for node in graph) == 7
 
@@ -72,7 +72,7 @@ def test_missing_statistics_are_named(copy: Path) -> None:
         Skeleton(Checkpoint(copy), FAMILY, attention="eager")
 
 
-def test_apples_config_says_that_pictures_are_padded(copy: Path) -> None:
+def test_apples_config_says_that_images_are_padded(copy: Path) -> None:
     assert FAMILY.vision(FAMILY.config(Checkpoint(copy)), None).aspect == "crop"
     _edit(copy, image_aspect_ratio="pad")
     vision = FAMILY.vision(FAMILY.config(Checkpoint(copy)), None)

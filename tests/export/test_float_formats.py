@@ -12,14 +12,14 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from fastv_export import float_formats
-from fastv_export.chunked import Run, run_chunked
 from fastv_export.cli import main
-from fastv_export.float_formats import Fp8, Nvfp4, e2m1
-from fastv_export.fp4_function import OPERATOR, fp4_dynamic_quantise
-from fastv_export.graphs import save_graph
-from fastv_export.passes import quantise_float_activations, quantise_weights
-from fastv_runtime.bundle import read_manifest
+from fastv_export.execution.chunked import ChunkedRun, run_chunked
+from fastv_export.execution.fp4_function import OPERATOR, fp4_dynamic_quantize
+from fastv_export.graphs.build import save_graph
+from fastv_export.passes import quantize_float_activations, quantize_weights
+from fastv_export.quantization import float_formats
+from fastv_export.quantization.float_formats import Fp8, Nvfp4, e2m1
+from fastv_runtime.config.bundle import read_manifest
 from tests.export.test_rounding import graph_of
 
 E4M3, E2M1 = ml_dtypes.float8_e4m3fn, ml_dtypes.float4_e2m1fn
@@ -79,14 +79,14 @@ def test_a_graph_computes_with_the_rounded_weight(
 ) -> None:
     """In blocks of a few outputs as it is written, as it is run, and whole; what it multiplies is left as it is."""
     monkeypatch.setattr(float_formats, "READ", 4 * INPUTS * 4)  # four rows at a time
-    monkeypatch.setattr("fastv_export.chunks.WEIGHT", 1024)  # large enough to be read in parts
+    monkeypatch.setattr("fastv_export.execution.chunks.WEIGHT", 1024)  # large enough to be read in parts
     model = graph_of(tmp_path, VALUES, "float16")
-    done = quantise_weights(model, lambda _: rounding)
+    done = quantize_weights(model, lambda _: rounding)
     values, largest = VALUES.numpy(), float(VALUES.abs().max())
     witness = witness_fp8 if isinstance(rounding, Fp8) else witness_nvfp4
     expected = witness(values, largest)
     np.testing.assert_array_equal(done["stored"].rounded(VALUES[:7], torch.float16), expected[:7])
-    assert quantise_float_activations(model, {"x": 3.0}, headroom=2.0) == 1
+    assert quantize_float_activations(model, {"x": 3.0}, headroom=2.0) == 1
     save_graph(model, tmp_path / "graph.onnx")
     size = 1 if isinstance(rounding, Fp8) else 0.5 + 1 / BLOCK
     assert (tmp_path / "graph.onnx.data").stat().st_size == pytest.approx(size * VALUES.numel(), rel=0.05)
@@ -94,7 +94,7 @@ def test_a_graph_computes_with_the_rounded_weight(
     x = torch.randn(9, INPUTS, generator=torch.Generator().manual_seed(1)).half().numpy()
     for limit in (1 << 30, 8192):
         found: dict[str, np.ndarray] = {}
-        run_chunked(tmp_path / "graph.onnx", [Run({"x": x}.__getitem__, found.__setitem__)], limit=limit)
+        run_chunked(tmp_path / "graph.onnx", [ChunkedRun({"x": x}.__getitem__, found.__setitem__)], limit=limit)
         np.testing.assert_allclose(found["y"], x.astype(np.float32) @ expected.T, rtol=2e-3, atol=2e-3)
 
 
@@ -105,8 +105,8 @@ def test_the_form_is_what_tensorrt_takes(tmp_path: Path) -> None:
         (Nvfp4(), [*["DequantizeLinear"] * 2, "TRT_FP4DynamicQuantize", *["DequantizeLinear"] * 2, "MatMul"]),
     ):
         model = graph_of(tmp_path, VALUES, "float16")
-        (done,) = quantise_weights(model, lambda _, rounding=rounding: rounding).values()
-        quantise_float_activations(model, {"x": 3.0}, headroom=2.0)
+        (done,) = quantize_weights(model, lambda _, rounding=rounding: rounding).values()
+        quantize_float_activations(model, {"x": 3.0}, headroom=2.0)
         save_graph(model, tmp_path / "graph.onnx")
         saved = onnx.load(tmp_path / "graph.onnx")
         assert [node.op_type for node in saved.graph.node] == kinds
@@ -128,11 +128,11 @@ def test_the_form_is_what_tensorrt_takes(tmp_path: Path) -> None:
 def test_what_does_not_fit_stays_as_it_is(tmp_path: Path) -> None:
     for outputs, inputs in ((OUTPUTS, 40), (31, INPUTS)):
         model = graph_of(tmp_path, torch.randn(outputs, inputs))
-        assert quantise_weights(model, lambda _: Nvfp4()) == {}
+        assert quantize_weights(model, lambda _: Nvfp4()) == {}
         assert list(model.graph.initializers) == ["weight"]
 
 
-def test_an_export_is_verified_from_picture_to_tokens(tiny_llava: Path, tmp_path: Path) -> None:
+def test_an_export_is_verified_from_image_to_tokens(tiny_llava: Path, tmp_path: Path) -> None:
     """In nvfp4, whose prefix, attention and head are fp8."""
     output = tmp_path / "out.fastv"
     main([str(tiny_llava), "-o", str(output), "--target", "trt", "--precision", "nvfp4"])
@@ -184,7 +184,7 @@ def test_what_tensorrt_rounds_activations_with_runs_as_an_onnx_function() -> Non
         nodes, "g", ends[:1], ends[1:], [numpy_helper.from_array(np.array(scale, np.float32), "scale")]
     )
     opsets = [helper.make_opsetid("", 24), helper.make_opsetid("trt", 1)]
-    model = helper.make_model(graph, opset_imports=opsets, ir_version=11, functions=[fp4_dynamic_quantise()])
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=11, functions=[fp4_dynamic_quantize()])
     session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     (y,) = session.run(None, {"x": rows.numpy()})
     expected = witness_nvfp4(rows[0].numpy(), 6 * 448 * scale)

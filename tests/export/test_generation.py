@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from fastv_export.checkpoint import Checkpoint
+from fastv_export.checkpoint.checkpoint import Checkpoint
+from fastv_export.checkpoint.generation_config import generation_defaults, generation_notes
 from fastv_export.families import FAMILIES
-from fastv_export.generation import generation_defaults, generation_notes
-from fastv_export.reference import load_model
+from fastv_export.verify.reference import load_model
 from fastv_runtime import UserError
-from fastv_runtime.bundle import Plan
-from fastv_runtime.generation import GenerationDefaults
+from fastv_runtime.config.bundle import Plan
+from fastv_runtime.config.generation_config import GenerationDefaults
 
 PLAN = Plan(
     layer=2,

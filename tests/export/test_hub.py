@@ -18,13 +18,13 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file
 
-from fastv_export.checkpoint import Checkpoint
+from fastv_export.checkpoint.checkpoint import Checkpoint
+from fastv_export.checkpoint.hub import resolve
+from fastv_export.checkpoint.pickled import conversion
 from fastv_export.cli import main as fastv_export
-from fastv_export.hub import resolve
-from fastv_export.pickled import conversion
 from fastv_export.progress import Progress
 from fastv_runtime import UserError
-from fastv_runtime.bundle import read_manifest
+from fastv_runtime.config.bundle import read_manifest
 from tests.conftest import MakeBundle
 from tests.hub_server import COMMIT, Hub, serving
 
@@ -131,10 +131,10 @@ def test_an_adapter_is_refused_by_the_listing(hub: Hub, download: Downloads) -> 
     assert hub.fetched() == []
 
 
-def test_quantised_weights_are_not_fetched(hub: Hub, download: Downloads) -> None:
+def test_quantized_weights_are_not_fetched(hub: Hub, download: Downloads) -> None:
     config = {"model_type": "llava", "quantization_config": {"quant_method": "awq"}}
     hub.repositories["org/single"]["config.json"] = json.dumps(config).encode()
-    with pytest.raises(UserError, match=r"its weights are quantised \(awq\)"):
+    with pytest.raises(UserError, match=r"its weights are quantized \(awq\)"):
         download(hub, "org/single")
     assert hub.fetched() == ["config.json"]
 
@@ -237,7 +237,7 @@ def test_without_a_network_a_complete_copy_will_do(hub: Hub, download: Downloads
 def default_hub(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
     """The server as the hub that commands ask."""
     here = partial(resolve, endpoint=hub.url, cache_dir=tmp_path / "cache")
-    monkeypatch.setattr("fastv_export.hub.resolve", here)
+    monkeypatch.setattr("fastv_export.checkpoint.hub.resolve", here)
     return hub
 
 

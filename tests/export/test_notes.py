@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from fastv_export.export import export_bundle
 from fastv_export.plan import Options
 from fastv_export.progress import Progress
-from fastv_runtime.generation import GenerationDefaults
+from fastv_runtime.config.generation_config import GenerationDefaults
 
 
 def edit(file: Path, **values: Any) -> None:

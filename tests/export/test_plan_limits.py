@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from fastv_export.checkpoint import Checkpoint
+from fastv_export.checkpoint.checkpoint import Checkpoint
 from fastv_export.cli import TARGETS, _unsplit, main
-from fastv_export.dialects import TARGETS as DIALECTS
 from fastv_export.families import FAMILIES
 from fastv_export.plan import Options, decoder_dimensions, make_plan
-from fastv_export.precisions import FEW_BITS, FLOATING
+from fastv_export.quantization.presets import FEW_BITS, FLOATING
+from fastv_export.targets import TARGETS as DIALECTS
 from fastv_runtime import UserError
-from fastv_runtime.bundle import Plan, Weights
-from fastv_runtime.lengths import capacity
+from fastv_runtime.config.bundle import Plan, Weights
+from fastv_runtime.config.lengths import capacity
 
 
 def test_the_command_offers_every_target() -> None:

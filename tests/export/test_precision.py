@@ -18,8 +18,8 @@ from fastv_export.export import VerificationError, export_bundle
 from fastv_export.plan import Options
 from fastv_export.progress import Progress
 from fastv_runtime import Pipeline, UserError
-from fastv_runtime.bundle import Bundle, Weights
-from fastv_runtime.selftest import tolerance
+from fastv_runtime.config.bundle import Bundle, Weights
+from fastv_runtime.verification import tolerance
 from tests.conftest import DEMO, MakeBundle
 from tests.tiny import write_tiny_llava
 
@@ -56,7 +56,7 @@ def test_the_demo_answers_the_same_in_half_precision(make_bundle: MakeBundle) ->
 def test_a_slip_that_rounding_does_not_explain_is_found(
     tiny_llava: Path, tmp_path: Path, own_traces: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fastv_export import attention
+    from fastv_export.tracing import attention
 
     right = attention.last_row_scores
     monkeypatch.setattr(attention, "last_row_scores", lambda query, key, scaling: right(query, key, 1.2 * scaling))
@@ -130,7 +130,7 @@ def _with_one_huge_row(source: Path) -> Path:
 
 
 def test_a_token_of_huge_states_costs_the_others_nothing_in_int8(
-    tmp_path: Path, make_bundle: MakeBundle, picture: Image.Image
+    tmp_path: Path, make_bundle: MakeBundle, image: Image.Image
 ) -> None:
     source = _with_one_huge_row(write_tiny_llava(tmp_path / "source", layers=3))
     exact, rounded = (
@@ -138,6 +138,6 @@ def test_a_token_of_huge_states_costs_the_others_nothing_in_int8(
         for weights in (None, Weights(bits=8, block=None))
     )
     for pipeline in (exact, rounded):
-        pipeline.generate([picture], "What is it?", max_new_tokens=1)
+        pipeline.generate([image], "What is it?", max_new_tokens=1)
     error = np.linalg.norm(rounded.logits - exact.logits) / np.linalg.norm(exact.logits)
     assert 1e-4 < error < 0.1  # in one range for all rows 0.20, without scales 1.08

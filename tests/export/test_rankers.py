@@ -18,16 +18,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastv_export import cli
-from fastv_export.choices import choose
-from fastv_export.dialects import TARGETS
+from fastv_export.graphs.select import build_select
 from fastv_export.plan import Options, make_plan
 from fastv_export.rankers import RANKERS
-from fastv_export.select_graph import build_select
-from fastv_export.trace import OPSET, graph_inputs, name_outputs
-from fastv_runtime.bundle import Ranker
-from fastv_runtime.contract import decoder_contracts
+from fastv_export.targets import TARGETS
+from fastv_export.tracing.trace import OPSET, graph_inputs, name_outputs
+from fastv_export.verify.choices import choose
+from fastv_runtime.config.base import DType
+from fastv_runtime.config.bundle import Ranker
+from fastv_runtime.config.io_spec import decoder_io_specs
 from fastv_runtime.errors import UserError
-from fastv_runtime.schema import DType
 from tests.export.tensorrt_operators import violations
 from tests.runtime.test_build_profiles import DECODER, FIXED
 from tests.runtime.test_lengths import make_plan as runtime_plan
@@ -37,7 +37,7 @@ DEEP = DECODER.model_copy(update={"hidden_size": 6, "position_axes": 3, "deepsta
 
 
 def lowered(ranker: str, target: str, dtype: DType) -> onnx.ModelProto:
-    inputs, outputs = decoder_contracts(DEEP, runtime_plan(), dtype)["select"]
+    inputs, outputs = decoder_io_specs(DEEP, runtime_plan(), dtype)["select"]
     model = build_select(graph_inputs(inputs), OPSET, ranker)
     name_outputs(model, outputs)
     TARGETS[target].lower(model)
@@ -119,7 +119,7 @@ def dart(hidden: np.ndarray, scores: np.ndarray, visual: list[int], count: int) 
 
 DEFINITIONS: dict[str, Callable[[np.ndarray, np.ndarray, list[int], int], list[int]]] = {
     "fastv": fastv,
-    "norope": fastv,
+    "pre-rope": fastv,
     "uniform": uniform,
     "fastv+uniform": fastv_uniform,
     "dart": dart,
@@ -133,7 +133,7 @@ def expected(ranker: str, hidden: np.ndarray, scores: np.ndarray, prunable: np.n
 
 @st.composite
 def cases(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
-    """Prompts with and without text, one visual token, all kept, none kept, several pictures, past a block of 128."""
+    """Prompts with and without text, one visual token, all kept, none kept, several images, past a block of 128."""
     rows = draw(st.one_of(st.integers(1, 12), st.sampled_from([60, 127, 128, 129, 300])))
     random = np.random.default_rng(draw(st.integers(0, 1000)))
     share = draw(st.sampled_from([0.0, 0.3, 0.9, 1.0]))

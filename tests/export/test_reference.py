@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from fastv_export.families import FAMILIES
-from fastv_export.reference import load_model, pruned
+from fastv_export.verify.reference import load_model, pruned
 
 
 def test_scores_and_kept_tokens_are_those_of_returned_attentions(tiny_llava: Path) -> None:

@@ -15,14 +15,14 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from fastv_export import rounding as rounding_module
-from fastv_export.checkpoint import Checkpoint
-from fastv_export.exact import with_exact_products
-from fastv_export.graphs import save_graph
-from fastv_export.passes import lower_to_dynamic_int8, lower_to_matmul_nbits, quantise_weights
-from fastv_export.rounding import Rounding
-from fastv_export.weights import CheckpointTensor, Scratch
-from fastv_runtime.bundle import Weights
+from fastv_export.checkpoint.checkpoint import Checkpoint
+from fastv_export.checkpoint.weights import CheckpointTensor, Scratch
+from fastv_export.execution.exact import with_exact_products
+from fastv_export.graphs.build import save_graph
+from fastv_export.passes import lower_to_dynamic_int8, lower_to_matmul_nbits, quantize_weights
+from fastv_export.quantization import rounding as rounding_module
+from fastv_export.quantization.weights import Quantization
+from fastv_runtime.config.bundle import Weights
 from tests.conftest import MakeBundle
 
 INPUTS, OUTPUTS = 256, 66
@@ -52,9 +52,9 @@ def test_a_graph_computes_with_the_rounded_weight(
     generator = torch.Generator().manual_seed(0)
     values = torch.randn(OUTPUTS, INPUTS, generator=generator).to(stored)
     values[3] = 0
-    rounding = Rounding(bits, block)
+    rounding = Quantization(bits, block)
     model = graph_of(tmp_path, values)
-    assert quantise_weights(model, lambda name: rounding if name == "weight" else None) == {"stored": rounding}
+    assert quantize_weights(model, lambda name: rounding if name == "weight" else None) == {"stored": rounding}
     save_graph(model, tmp_path / "graph.onnx")
     onnx.checker.check_model(tmp_path / "graph.onnx", full_check=True)
     size = (tmp_path / "graph.onnx.data").stat().st_size
@@ -90,16 +90,16 @@ def test_zero_points_are_where_the_operator_looks_for_them(tmp_path: Path, dtype
     generator = torch.Generator().manual_seed(0)
     values = torch.rand(OUTPUTS, INPUTS, generator=generator) + torch.linspace(-2, 1.5, OUTPUTS)[:, None]
     values[:, :128] *= -1
-    rounding = Rounding(4, block, zero_points=True)
+    rounding = Quantization(4, block, zero_points=True)
     weight = rounding.rounded(values, getattr(torch, dtype))
     # Where values lie on one side of zero, symmetric steps are twice as large as they need be.
-    symmetric = Rounding(4, block).rounded(values, torch.float32)
+    symmetric = Quantization(4, block).rounded(values, torch.float32)
     assert (weight - values).square().mean() < 0.5 * (symmetric - values).square().mean()
     x = torch.randn(7, INPUTS, generator=generator).to(getattr(torch, dtype))
     for lower in (lower_to_matmul_nbits, None):
         (tmp_path / str(lower)).mkdir()
         model = graph_of(tmp_path / str(lower), values, dtype)
-        quantise_weights(model, lambda _: rounding)
+        quantize_weights(model, lambda _: rounding)
         if lower is not None:
             lower(model)
         save_graph(model, tmp_path / "graph.onnx")
@@ -119,7 +119,7 @@ def test_four_bits_err_where_inputs_are_small() -> None:
     size = torch.rand(INPUTS, generator=generator) ** 6 * 30
     rows = torch.randn(500, INPUTS, generator=generator) * size
     for zero_points in (False, True):
-        plain = Rounding(4, 32, zero_points=zero_points)
+        plain = Quantization(4, 32, zero_points=zero_points)
         known = replace(plain, importance=rows.square().mean(0))
         errors = [
             float((rows @ (each.rounded(values, torch.float32) - values).t()).square().mean())
@@ -134,20 +134,20 @@ def test_four_bits_err_where_inputs_are_small() -> None:
 def test_scales_are_rounded_before_values_are(tmp_path: Path) -> None:
     values = torch.randn(OUTPUTS, INPUTS, generator=torch.Generator().manual_seed(0))
     model = graph_of(tmp_path, values, "float16")
-    quantise_weights(model, lambda _: Rounding(4, 64))
+    quantize_weights(model, lambda _: Quantization(4, 64))
     stored = {name: value.const_value for name, value in model.graph.initializers.items()}
     assert set(stored) == {"weight.int4", "weight.scales"}
     scales, integers = (stored[name].numpy() for name in ("weight.scales", "weight.int4"))
     assert scales.dtype == np.float16
     assert integers.dtype == ml_dtypes.int4
-    dequantised = integers.astype(np.float32) * np.repeat(scales.astype(np.float32), 64, axis=0)
-    np.testing.assert_array_equal(dequantised.T, Rounding(4, 64).rounded(values, torch.float16).numpy())
+    dequantized = integers.astype(np.float32) * np.repeat(scales.astype(np.float32), 64, axis=0)
+    np.testing.assert_array_equal(dequantized.T, Quantization(4, 64).rounded(values, torch.float16).numpy())
 
 
 def test_what_does_not_fit_stays_as_it_is(tmp_path: Path) -> None:
     for outputs, inputs in ((OUTPUTS, 100), (31, INPUTS)):
         model = graph_of(tmp_path, torch.randn(outputs, inputs))
-        assert quantise_weights(model, lambda _: Rounding(4, 64)) == {}
+        assert quantize_weights(model, lambda _: Quantization(4, 64)) == {}
         assert list(model.graph.initializers) == ["weight"]
 
 
@@ -158,7 +158,7 @@ def test_dynamic_products_round_every_row_in_a_range_of_its_own(tmp_path: Path) 
     x[2] *= 1000
     x[5] = 0
     model = graph_of(tmp_path, values)
-    quantise_weights(model, lambda _: Rounding(8, None))
+    quantize_weights(model, lambda _: Quantization(8, None))
     assert lower_to_dynamic_int8(model) == 1
     save_graph(model, tmp_path / "graph.onnx")
     assert (tmp_path / "graph.onnx.data").stat().st_size == pytest.approx(values.numel() + 4 * OUTPUTS, rel=0.05)
@@ -170,7 +170,7 @@ def test_dynamic_products_round_every_row_in_a_range_of_its_own(tmp_path: Path) 
         return np.asarray(session.run(None, {"x": x.numpy()})[0])
 
     saved = onnx.load(tmp_path / "graph.onnx")
-    y, weights = run(saved), Rounding(8, None).rounded(values, torch.float32)
+    y, weights = run(saved), Quantization(8, None).rounded(values, torch.float32)
     step = x.abs().amax(1, keepdim=True).clamp_min(1e-9) / 127
     expected = (torch.round(x / step) * step) @ weights.t()
     assert not y[5].any()

@@ -10,17 +10,17 @@ import pytest
 import torch
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
-from fastv_export import chunks
 from fastv_export.cli import summary
+from fastv_export.execution import chunks
+from fastv_export.execution.last_rows import with_last_rows
 from fastv_export.export import export_bundle
-from fastv_export.last_rows import with_last_rows
 from fastv_export.plan import Options
 from fastv_export.progress import Progress
-from fastv_export.question import ANSWER, QUESTION, SIZE
-from fastv_export.rounding_cost import BEARABLE, divergence, warning
+from fastv_export.verify.quantization_cost import BEARABLE, divergence, warning
+from fastv_export.verify.question import ANSWER, QUESTION, SIZE
 from fastv_runtime import Pipeline
-from fastv_runtime.bundle import DialectName, Plan, RoundingCost, Weights
-from tests.conftest import noise_picture
+from fastv_runtime.config.bundle import DialectName, Plan, QuantizationCost, Weights
+from tests.conftest import noise_image
 
 TOKENS = 8
 """Of the answer."""
@@ -39,7 +39,7 @@ def test_what_is_recorded_is_the_distance_from_the_unrounded_checkpoint(
     progress.note = notes.append  # type: ignore[method-assign]
     options = Options(layer=None, max_new_tokens=TOKENS, weights=weights)
     manifest = export_bundle(tiny_llava, tmp_path / "out.fastv", options, progress)
-    recorded = manifest.rounding
+    recorded = manifest.quantization
     assert recorded is not None
 
     theirs, answer = unrounded_logits(tiny_llava)
@@ -62,7 +62,7 @@ def unrounded_logits(checkpoint: Path) -> tuple[torch.Tensor, list[int]]:
     model = LlavaForConditionalGeneration.from_pretrained(checkpoint, dtype=torch.float32).eval()
     processor = LlavaProcessor.from_pretrained(checkpoint, backend="pil")
     text = f"<s>USER: <image>\n{QUESTION} ASSISTANT:"
-    inputs = processor(images=noise_picture(0, SIZE[::-1]), text=text, return_tensors="pt", add_special_tokens=False)
+    inputs = processor(images=noise_image(0, SIZE[::-1]), text=text, return_tensors="pt", add_special_tokens=False)
     answer = processor.tokenizer(ANSWER, add_special_tokens=False)["input_ids"][:TOKENS]
     ids = torch.cat([inputs["input_ids"], torch.tensor([answer])], 1)
     return model(input_ids=ids, pixel_values=inputs["pixel_values"]).logits[0, -TOKENS - 1 :], answer
@@ -71,7 +71,7 @@ def unrounded_logits(checkpoint: Path) -> tuple[torch.Tensor, list[int]]:
 def bundle_logits(bundle: Path, answer: list[int]) -> torch.Tensor:
     """The same by the runtime, token after token."""
     pipeline = Pipeline.load(bundle, threads=1)
-    pipeline.generate([noise_picture(0, SIZE[::-1])], QUESTION, max_new_tokens=1)
+    pipeline.generate([noise_image(0, SIZE[::-1])], QUESTION, max_new_tokens=1)
     logits = [pipeline.logits.copy()]
     table, decoder = pipeline.bundle.embedding(), pipeline.decoder
     for token in answer:
@@ -117,7 +117,7 @@ def test_a_warning_says_what_to_try(weights: Weights, dialect: DialectName, cali
         max_visual=144,
         max_new_tokens=8,
     )
-    bearable = RoundingCost(asked=49, same=40, kl=BEARABLE, logits=0.1)
+    bearable = QuantizationCost(asked=49, same=40, kl=BEARABLE, logits=0.1)
     assert warning(bearable, plan, dialect, calibrated=calibrated) is None
     line = warning(bearable.model_copy(update={"kl": 0.74}), plan, dialect, calibrated=calibrated)
     assert line is not None

@@ -11,19 +11,20 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from fastv_export import write_graphs as graphs_module
-from fastv_export.activations import Activation
-from fastv_export.checkpoint import Checkpoint
-from fastv_export.exact import with_exact_products
+from fastv_export.checkpoint.checkpoint import Checkpoint
+from fastv_export.checkpoint.weights import CheckpointTensor, Scratch
+from fastv_export.execution.exact import with_exact_products
 from fastv_export.export import export_bundle
-from fastv_export.graphs import save_graph
-from fastv_export.passes import Scaled, quantise_activations, quantise_weights, scale_inputs
+from fastv_export.graphs import write as graphs_module
+from fastv_export.graphs.build import save_graph
+from fastv_export.passes import ScaledInputs, quantize_activations, quantize_weights
+from fastv_export.passes.quant import scale_inputs
 from fastv_export.plan import Options
 from fastv_export.progress import Progress
-from fastv_export.rounding import Rounding
-from fastv_export.scaling import Scale, activation_aware, smoothing
-from fastv_export.weights import CheckpointTensor, Scratch
-from fastv_runtime.bundle import Bundle, Weights
+from fastv_export.quantization.activations import Activation
+from fastv_export.quantization.scaling import Scale, activation_aware, smoothing
+from fastv_export.quantization.weights import Quantization
+from fastv_runtime.config.bundle import Bundle, Weights
 from tests.activations import activation_of, tiny_activations
 from tests.export.test_rounding import graph_of
 from tests.tiny import write_tiny_llava
@@ -46,12 +47,12 @@ def test_the_chosen_scale_errs_less_on_the_rows_themselves(tmp_path: Path) -> No
     weights = torch.randn(OUTPUTS, INPUTS, generator=generator)
     size = torch.rand(INPUTS, generator=generator) ** 8 * 10 + 0.1
     rows = (torch.randn(ROWS, INPUTS, generator=generator) + 0.5) * size
-    rounding, tensor = Rounding(4, 64, importance=rows.square().mean(0)), stored(tmp_path, weights)
+    rounding, tensor = Quantization(4, 64, importance=rows.square().mean(0)), stored(tmp_path, weights)
     scale = activation_aware([(tensor, rounding)], activation_of(rows), untied)
     assert scale is not None
     np.testing.assert_allclose(float(scale.log().mean()), 0, atol=1e-5)
 
-    def error(scaled: Rounding) -> float:
+    def error(scaled: Quantization) -> float:
         return float((rows @ (scaled.rounded(weights, torch.float32) - weights).t()).square().mean())
 
     assert error(rounding.scaled(scale)) < 0.9 * error(rounding)
@@ -63,7 +64,7 @@ def test_smoothing_is_smoothquants(tmp_path: Path) -> None:
     generator = torch.Generator().manual_seed(0)
     weights, rows = (torch.randn(count, INPUTS, generator=generator) for count in (OUTPUTS, ROWS))
     weights[:, 5] = 0
-    scale = smoothing([(stored(tmp_path, weights), Rounding(8, None))], activation_of(rows), untied)
+    scale = smoothing([(stored(tmp_path, weights), Quantization(8, None))], activation_of(rows), untied)
     expected = (rows.abs().amax(0) / weights.abs().amax(0)).sqrt()
     used = torch.arange(INPUTS) != 5
     ratio = (scale / expected)[used]
@@ -84,9 +85,9 @@ def test_a_scaled_graph_computes_what_transformers_does_from_scaled_rounding(
     biased: tuple[Path, dict[str, Activation]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source, activations = biased
-    found: list[Scaled] = []
+    found: list[ScaledInputs] = []
 
-    def spy(*arguments: object) -> Scaled:
+    def spy(*arguments: object) -> ScaledInputs:
         found.append(scale_inputs(*arguments))  # type: ignore[arg-type]
         return found[-1]
 
@@ -120,10 +121,10 @@ def test_static_products_round_what_they_are_given_and_no_more(tmp_path: Path) -
     generator = torch.Generator().manual_seed(0)
     values, x = (torch.randn(count, INPUTS, generator=generator) for count in (OUTPUTS, 9))
     model = graph_of(tmp_path, values)
-    assert quantise_activations(model, {"x": 2.0}) == 0  # weights are not int8 yet
-    quantise_weights(model, lambda _: Rounding(8, None))
-    assert quantise_activations(model, {"y": 2.0}) == 0
-    assert quantise_activations(model, {"x": 2.0}) == 1
+    assert quantize_activations(model, {"x": 2.0}) == 0  # weights are not int8 yet
+    quantize_weights(model, lambda _: Quantization(8, None))
+    assert quantize_activations(model, {"y": 2.0}) == 0
+    assert quantize_activations(model, {"x": 2.0}) == 1
     save_graph(model, tmp_path / "graph.onnx")
     onnx.checker.check_model(tmp_path / "graph.onnx", full_check=True)
 
@@ -134,7 +135,7 @@ def test_static_products_round_what_they_are_given_and_no_more(tmp_path: Path) -
         session = onnxruntime.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
         return np.asarray(session.run(None, {"x": x.numpy()})[0])
 
-    weights, saved = Rounding(8, None).rounded(values, torch.float32).t(), onnx.load(tmp_path / "graph.onnx")
+    weights, saved = Quantization(8, None).rounded(values, torch.float32).t(), onnx.load(tmp_path / "graph.onnx")
     step = 2.0 / 127
     rounded = (x / step).round().clamp(-128, 127) * step  # what lies beyond the range is cut off
     np.testing.assert_allclose(run(saved), (rounded @ weights).numpy(), atol=1e-3)

@@ -13,12 +13,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fastv_export.graphs.select import build_select
 from fastv_export.rankers import RANKERS
-from fastv_export.reference import select
-from fastv_export.select_graph import build_select
-from fastv_export.trace import graph_inputs, name_outputs
-from fastv_runtime.bundle import Decoder
-from fastv_runtime.contract import decoder_contracts
+from fastv_export.tracing.trace import graph_inputs, name_outputs
+from fastv_export.verify.reference import select
+from fastv_runtime.config.bundle import DecoderConfig
+from fastv_runtime.config.io_spec import decoder_io_specs
 from tests.runtime.test_lengths import make_plan
 
 WIDTH = 4
@@ -26,7 +26,7 @@ WIDTH = 4
 
 @cache
 def session(ranker: str) -> Any:
-    decoder = Decoder(
+    decoder = DecoderConfig(
         hidden_size=WIDTH,
         num_hidden_layers=3,
         num_attention_heads=1,
@@ -36,7 +36,7 @@ def session(ranker: str) -> Any:
         vocab_size=8,
         gated_mlp=True,
     )
-    inputs, outputs = decoder_contracts(decoder, make_plan(), "float32")["select"]
+    inputs, outputs = decoder_io_specs(decoder, make_plan(), "float32")["select"]
     model = build_select(graph_inputs(inputs), 24, ranker)
     name_outputs(model, outputs)
     return onnxruntime.InferenceSession(ir.to_proto(model).SerializeToString())

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
+from fastv_export.checkpoint.weights import CheckpointTensor
 from fastv_export.export import export_bundle
 from fastv_export.plan import Options
 from fastv_export.progress import Progress
 from fastv_export.staging import staging
-from fastv_export.weights import CheckpointTensor
 from fastv_runtime import UserError
 
 Usage = namedtuple("Usage", "total used free")
@@ -24,7 +24,7 @@ def test_a_disk_that_is_too_small_is_named_before_the_first_graph(
     tiny_llava: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     traced: list[str] = []
-    monkeypatch.setattr("fastv_export.write_graphs.build_graph", lambda name, *_: traced.append(name))
+    monkeypatch.setattr("fastv_export.graphs.write.build_graph", lambda name, *_: traced.append(name))
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(1 << 30, 1 << 30, 1000))
     with pytest.raises(UserError, match=r"out.fastv: needs 0\.00 GiB, its disk has 0\.00 GiB free: free some space"):
         export_bundle(tiny_llava, tmp_path / "out.fastv", Options(), Progress(None))

@@ -10,13 +10,13 @@ import onnx
 import pytest
 import torch
 
-from fastv_export.activations import activations_of
 from fastv_export.export import export_bundle
-from fastv_export.observer import Statistics, _add, means, merged
 from fastv_export.plan import Options
 from fastv_export.progress import Progress
-from fastv_export.static_ranges import LARGEST, bears_one_range, step_error
-from fastv_runtime.bundle import Weights
+from fastv_export.quantization.activations import activations_of
+from fastv_export.quantization.observer import Statistics, _add, means, merged
+from fastv_export.quantization.static_ranges import LARGEST, bears_one_range, step_error
+from fastv_runtime.config.bundle import Weights
 from tests.activations import tiny_activations
 from tests.tiny import write_tiny_llava
 

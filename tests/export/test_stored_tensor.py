@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from fastv_export.checkpoint import Checkpoint, StoredTensor
+from fastv_export.checkpoint.checkpoint import Checkpoint, StoredTensor
 
 VALUES = np.arange(2 * 12 * 5, dtype=np.float32).reshape(2, 12, 5)
 

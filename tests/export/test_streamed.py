@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from fastv_export.checkpoint import Checkpoint
+from fastv_export.checkpoint.checkpoint import Checkpoint
+from fastv_export.checkpoint.streamed import StreamedParameter, stream_model
 from fastv_export.families import FAMILIES
-from fastv_export.reference import load_model
-from fastv_export.streamed import StreamedParameter, stream_model
+from fastv_export.verify.reference import load_model
 
 LLAVA = FAMILIES["llava"]
 SMALL = 1 << 12

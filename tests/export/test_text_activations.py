@@ -7,18 +7,18 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from fastv_export.checkpoint import Checkpoint
+from fastv_export.checkpoint.checkpoint import Checkpoint
+from fastv_export.checkpoint.processor_files import copy_processor
+from fastv_export.checkpoint.streamed import stream_model
 from fastv_export.export import export_bundle
 from fastv_export.families import FAMILIES
 from fastv_export.plan import Options
-from fastv_export.processor_files import copy_processor
 from fastv_export.progress import Progress
-from fastv_export.reference import load_model
-from fastv_export.streamed import stream_model
-from fastv_export.text_activations import TEXT, text_activations
-from fastv_runtime.bundle import Tokens, Weights
+from fastv_export.quantization.text_activations import TEXT, text_activations
+from fastv_export.verify.reference import load_model
+from fastv_runtime.config.bundle import Tokens, Weights
+from fastv_runtime.generation.prompt import PromptBuilder
 from fastv_runtime.hf import load_tokenizer
-from fastv_runtime.prompt import PromptBuilder
 
 
 @torch.no_grad()
@@ -36,7 +36,7 @@ def test_activations_are_those_of_the_text_as_a_prompt(tiny_llava: Path, tmp_pat
     for index in (0, 3):
         sizes = layers[index].input_layernorm(states[index])[0].abs().amax(0)
         given = found[f"layers.{index}.self_attn.q_proj"]
-        # What the text leaves small a picture may not.
+        # What the text leaves small an image may not.
         expected = sizes.clamp_min(float(sizes.median()))
         np.testing.assert_allclose(given.max_abs.numpy(), expected.numpy(), rtol=1e-4)
     assert set(found) == {

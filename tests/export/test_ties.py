@@ -11,11 +11,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from fastv_export.checkpoint import Checkpoint
+from fastv_export.checkpoint.checkpoint import Checkpoint
+from fastv_export.checkpoint.skeleton import Skeleton
+from fastv_export.checkpoint.streamed import stream_model
 from fastv_export.families import FAMILIES
-from fastv_export.reference import load_model
-from fastv_export.skeleton import Skeleton
-from fastv_export.streamed import stream_model
+from fastv_export.verify.reference import load_model
 
 LLAVA = FAMILIES["llava"]
 TABLE, HEAD = "model.language_model.embed_tokens.weight", "lm_head.weight"

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from fastv_export.families.qwen_vl_chat.processor import write_tokenizer
-from fastv_export.tiktoken_file import read_ranks
+from fastv_export.families.qwen_vl_chat.tiktoken_file import read_ranks
 from fastv_runtime import UserError
 from tests.tiny_qwen_vl import CORPUS, SPECIAL, TOKENS, original_tokenizer, write_vocabulary
 

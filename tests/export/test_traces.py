@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import nn
 
-from fastv_export import attention
-from fastv_export.checkpoint import Checkpoint
+from fastv_export.checkpoint.checkpoint import Checkpoint
+from fastv_export.checkpoint.skeleton import Skeleton
 from fastv_export.families import FAMILIES
-from fastv_export.modules import DecoderPart, VisionPart
-from fastv_export.skeleton import Skeleton
+from fastv_export.tracing import attention
+from fastv_export.tracing.parts import DecoderPart, VisionPart
 from tests import traces
 from tests.tiny import write_tiny_llava
 

@@ -7,13 +7,13 @@ from pathlib import Path
 import onnx
 import pytest
 
-from fastv_export import chunks
-from fastv_export.chunks import cut
-from fastv_export.exact import with_exact_products
-from fastv_export.verify import verify_graph
-from fastv_runtime.bundle import Bundle, Weights
-from fastv_runtime.engines.onnxruntime import OrtEngine
-from fastv_runtime.selftest import golden_cases, read_golden, run_case
+from fastv_export.execution import chunks
+from fastv_export.execution.chunks import cut
+from fastv_export.execution.exact import with_exact_products
+from fastv_export.verify.graphs import verify_graph
+from fastv_runtime.backends.onnxruntime import OrtEngine
+from fastv_runtime.config.bundle import Bundle, Weights
+from fastv_runtime.verification import golden_cases, read_golden, run_case
 from tests.conftest import MakeBundle
 
 LIMIT = 40_000

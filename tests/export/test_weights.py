@@ -10,9 +10,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from fastv_export import weights
-from fastv_export.checkpoint import Checkpoint, StoredTensor
-from fastv_export.weights import CheckpointTensor, Scratch
+from fastv_export.checkpoint import weights
+from fastv_export.checkpoint.checkpoint import Checkpoint, StoredTensor
+from fastv_export.checkpoint.weights import CheckpointTensor, Scratch
 from fastv_runtime import UserError
 
 DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fastv_export.checkpoint import Checkpoint
+from fastv_export.checkpoint.checkpoint import Checkpoint
 from fastv_export.families import FAMILIES
-from fastv_export.reference import load_model
+from fastv_export.verify.reference import load_model
 from fastv_runtime import UserError
 from tests.tiny import write_tiny_llava
 

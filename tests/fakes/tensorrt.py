@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from fastv_runtime.bundle import Bundle
-from fastv_runtime.lengths import capacity
+from fastv_runtime.config.bundle import Bundle
+from fastv_runtime.config.lengths import capacity
 from tests.fakes.cuda import ALIGNMENT, STREAM, FakeCuda
 
 NUMPY = {"float": np.float32, "float16": np.float16, "int64": np.int64, "bool": np.bool_}

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from fastv_export.families import FAMILIES
-from fastv_export.reference import load_model
+from fastv_export.verify.reference import load_model
 from tests.conftest import MakeBundle
 from tests.families.rows.qwen_patches import ROWS
 from tests.families.test_families import compare
@@ -30,5 +30,5 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_deepstack_is_added_on_both_sides_of_the_cut(source: Path, make_bundle: MakeBundle, layer: int) -> None:
     stock = load_model(source, FAMILIES[ROW.model_type])
     stock.generation_config.eos_token_id = None
-    # Two pictures, then a video.
+    # Two images, then a video.
     compare(replace(ROW, cases=ROW.cases[2:4], videos=ROW.videos[2:4]), source, stock, make_bundle, layer)

@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 import torch
 
-from fastv_export.checkpoint import Checkpoint
+from fastv_export.checkpoint.checkpoint import Checkpoint
 from fastv_export.families import FAMILIES
-from fastv_export.reference import load_model, pruned
+from fastv_export.verify.reference import load_model, pruned
 from fastv_runtime import Pipeline
-from fastv_runtime.bundle import END_TO_END, Bundle, read_manifest
-from tests.conftest import MakeBundle, noise_picture
+from fastv_runtime.config.bundle import END_TO_END, Bundle, read_manifest
+from tests.conftest import MakeBundle, noise_image
 from tests.families.conftest import CheckpointOf
 from tests.families.row import Row, noise_video
 from tests.families.rows import ROWS
@@ -83,14 +83,14 @@ def compare(row: Row, source: Path, stock: Any, make_bundle: MakeBundle, layer: 
     placeholders = [family.image_token_id(config)] + ([family.video_token_id(config)] if any(row.videos) else [])
     for number, (sizes, frames) in enumerate(zip_longest(row.cases, row.videos, fillvalue=0)):
         question = QUESTIONS[number % len(QUESTIONS)]
-        pictures, videos = [], []
+        images, videos = [], []
         if frames:
             assert row.video_inputs is not None
             videos = [noise_video(number, sizes[0], frames)]
             inputs = row.video_inputs(source, videos[0], question)
         else:
-            pictures = [noise_picture(10 * number + index, size) for index, size in enumerate(sizes)]
-            inputs = row.inputs(source, pictures, question)
+            images = [noise_image(10 * number + index, size) for index, size in enumerate(sizes)]
+            inputs = row.inputs(source, images, question)
         visual = torch.isin(inputs["input_ids"][0], torch.tensor(placeholders))
         length, count = visual.numel(), int(visual.sum())
         expected = pruning = None
@@ -103,7 +103,7 @@ def compare(row: Row, source: Path, stock: Any, make_bundle: MakeBundle, layer: 
                 with pruned(decoder, layer, visual, kept_length) as pruning:
                     expected = _generate(stock, inputs)
 
-        generation = pipeline.stream(pictures, question, videos=videos, max_new_tokens=NEW_TOKENS, ignore_stop=True)
+        generation = pipeline.stream(images, question, videos=videos, max_new_tokens=NEW_TOKENS, ignore_stop=True)
         answer = generation.answer
         assert answer.prompt_tokens == length
         assert answer.visual_tokens == count > 0

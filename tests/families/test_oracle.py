@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 import torch
 
-from fastv_export.checkpoint import Checkpoint
+from fastv_export.checkpoint.checkpoint import Checkpoint
 from fastv_export.families import FAMILIES
 from fastv_runtime import Pipeline
-from fastv_runtime.bundle import Bundle, read_manifest
+from fastv_runtime.config.bundle import Bundle, read_manifest
 from tests import oracle
-from tests.conftest import MakeBundle, noise_picture
+from tests.conftest import MakeBundle, noise_image
 from tests.families.conftest import CheckpointOf
 from tests.families.row import Row, noise_video
 from tests.families.rows import ROWS
@@ -31,7 +31,7 @@ WITH_VIDEO = {"qwen3_vl", "video_llava"}
 
 
 class Case:
-    """A prompt about a row's first picture, or first video: as the pipeline takes it, and as the stock model does."""
+    """A prompt about a row's first image, or first video: as the pipeline takes it, and as the stock model does."""
 
     def __init__(self, row: Row, checkpoint_of: CheckpointOf, video: bool):
         self.source = checkpoint_of(row)
@@ -39,15 +39,15 @@ class Case:
         config = family.config(Checkpoint(self.source))
         cases = zip_longest(row.cases, row.videos, fillvalue=0)
         sizes = next(sizes for sizes, frames in cases if bool(frames) == video)
-        self.pictures, self.videos = [], []
+        self.images, self.videos = [], []
         self.inputs: dict[str, Any]
         if video:
             assert row.video_inputs is not None
             self.videos = [noise_video(1, sizes[0], next(filter(None, row.videos)))]
             self.inputs = row.video_inputs(self.source, self.videos[0], QUESTIONS[1])
         else:
-            self.pictures = [noise_picture(index, size) for index, size in enumerate(sizes)]
-            self.inputs = row.inputs(self.source, self.pictures, QUESTIONS[1])
+            self.images = [noise_image(index, size) for index, size in enumerate(sizes)]
+            self.inputs = row.inputs(self.source, self.images, QUESTIONS[1])
         placeholder = family.video_token_id(config) if video else family.image_token_id(config)
         self.visual = self.inputs["input_ids"][0] == placeholder
 
@@ -68,7 +68,7 @@ def test_pruned_answers_are_those_without_the_rows(
             plan = manifest.plan.model_copy(update={"keep": keep})
             pipeline = Pipeline(Bundle(bundle, manifest.model_copy(update={"plan": plan})), threads=1)
             generation = pipeline.stream(
-                case.pictures, QUESTIONS[1], videos=case.videos, max_new_tokens=TOKENS, ignore_stop=True
+                case.images, QUESTIONS[1], videos=case.videos, max_new_tokens=TOKENS, ignore_stop=True
             )
             logits = torch.from_numpy(pipeline.logits.copy())
             for _ in generation:

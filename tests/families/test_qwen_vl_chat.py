@@ -13,15 +13,15 @@ import pytest
 import torch
 from PIL import Image
 
-from fastv_export.checkpoint import Checkpoint
+from fastv_export.checkpoint.checkpoint import Checkpoint
 from fastv_export.export import export_bundle
 from fastv_export.families import FAMILIES
 from fastv_export.plan import Options
 from fastv_export.progress import Progress
-from fastv_export.reference import load_model
+from fastv_export.verify.reference import load_model
 from fastv_runtime import Pipeline, UserError
-from fastv_runtime.bundle import END_TO_END, Bundle, read_manifest
-from tests.conftest import MakeBundle, noise_picture
+from fastv_runtime.config.bundle import END_TO_END, Bundle, read_manifest
+from tests.conftest import MakeBundle, noise_image
 from tests.plain_qwen_vl import PlainQwenVL
 from tests.tiny_qwen_vl import IMAGE_SIZE, TOKENS, original_tokenizer, write_tiny_qwen_vl
 
@@ -49,7 +49,7 @@ def mapped(source: Path) -> Any:
 
 @torch.no_grad()
 def test_image_features_are_those_of_the_published_layout(plain: PlainQwenVL, mapped: Any) -> None:
-    pixel_values = _pixels(noise_picture(0))
+    pixel_values = _pixels(noise_image(0))
     features = FAMILY.encode(mapped, pixel_values=pixel_values[None])
     assert features.shape == (VISUAL, 256)
     torch.testing.assert_close(features, plain.features(pixel_values), atol=1e-3, rtol=1e-4)
@@ -57,7 +57,7 @@ def test_image_features_are_those_of_the_published_layout(plain: PlainQwenVL, ma
 
 @torch.no_grad()
 def test_mapped_decoder_answers_as_the_published_layout(source: Path, plain: PlainQwenVL, mapped: Any) -> None:
-    expected = _expected(plain, source, [noise_picture(1)])
+    expected = _expected(plain, source, [noise_image(1)])
     embedded = expected.prompt
     cache, tokens = None, []
     for step in range(NEW_TOKENS):
@@ -72,26 +72,26 @@ def test_mapped_decoder_answers_as_the_published_layout(source: Path, plain: Pla
 
 
 @pytest.mark.parametrize(("layer", "keep"), [(None, 1.0), (2, 0.5), (2, 0.25)])
-@pytest.mark.parametrize("images", [1, 2])
+@pytest.mark.parametrize("count", [1, 2])
 def test_bundles_answer_as_the_published_layout(
-    source: Path, plain: PlainQwenVL, make_bundle: MakeBundle, layer: int | None, keep: float, images: int
+    source: Path, plain: PlainQwenVL, make_bundle: MakeBundle, layer: int | None, keep: float, count: int
 ) -> None:
     bundle = make_bundle(source, layer=layer, max_text=128, max_images=2, max_new_tokens=NEW_TOKENS)
-    pictures = [noise_picture(index) for index in range(images)]
-    expected = _expected(plain, source, pictures, layer, keep)
+    images = [noise_image(index) for index in range(count)]
+    expected = _expected(plain, source, images, layer, keep)
     manifest = read_manifest(bundle)
     assert END_TO_END in (manifest.verified or {})
     plan = manifest.plan.model_copy(update={"keep": keep})
     pipeline = Pipeline(Bundle(bundle, manifest.model_copy(update={"plan": plan})), threads=1)
-    generation = pipeline.stream(pictures, QUESTION, max_new_tokens=NEW_TOKENS, ignore_stop=True)
+    generation = pipeline.stream(images, QUESTION, max_new_tokens=NEW_TOKENS, ignore_stop=True)
     logits = pipeline.logits.copy()
     for _ in generation:
         pass
     answer = generation.answer
     assert answer.prompt_tokens == len(expected.prompt)
-    assert answer.visual_tokens == images * VISUAL
+    assert answer.visual_tokens == count * VISUAL
     assert answer.kept_visual_tokens == expected.kept
-    assert len(expected.kept) == images * VISUAL * keep
+    assert len(expected.kept) == count * VISUAL * keep
     np.testing.assert_allclose(logits, expected.logits.numpy(), atol=1e-3, rtol=0)
     assert answer.token_ids == expected.token_ids
 
@@ -117,7 +117,7 @@ def test_plans_past_the_original_rotary_range_are_refused(source: Path, tmp_path
 @pytest.mark.parametrize(
     ("file", "change", "message"),
     [
-        ("config.json", {"visual": None}, "language model that sees no pictures"),
+        ("config.json", {"visual": None}, "language model that sees no images"),
         ("config.json", {"seq_length": None}, "it lacks seq_length"),
         ("config.json", {"rotary_pct": 0.5}, r"rotary_pct is 0\.5"),
         ("config.json", {"num_hidden_layers": 5}, "tensors are missing: language_model.model.layers.4"),
@@ -170,12 +170,12 @@ class Expected:
 
 @torch.no_grad()
 def _expected(
-    plain: PlainQwenVL, source: Path, pictures: list[Image.Image], layer: int | None = None, keep: float = 1.0
+    plain: PlainQwenVL, source: Path, images: list[Image.Image], layer: int | None = None, keep: float = 1.0
 ) -> Expected:
     """Answer to QUESTION, only the fraction `keep` of the visual tokens left from layer K = `layer` on."""
-    ids = _chat(source, len(pictures))
+    ids = _chat(source, len(images))
     visual = torch.tensor(ids) == TOKENS - 1
-    prompt = plain.embed(ids, [plain.features(_pixels(picture)) for picture in pictures])
+    prompt = plain.embed(ids, [plain.features(_pixels(image)) for image in images])
     kept = visual.nonzero()[:, 0]
     if layer is not None:
         _, scores = plain.logits(prompt, layer)
@@ -192,16 +192,16 @@ def _expected(
     return Expected(prompt, order[kept].tolist(), first, tokens)
 
 
-def _chat(source: Path, pictures: int) -> list[int]:
+def _chat(source: Path, images: int) -> list[int]:
     """Token ids of a first turn, piece by piece as the original puts them together."""
     encoding = original_tokenizer(source / "qwen.tiktoken")
     special = encoding._special_tokens
     start, end, newline = special["<|im_start|>"], special["<|im_end|>"], encoding.encode("\n")
     ids = [start, *encoding.encode("system"), *newline, *encoding.encode("You are a helpful assistant.")]
     ids += [end, *newline, start, *encoding.encode("user"), *newline]
-    for number in range(1, pictures + 1):
-        ids += encoding.encode(f"Picture {number}: ")
+    for number in range(1, images + 1):
+        ids += encoding.encode(f"Image {number}: ")
         ids += [special["<img>"], *[special["<imgpad>"]] * VISUAL, special["</img>"]]
         # What follows an image tag is cut into pieces as one text.
-        ids += encoding.encode("\n" if number < pictures else "\n" + QUESTION)
+        ids += encoding.encode("\n" if number < images else "\n" + QUESTION)
     return [*ids, end, *newline, start, *encoding.encode("assistant"), *newline]

@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from fastv_export.families import FAMILIES
-from fastv_export.reference import load_model, pruned
+from fastv_export.verify.reference import load_model, pruned
 from fastv_runtime import Pipeline
-from tests.conftest import MakeBundle, noise_picture
+from tests.conftest import MakeBundle, noise_image
 from tests.families.rows import ROWS
 
 LAYER = 2
@@ -37,15 +37,15 @@ def test_half_precision_answers_as_transformers(model_type: str, tmp_path: Path,
     }
     stock = load_model(source, family)
     stock.generation_config.eos_token_id = None
-    picture = noise_picture(3, row.cases[0][0])
-    inputs = row.inputs(source, [picture], QUESTION)
+    image = noise_image(3, row.cases[0][0])
+    inputs = row.inputs(source, [image], QUESTION)
     visual = inputs["input_ids"][0] == manifest.tokens.image
     kept = visual.numel() - int(visual.sum()) + round(0.5 * int(visual.sum()))
     with torch.no_grad(), pruned(family.decoder(stock), LAYER, visual, kept) as pruning:
         expected = stock.generate(
             **inputs, max_new_tokens=TOKENS, do_sample=False, return_dict_in_generate=True, output_logits=True
         )
-    generation = pipeline.stream([picture], QUESTION, max_new_tokens=TOKENS, ignore_stop=True)
+    generation = pipeline.stream([image], QUESTION, max_new_tokens=TOKENS, ignore_stop=True)
     order = torch.cumsum(visual, 0) - 1
     assert generation.answer.kept_visual_tokens == order[pruning.keep[visual[pruning.keep]]].tolist()
     logits = expected.logits[0][0].numpy()
@@ -56,7 +56,7 @@ def test_half_precision_answers_as_transformers(model_type: str, tmp_path: Path,
 
 
 def test_sorts_that_tensorrt_cannot_do_are_scatters(tmp_path: Path, make_bundle: MakeBundle) -> None:
-    """Qwen2.5-VL's tower inverts the order of its windows, of as many tokens as a picture has."""
+    """Qwen2.5-VL's tower inverts the order of its windows, of as many tokens as an image has."""
     row = next(row for row in ROWS if row.model_type == "qwen2_5_vl")
     row.write(tmp_path / "checkpoint")
     bundle = make_bundle(tmp_path / "checkpoint", layer=LAYER, target="trt", **row.options)

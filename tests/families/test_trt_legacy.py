@@ -14,16 +14,16 @@ import onnx
 import onnxruntime
 import pytest
 
-from fastv_export import attention, tower_attention
-from fastv_export.checkpoint import Checkpoint
-from fastv_export.dialects import TRT_LEGACY
+from fastv_export.checkpoint.checkpoint import Checkpoint
+from fastv_export.checkpoint.skeleton import Skeleton
 from fastv_export.families import FAMILIES, Family
-from fastv_export.graphs import build_graph, save_graph
+from fastv_export.graphs.build import build_graph, save_graph
 from fastv_export.plan import Options, decoder_dimensions, make_plan
-from fastv_export.reference import load_model
-from fastv_export.skeleton import Skeleton
-from fastv_runtime.contract import Contract, contracts
-from fastv_runtime.schema import TensorSpec
+from fastv_export.targets import TRT_LEGACY
+from fastv_export.tracing import attention, tower_attention
+from fastv_export.verify.reference import load_model
+from fastv_runtime.config.base import TensorSpec
+from fastv_runtime.config.io_spec import IOSpec, io_specs
 from tests.conftest import MakeBundle
 from tests.export.tensorrt_operators import violations
 from tests.families.row import Row
@@ -47,7 +47,7 @@ class Form:
 
     canonical: Path
     lowered: Path
-    contract: Contract
+    io_spec: IOSpec
     example: dict[str, np.ndarray]
 
 
@@ -71,13 +71,13 @@ def _forms(checkpoint: Checkpoint, family: Family, options: dict[str, Any], fold
     skeleton = Skeleton(checkpoint, family, attention=attention.IMPLEMENTATION)
     example = family.example(vision)
     made = {}
-    for name, contract in contracts(dimensions, vision, video, plan, "float32").items():
+    for name, io_spec in io_specs(dimensions, vision, video, plan, "float32").items():
         files = folder / f"{name}-onnx.onnx", folder / f"{name}-trt-legacy.onnx"
-        model = build_graph(name, contract, skeleton, family, vision, plan)
+        model = build_graph(name, io_spec, skeleton, family, vision, plan)
         save_graph(model, files[0])
         TRT_LEGACY.lower(model)
         save_graph(model, files[1])
-        made[name] = Form(*files, contract, example)
+        made[name] = Form(*files, io_spec, example)
     return made
 
 
@@ -87,14 +87,14 @@ def test_a_family_needs_nothing_newer_than_tensorrt_10_3(forms: dict[str, Form])
         model = onnx.load(form.lowered, load_external_data=False)
         assert set(violations(model)) == set(), name
         assert [(each.name, _shape(each)) for each in (*model.graph.input, *model.graph.output)] == [
-            (each.name, list(each.shape)) for each in (*form.contract[0], *form.contract[1])
+            (each.name, list(each.shape)) for each in (*form.io_spec[0], *form.io_spec[1])
         ]
 
 
 def test_a_family_computes_the_canonical_form(forms: dict[str, Form]) -> None:
     for name, form in forms.items():
         sessions = [_session(path) for path in (form.canonical, form.lowered)]
-        outputs = [tensor.name for tensor in form.contract[1]]
+        outputs = [tensor.name for tensor in form.io_spec[1]]
         cases = [_vision_feeds(name, form)] if name in ("vision", "video", "pack") else _decoder_feeds(name, form)
         for case, feeds in enumerate(cases):
             expected, actual = (
@@ -132,7 +132,7 @@ def _vision_feeds(name: str, form: Form) -> dict[str, np.ndarray]:
     generator = np.random.default_rng(0)
     sizes = {"R": 9, "N": 14}
     feeds = {}
-    for tensor in form.contract[0]:
+    for tensor in form.io_spec[0]:
         shape = [sizes[axis] if isinstance(axis, str) else axis for axis in tensor.shape]
         random = generator.standard_normal(shape, np.float32)
         feeds[tensor.name] = generator.integers(0, sizes["R"] + 1, shape) if tensor.dtype == "int64" else random
@@ -142,9 +142,9 @@ def _vision_feeds(name: str, form: Form) -> dict[str, np.ndarray]:
 def _decoder_feeds(name: str, form: Form) -> list[dict[str, np.ndarray]]:
     """A prompt; a token after it; and more rows into a cache that is part full."""
     if name == "select":
-        return [_feeds(form.contract[0], LENGTH, {"length": np.asarray([KEPT])})]
+        return [_feeds(form.io_spec[0], LENGTH, {"length": np.asarray([KEPT])})]
     return [
-        _feeds(form.contract[0], rows, {"write_index": np.asarray([write_index])})
+        _feeds(form.io_spec[0], rows, {"write_index": np.asarray([write_index])})
         for rows, write_index in ((LENGTH, 0), (1, LENGTH), (5, 11))
     ]
 

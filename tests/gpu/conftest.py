@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from fastv_runtime import UserError
-from fastv_runtime.engines.cuda import Cuda
+from fastv_runtime.backends.cuda import Cuda
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -7,9 +7,9 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from fastv_runtime.engines.cuda import Cuda, CudaError, DeviceMemory, MappedMemory
-from fastv_runtime.layout import ALIGNMENT, Region
-from fastv_runtime.memory import Buffer, Memory
+from fastv_runtime.backends.cuda import Cuda, CudaError, DeviceMemory, MappedMemory
+from fastv_runtime.memory.buffers import Buffer, Memory
+from fastv_runtime.memory.layout import ALIGNMENT, Region
 
 
 @pytest.mark.parametrize("allocate", [DeviceMemory, MappedMemory])

@@ -9,9 +9,9 @@ import onnxruntime
 import pytest
 
 from fastv_runtime import Pipeline
-from fastv_runtime.engines.cuda import Cuda
-from fastv_runtime.engines.onnxruntime import CUDA_PROVIDER
-from tests.conftest import noise_picture
+from fastv_runtime.backends.cuda import Cuda
+from fastv_runtime.backends.onnxruntime import CUDA_PROVIDER
+from tests.conftest import noise_image
 
 QUESTION = "What color is it?"
 TOLERANCE = 1e-3
@@ -23,7 +23,7 @@ def test_a_prompt_and_its_decoding_are_those_of_the_cpu(cuda: Cuda, tiny_bundle:
     pipeline = Pipeline.load(tiny_bundle, device="cuda")
     for seed in range(3):
         generation, expected = (
-            each.stream([noise_picture(seed)], QUESTION, max_new_tokens=16, ignore_stop=True)
+            each.stream([noise_image(seed)], QUESTION, max_new_tokens=16, ignore_stop=True)
             for each in (pipeline, tiny_pipeline)
         )
         logits = tiny_pipeline.logits.copy()
@@ -35,5 +35,5 @@ def test_a_prompt_and_its_decoding_are_those_of_the_cpu(cuda: Cuda, tiny_bundle:
         assert generation.answer.token_ids[0] == int(np.argmax(logits))
         assert len(generation.answer.token_ids) == 16
         # Asked again, the same: nothing is left over from one prompt to the next.
-        again = pipeline.generate([noise_picture(seed)], QUESTION, max_new_tokens=16, ignore_stop=True)
+        again = pipeline.generate([noise_image(seed)], QUESTION, max_new_tokens=16, ignore_stop=True)
         assert again.token_ids == generation.answer.token_ids

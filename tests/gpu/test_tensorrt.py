@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from fastv_runtime import Bundle, Pipeline, UserError
-from fastv_runtime.build.builder import build_engines
-from fastv_runtime.build.check import tensorrt_loader
-from fastv_runtime.build.device import Device, choose_device
-from fastv_runtime.build.gpu import find_gpu
-from fastv_runtime.build.module import choose_backend, load_tensorrt
-from fastv_runtime.engines.cuda import Cuda
-from tests.conftest import MakeBundle, noise_picture
+from fastv_runtime.backends.cuda import Cuda
+from fastv_runtime.backends.tensorrt.device import Device, choose_device
+from fastv_runtime.backends.tensorrt.gpu import find_gpu
+from fastv_runtime.backends.tensorrt.module import choose_backend, load_tensorrt
+from fastv_runtime.tensorrt_build.builder import build_engines
+from fastv_runtime.tensorrt_build.check import tensorrt_loader
+from tests.conftest import MakeBundle, noise_image
 
 QUESTION = "What color is it?"
 TOLERANCE = 3e-2
@@ -41,9 +41,9 @@ def test_engines_answer_as_the_cpu_does(
     pipeline = Pipeline.load(path, backend="trt")
     cpu = Pipeline.load(make_bundle(tiny_llava, verify=False, **options), threads=1)
     for count, length in ((1, "exact"), (2, "fixed"), (1, "fixed")):
-        pictures = [noise_picture(seed) for seed in range(count)]
+        images = [noise_image(seed) for seed in range(count)]
         generation, expected = (
-            each.stream(pictures, QUESTION, max_new_tokens=16, length=length, ignore_stop=True)
+            each.stream(images, QUESTION, max_new_tokens=16, length=length, ignore_stop=True)
             for each in (pipeline, cpu)
         )
         kept, wanted = (set(each.answer.kept_visual_tokens) for each in (generation, expected))
@@ -60,5 +60,5 @@ def test_engines_answer_as_the_cpu_does(
         # The same through the graph and without it, and whatever prompt came before.
         fresh = Pipeline.load(path, backend="trt")
         fresh._decoder._replay = fresh._decoder._run_step  # type: ignore[attr-defined]
-        again = fresh.generate(pictures, QUESTION, max_new_tokens=16, length=length, ignore_stop=True)
+        again = fresh.generate(images, QUESTION, max_new_tokens=16, length=length, ignore_stop=True)
         assert again.token_ids == answer.token_ids

@@ -17,11 +17,11 @@ from transformers.models.llava_onevision.image_processing_pil_llava_onevision im
 from transformers.models.llava_onevision.modeling_llava_onevision import LlavaOnevisionModel
 
 from fastv_export.families import FAMILIES
+from fastv_runtime.config.layouts import AnyresVision, PooledVideo
 from fastv_runtime.errors import UserError
-from fastv_runtime.vision import AnyresVision, PooledVideo
-from fastv_runtime.visuals.anyres import AnyresImages, pack_index
-from fastv_runtime.visuals.pooled import PooledVideos, pool_index
-from fastv_runtime.visuals.visual import Pack
+from fastv_runtime.preprocessing.images.anyres import AnyresImages, pack_index
+from fastv_runtime.preprocessing.videos.pooled import PooledVideos, pool_index
+from fastv_runtime.preprocessing.visual import Pack
 
 WIDTH = 3
 NEXT = AnyresVision(tile=336, side=24, pinpoints=((336, 672), (672, 336), (672, 672), (1008, 336), (336, 1008)))
@@ -37,7 +37,7 @@ SIDES = st.integers(1, 400) | st.integers(1, 6000)
 
 
 @given(vision=st.sampled_from(VISIONS), height=SIDES, width=SIDES)
-def test_a_picture_is_packed_as_transformers_packs_it(vision: AnyresVision, height: int, width: int) -> None:
+def test_a_image_is_packed_as_transformers_packs_it(vision: AnyresVision, height: int, width: int) -> None:
     expected, features, newline = stock_pack(vision, height, width)
     pack = pack_index(vision, height, width)
     assert pack.index.shape == pack.weight.shape == (len(expected), vision.packing)
@@ -90,9 +90,9 @@ def test_views_show_the_whole_and_the_tiles_without_padding(tmp_path: Path, size
     processor = LlavaOnevisionImageProcessorPil(size={"height": vision.tile, "width": vision.tile})
     processor.save_pretrained(tmp_path)
     # Red left, blue right: padding would be black, and less than a row of features of it may stay.
-    picture = Image.new("RGB", size, "red")
-    picture.paste("blue", (size[0] // 2, 0, *size))
-    visual = AnyresImages(tmp_path, vision)(picture)
+    image = Image.new("RGB", size, "red")
+    image.paste("blue", (size[0] // 2, 0, *size))
+    visual = AnyresImages(tmp_path, vision)(image)
     whole, tiles = visual.views()
     np.testing.assert_array_equal(whole.tokens, np.arange(9).reshape(3, 3))
     rows, columns = tiles.tokens.shape

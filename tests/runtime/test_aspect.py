@@ -7,27 +7,27 @@ import pytest
 from PIL import Image
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
-from fastv_runtime.aspect import mean_colour, pad_to_square
-from tests.conftest import noise_picture
+from fastv_runtime.preprocessing.images.aspect import mean_colour, pad_to_square
+from tests.conftest import noise_image
 
 SIZES = [(64, 48), (48, 64), (50, 50), (1, 7), (8, 3), (3, 8)]
 
 
 @pytest.mark.parametrize("size", SIZES)
 def test_the_square_is_that_of_transformers(size: tuple[int, int]) -> None:
-    picture = noise_picture(0, size)
-    square = pad_to_square(picture, (10, 120, 230))
-    expected = LlavaImageProcessorPil().pad_to_square(np.asarray(picture).transpose(2, 0, 1), (10, 120, 230))
+    image = noise_image(0, size)
+    square = pad_to_square(image, (10, 120, 230))
+    expected = LlavaImageProcessorPil().pad_to_square(np.asarray(image).transpose(2, 0, 1), (10, 120, 230))
     np.testing.assert_array_equal(np.asarray(square).transpose(2, 0, 1), expected)
 
 
 @pytest.mark.parametrize("size", SIZES)
 def test_what_the_model_sees_is_that_of_transformers(size: tuple[int, int]) -> None:
-    picture = noise_picture(1, size)
+    image = noise_image(1, size)
     padding = LlavaImageProcessorPil(do_pad=True)
     plain = LlavaImageProcessorPil(do_pad=False)
-    square = pad_to_square(picture, mean_colour(padding.image_mean))
-    expected = padding(picture, return_tensors="np")["pixel_values"]
+    square = pad_to_square(image, mean_colour(padding.image_mean))
+    expected = padding(image, return_tensors="np")["pixel_values"]
     np.testing.assert_array_equal(plain(square, return_tensors="np")["pixel_values"], expected)
 
 

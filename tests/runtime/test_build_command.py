@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from fastv_runtime.build.builder import build_engines
-from fastv_runtime.bundle import MANIFEST
 from fastv_runtime.cli import build as command
+from fastv_runtime.config.bundle import MANIFEST
+from fastv_runtime.tensorrt_build.builder import build_engines
 from tests.built import GPU, compile_onnx, load_onnx, tensorrt
 
 

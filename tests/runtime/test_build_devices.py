@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from fastv_runtime.build import module
-from fastv_runtime.build.device import check_precision, check_weights, choose_device, computes
-from fastv_runtime.build.module import Backend, Target, choose_backend, load_tensorrt
-from fastv_runtime.bundle import GraphSpec, Weights
+from fastv_runtime.backends.tensorrt import module
+from fastv_runtime.backends.tensorrt.device import check_precision, check_weights, choose_device, computes
+from fastv_runtime.backends.tensorrt.module import BuildTarget, PythonModule, choose_backend, load_tensorrt
+from fastv_runtime.config.bundle import GraphSpec, Weights
 from fastv_runtime.errors import UserError
 from tests.built import GPU, OldLayer, device, tensorrt
 
@@ -41,7 +41,7 @@ def test_the_gpu_at_hand_is_the_default() -> None:
         ("tensorrt", GPU, ["SM86"], "--compute-capability: .*only TensorRT-RTX takes it"),
     ],
 )
-def test_an_unknown_device_is_refused(backend: Backend, gpu: None, capabilities: list[str], message: str) -> None:
+def test_an_unknown_device_is_refused(backend: PythonModule, gpu: None, capabilities: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message):
         choose_device(tensorrt(backend), gpu, capabilities)
 
@@ -102,7 +102,7 @@ def test_a_bundle_for_onnx_runtime_is_refused() -> None:
     ],
 )
 def test_what_is_installed_is_chosen(
-    monkeypatch: pytest.MonkeyPatch, here: list[str], target: Target | None, rtx: bool, chosen: Backend
+    monkeypatch: pytest.MonkeyPatch, here: list[str], target: BuildTarget | None, rtx: bool, chosen: PythonModule
 ) -> None:
     monkeypatch.setattr(module, "installed", here.__contains__)
     assert choose_backend(target, rtx) == chosen
@@ -117,7 +117,7 @@ def test_what_is_installed_is_chosen(
     ],
 )
 def test_a_tensorrt_that_is_missing_is_named(
-    monkeypatch: pytest.MonkeyPatch, target: Target | None, message: str
+    monkeypatch: pytest.MonkeyPatch, target: BuildTarget | None, message: str
 ) -> None:
     monkeypatch.setattr(module, "installed", lambda name: False)
     with pytest.raises(UserError, match=message):

@@ -13,11 +13,11 @@ import numpy as np
 import onnx
 import pytest
 
-from fastv_runtime.build.builder import Outcome, build_engines, outdated
-from fastv_runtime.build.find import find_engines
-from fastv_runtime.build.receipt import RECEIPT, read_receipt
-from fastv_runtime.bundle import Bundle, FileDigest, GraphSpec
+from fastv_runtime.backends.tensorrt.find import find_engines
+from fastv_runtime.backends.tensorrt.receipt import RECEIPT, read_receipt
+from fastv_runtime.config.bundle import Bundle, FileDigest, GraphSpec
 from fastv_runtime.errors import UserError
+from fastv_runtime.tensorrt_build.builder import BuildResult, build_engines, outdated
 from tests.built import as_trt, compile_onnx, device, load_onnx, tensorrt
 
 GRAPHS = {"vision", "prefix", "select", "suffix"}
@@ -30,7 +30,7 @@ def bundle(tiny_bundle: Path, tmp_path: Path) -> Bundle:
 
 
 @pytest.fixture
-def built(bundle: Bundle) -> Outcome:
+def built(bundle: Bundle) -> BuildResult:
     return build_engines(bundle, DEVICE, load=load_onnx, compile=compile_onnx)
 
 
@@ -43,7 +43,7 @@ def damaged(path: Path, spec: GraphSpec, *_: Any) -> bytes:
     return model.SerializeToString()
 
 
-def test_every_graph_is_built_tested_and_found(bundle: Bundle, built: Outcome) -> None:
+def test_every_graph_is_built_tested_and_found(bundle: Bundle, built: BuildResult) -> None:
     assert set(built.built) == set(built.receipt.engines) == GRAPHS
     assert not built.failed
     for record in built.receipt.engines.values():
@@ -58,7 +58,7 @@ def test_every_graph_is_built_tested_and_found(bundle: Bundle, built: Outcome) -
     Bundle.open(bundle.path)  # engines are not the manifest's affair
 
 
-def test_only_what_changed_is_built_again(bundle: Bundle, built: Outcome) -> None:
+def test_only_what_changed_is_built_again(bundle: Bundle, built: BuildResult) -> None:
     (built.folder / "suffix.engine").write_bytes(b"torn")
     (built.folder / "vision.engine").unlink()
     files = bundle.manifest.files | {"onnx/select.onnx": FileDigest(sha256="1" * 64, size=1)}
@@ -74,7 +74,7 @@ def test_only_what_changed_is_built_again(bundle: Bundle, built: Outcome) -> Non
     ("other", "workspace"), [(device("SM86", "SM89", version="1.8.0"), None), (DEVICE, 1 << 30)], ids=str
 )
 def test_another_tensorrt_or_workspace_builds_everything_again(
-    bundle: Bundle, built: Outcome, other: Any, workspace: int | None
+    bundle: Bundle, built: BuildResult, other: Any, workspace: int | None
 ) -> None:
     again = build_engines(bundle, other, workspace=workspace, compile=compile_onnx)
     assert set(again.built) == GRAPHS
@@ -175,7 +175,7 @@ def _flip(path: Path) -> None:
     ],
 )
 def test_engines_that_do_not_fit_are_refused(
-    bundle: Bundle, built: Outcome, harm: Callable[[Path], None], message: str
+    bundle: Bundle, built: BuildResult, harm: Callable[[Path], None], message: str
 ) -> None:
     harm(built.folder)
     with pytest.raises(UserError, match=message) as caught:
@@ -183,7 +183,7 @@ def test_engines_that_do_not_fit_are_refused(
     assert "\n" not in str(caught.value)
 
 
-def test_engines_of_another_export_or_device_are_refused(bundle: Bundle, built: Outcome) -> None:
+def test_engines_of_another_export_or_device_are_refused(bundle: Bundle, built: BuildResult) -> None:
     files = bundle.manifest.files | {"onnx/prefix.onnx.data": FileDigest(sha256="1" * 64, size=1)}
     other = Bundle(bundle.path, bundle.manifest.model_copy(update={"files": files}))
     with pytest.raises(UserError, match="the engine of prefix is of another export of this bundle"):
@@ -192,7 +192,7 @@ def test_engines_of_another_export_or_device_are_refused(bundle: Bundle, built: 
         find_engines(bundle, device("SM120"))
 
 
-def test_a_receipt_cannot_name_files_elsewhere(bundle: Bundle, built: Outcome) -> None:
+def test_a_receipt_cannot_name_files_elsewhere(bundle: Bundle, built: BuildResult) -> None:
     text = (built.folder / RECEIPT).read_text().replace('"suffix.engine"', '"../suffix.engine"')
     (built.folder / RECEIPT).write_text(text)
     with pytest.raises(UserError, match=r"\.\./suffix\.engine lies outside"):

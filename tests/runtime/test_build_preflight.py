@@ -6,9 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from fastv_runtime.build.gpu import Gpu
-from fastv_runtime.build.preflight import BUILDER, GIB, HOST_COPIES, Needs, available_memory, estimate, warnings
-from fastv_runtime.bundle import FileDigest, Manifest
+from fastv_runtime.backends.tensorrt.gpu import Gpu
+from fastv_runtime.config.bundle import FileDigest, Manifest
+from fastv_runtime.tensorrt_build.preflight import (
+    BUILDER,
+    GIB,
+    HOST_COPIES,
+    Needs,
+    available_memory,
+    estimate,
+    warnings,
+)
 from tests.runtime.test_build_profiles import FIXED, manifest
 
 NANO = Gpu("Orin", "SM87", 8, 8 * GIB, integrated=True)

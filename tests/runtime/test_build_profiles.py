@@ -10,27 +10,36 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastv_runtime.build.profiles import Shapes, axis_ranges, graph_profiles
-from fastv_runtime.bundle import EMBEDDING, SCHEMA_VERSION, Decoder, FileDigest, GraphSpec, Manifest, Plan, Tokens
-from fastv_runtime.contract import contracts
-from fastv_runtime.errors import UserError
-from fastv_runtime.lengths import capacity
-from fastv_runtime.vision import (
+from fastv_runtime.config.bundle import (
+    EMBEDDING,
+    SCHEMA_VERSION,
+    DecoderConfig,
+    FileDigest,
+    GraphSpec,
+    Manifest,
+    Plan,
+    Tokens,
+)
+from fastv_runtime.config.io_spec import io_specs
+from fastv_runtime.config.layouts import (
     AnyresVision,
     FixedVision,
     FramesVideo,
     PatchesVideo,
     PatchesVision,
     PooledVideo,
-    Video,
+    VideoLayout,
     Vision,
 )
-from fastv_runtime.vision_tiles import TilesVision, TileText
-from fastv_runtime.visuals.anyres import pack_index
-from fastv_runtime.visuals.grid import grid_inputs
-from fastv_runtime.visuals.pooled import pool_index
+from fastv_runtime.config.lengths import capacity
+from fastv_runtime.config.tile_layouts import TilesVision, TileText
+from fastv_runtime.errors import UserError
+from fastv_runtime.preprocessing.images.anyres import pack_index
+from fastv_runtime.preprocessing.images.grid import grid_inputs
+from fastv_runtime.preprocessing.videos.pooled import pool_index
+from fastv_runtime.tensorrt_build.profiles import Shapes, axis_ranges, graph_profiles
 
-DECODER = Decoder(
+DECODER = DecoderConfig(
     hidden_size=64,
     num_hidden_layers=4,
     num_attention_heads=4,
@@ -57,11 +66,13 @@ TILES = TilesVision(tile=32, side=4, max_tiles=5, settings={}, text=TileText())
 POOLED = PooledVideo(frames=4, tile=32, side=4)
 
 
-def manifest(vision: Vision, video: Video | None = None, decoder: Decoder = DECODER, **plan: Any) -> Manifest:
+def manifest(
+    vision: Vision, video: VideoLayout | None = None, decoder: DecoderConfig = DECODER, **plan: Any
+) -> Manifest:
     chosen = PLAN.model_copy(update=plan)
     graphs = {
         name: GraphSpec(file=f"onnx/{name}.onnx", dialect="trt", opset=24, inputs=inputs, outputs=outputs)
-        for name, (inputs, outputs) in contracts(decoder, vision, video, chosen, chosen.precision).items()
+        for name, (inputs, outputs) in io_specs(decoder, vision, video, chosen, chosen.precision).items()
     }
     digest = FileDigest(sha256="0" * 64, size=1)
     return Manifest(
@@ -93,16 +104,18 @@ def bears(name: str, made: Manifest, **lengths: int) -> None:
     ("vision", "video"),
     [
         (FIXED, None),
-        (FIXED, FramesVideo(graph="video", frames=8, picture=FIXED, tokens_per_frame=145)),
+        (FIXED, FramesVideo(graph="video", frames=8, image=FIXED, tokens_per_frame=145)),
         (ANYRES, None),
         (ANYRES, POOLED),
-        (PATCHES, PatchesVideo(frames=4, picture=PATCHES)),
+        (PATCHES, PatchesVideo(frames=4, image=PATCHES)),
         (TILES, None),
     ],
     ids=["fixed", "frames", "anyres", "pooled", "patches", "tiles"],
 )
 @pytest.mark.parametrize("layer", [2, None])
-def test_every_input_of_every_graph_has_ordered_shapes(vision: Vision, video: Video | None, layer: int | None) -> None:
+def test_every_input_of_every_graph_has_ordered_shapes(
+    vision: Vision, video: VideoLayout | None, layer: int | None
+) -> None:
     made = manifest(vision, video, layer=layer)
     for name, spec in made.graphs.items():
         for profile in graph_profiles(name, made, shared_weights=True):
@@ -152,7 +165,7 @@ def test_a_selection_beyond_topk_is_refused() -> None:
 
 
 @given(rows=st.integers(1, 60), columns=st.integers(1, 60), window=st.integers(1, 5))
-def test_patches_and_windows_of_every_picture_fit(rows: int, columns: int, window: int) -> None:
+def test_patches_and_windows_of_every_image_fit(rows: int, columns: int, window: int) -> None:
     vision = PATCHES.model_copy(update={"window": window})
     rows = min(rows, vision.max_tokens // columns) or 1
     inputs = grid_inputs(vision, (rows, min(columns, vision.max_tokens)))
@@ -166,18 +179,18 @@ def test_patches_and_windows_of_every_picture_fit(rows: int, columns: int, windo
     bears("vision", manifest(vision), **lengths)
 
 
-def test_a_video_may_take_more_patches_than_a_picture_but_not_more_than_the_plan() -> None:
+def test_a_video_may_take_more_patches_than_a_image_but_not_more_than_the_plan() -> None:
     larger = PATCHES.model_copy(update={"max_tokens": 100})
-    made = manifest(PATCHES, PatchesVideo(frames=4, picture=larger))
+    made = manifest(PATCHES, PatchesVideo(frames=4, image=larger))
     assert axis_ranges("vision", made)["N"].max == 100
-    made = manifest(PATCHES, PatchesVideo(frames=4, picture=larger), max_visual=80)
+    made = manifest(PATCHES, PatchesVideo(frames=4, image=larger), max_visual=80)
     assert axis_ranges("vision", made)["P"].max == 80 * 4
 
 
 @given(height=st.integers(8, 400), width=st.integers(8, 400))
-def test_tiles_of_every_picture_fit(height: int, width: int) -> None:
+def test_tiles_of_every_image_fit(height: int, width: int) -> None:
     index = pack_index(ANYRES, height, width).index
-    # The newline is the row after the last feature; a sliver of a picture has no rows of tiles to end.
+    # The newline is the row after the last feature; a sliver of an image has no rows of tiles to end.
     bears("pack", manifest(ANYRES), R=max(int(index.max()), ANYRES.side**2), N=len(index))
 
 

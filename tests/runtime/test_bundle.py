@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from fastv_runtime import Bundle, UserError
-from fastv_runtime.bundle import MANIFEST
+from fastv_runtime.config.bundle import MANIFEST
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ def test_a_bundle_from_before_rounding_was_measured_opens(copy: Path) -> None:
     del manifest["rounding"]
     (copy / MANIFEST).write_text(json.dumps(manifest))
     _edit(copy, schema_version=4)
-    assert Bundle.open(copy).manifest.rounding is None
+    assert Bundle.open(copy).manifest.quantization is None
 
 
 def test_the_embedding_table_is_not_loaded(tiny_bundle: Path) -> None:

@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 from transformers import AutoProcessor, AutoTokenizer
 
-from fastv_export.processor_files import copy_processor
+from fastv_export.checkpoint.processor_files import copy_processor
 from fastv_runtime import UserError
-from fastv_runtime.bundle import Tokens
-from fastv_runtime.prompt import PromptBuilder
-from fastv_runtime.visuals import Run, Visual
+from fastv_runtime.config.bundle import Tokens
+from fastv_runtime.generation.prompt import PromptBuilder
+from fastv_runtime.preprocessing import GraphRun, Visual
 from tests.tiny import CHAT_TEMPLATE, VISUAL_TOKENS
 
 TOKENS = Tokens(image=3, stop=())
-PICTURE = Visual("image", "vision", (), (Run(VISUAL_TOKENS),), views=list)
+IMAGE = Visual("image", "vision", (), (GraphRun(VISUAL_TOKENS),), views=list)
 QUESTION = "What is the colour?"
 JINJA, JSON, MORE = "chat_template.jinja", "chat_template.json", "additional_chat_templates"
 PRINTS = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
@@ -87,7 +87,7 @@ def test_a_prompt_is_that_of_the_processor(
     text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
     assert "A: " in text
     expected = processor.tokenizer(text.replace("<image>", "<image>" * VISUAL_TOKENS), add_special_tokens=False)
-    prompt = PromptBuilder(processor_files, TOKENS).build(QUESTION, [PICTURE] * images)
+    prompt = PromptBuilder(processor_files, TOKENS).build(QUESTION, [IMAGE] * images)
     np.testing.assert_array_equal(prompt.token_ids, expected["input_ids"])
 
 
@@ -120,8 +120,8 @@ def test_a_template_of_text_alone_gets_text_alone(tiny_llava: Path, tmp_path: Pa
 
     np.testing.assert_array_equal(builder.build(QUESTION, []).token_ids, expected(QUESTION))
     with pytest.raises(UserError, match=r"takes text alone.*write the model's own token"):
-        builder.build(QUESTION, [PICTURE])
-    placed = builder.build(f"<image>\n{QUESTION}", [PICTURE])
+        builder.build(QUESTION, [IMAGE])
+    placed = builder.build(f"<image>\n{QUESTION}", [IMAGE])
     np.testing.assert_array_equal(placed.token_ids, expected("<image>" * VISUAL_TOKENS + f"\n{QUESTION}"))
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from fastv_runtime.bundle import Decoder, Plan
-from fastv_runtime.cost import cache_bytes, decoder_flops, layer_flops, plan_cost, tokens_per_layer
-from fastv_runtime.lengths import capacity
+from fastv_runtime.config.bundle import DecoderConfig, Plan
+from fastv_runtime.config.cost import cache_bytes, decoder_flops, layer_flops, plan_cost, tokens_per_layer
+from fastv_runtime.config.lengths import capacity
 
-LLAVA_13B = Decoder(
+LLAVA_13B = DecoderConfig(
     hidden_size=5120,
     num_hidden_layers=40,
     num_attention_heads=40,

@@ -7,9 +7,9 @@ import sys
 import numpy as np
 import pytest
 
-from fastv_runtime.engines.cuda import Cuda, CudaError
-from fastv_runtime.layout import ALIGNMENT, Region
-from fastv_runtime.memory import Buffer
+from fastv_runtime.backends.cuda import Cuda, CudaError
+from fastv_runtime.memory.buffers import Buffer
+from fastv_runtime.memory.layout import ALIGNMENT, Region
 from tests.fakes.cuda import FakeCuda
 
 

@@ -15,10 +15,10 @@ import pytest
 from PIL import Image
 
 from fastv_runtime import Bundle, Pipeline, Sampling, UserError
-from fastv_runtime.engines.cuda import Cuda
-from fastv_runtime.engines.tensorrt import TrtBackend
-from fastv_runtime.pipeline import Generation
-from tests.conftest import MakeBundle, noise_picture
+from fastv_runtime.backends.cuda import Cuda
+from fastv_runtime.backends.tensorrt.engine import TrtBackend
+from fastv_runtime.generation.pipeline import Generation
+from tests.conftest import MakeBundle, noise_image
 from tests.fakes.cuda import FakeCuda
 from tests.fakes.onnxruntime import fake_onnxruntime
 from tests.fakes.tensorrt import fake_tensorrt, write_engines
@@ -42,7 +42,7 @@ def on_tensorrt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[OnT
         bundle = Bundle.open(path)
         engines = write_engines(bundle, tmp_path, decode_profile=decode_profile)
         backend = TrtBackend(fake_tensorrt(cuda), Cuda("trt"), engines)
-        monkeypatch.setattr("fastv_runtime.engines.backends._tensorrt", lambda bundle: backend)
+        monkeypatch.setattr("fastv_runtime.backends.registry._tensorrt", lambda bundle: backend)
         return Pipeline(bundle, backend="trt")
 
     yield load
@@ -50,10 +50,10 @@ def on_tensorrt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[OnT
         cuda.check_guards()
 
 
-def assert_answers_agree(pipeline: Pipeline, cpu: Pipeline, pictures: list[Image.Image], **options: Any) -> Generation:
+def assert_answers_agree(pipeline: Pipeline, cpu: Pipeline, images: list[Image.Image], **options: Any) -> Generation:
     """Logits of the prompt, tokens and kept tokens: equal to the bit, since the same kernels run."""
     options = {"max_new_tokens": 9, "ignore_stop": True} | options
-    generation, expected = (each.stream(pictures, QUESTION, **options) for each in (pipeline, cpu))
+    generation, expected = (each.stream(images, QUESTION, **options) for each in (pipeline, cpu))
     np.testing.assert_array_equal(pipeline.logits, cpu.logits)
     assert "".join(generation) == "".join(expected)
     assert generation.answer.token_ids == expected.answer.token_ids
@@ -68,22 +68,22 @@ def test_answers_are_those_of_the_cpu(
     tiny_bundle: Path, tiny_pipeline: Pipeline, on_tensorrt: OnTensorRt, integrated: bool, decode_profile: bool
 ) -> None:
     pipeline = on_tensorrt(tiny_bundle, FakeCuda(integrated=integrated), decode_profile=decode_profile)
-    pictures = [noise_picture(seed) for seed in range(2)]
-    generation = assert_answers_agree(pipeline, tiny_pipeline, pictures[:1], length="exact")
+    images = [noise_image(seed) for seed in range(2)]
+    generation = assert_answers_agree(pipeline, tiny_pipeline, images[:1], length="exact")
     assert generation.answer.backend == "trt cuda"
     assert generation.answer.notes == []
-    drawn = tiny_pipeline.stream(pictures[:1], QUESTION, length="exact").draw_kept()
+    drawn = tiny_pipeline.stream(images[:1], QUESTION, length="exact").draw_kept()
     assert generation.draw_kept().tobytes() == drawn.tobytes()
-    assert_answers_agree(pipeline, tiny_pipeline, pictures, length="fixed")
+    assert_answers_agree(pipeline, tiny_pipeline, images, length="fixed")
     assert_answers_agree(pipeline, tiny_pipeline, [], sampling=Sampling(temperature=1.0))
-    assert_answers_agree(pipeline, tiny_pipeline, pictures[:1], max_new_tokens=64)
+    assert_answers_agree(pipeline, tiny_pipeline, images[:1], max_new_tokens=64)
 
 
 def test_the_unsplit_decoder_answers_as_on_the_cpu(
     tiny_llava: Path, make_bundle: MakeBundle, on_tensorrt: OnTensorRt
 ) -> None:
     bundle = make_bundle(tiny_llava, layer=None, verify=False, max_text=64, max_new_tokens=16)
-    assert_answers_agree(on_tensorrt(bundle, FakeCuda()), Pipeline.load(bundle, threads=1), [noise_picture(0)])
+    assert_answers_agree(on_tensorrt(bundle, FakeCuda()), Pipeline.load(bundle, threads=1), [noise_image(0)])
 
 
 @pytest.mark.parametrize(("model_type", "layer"), [("qwen3_vl", 1), ("llava_onevision", 2)])
@@ -97,7 +97,7 @@ def test_every_kind_of_buffer_is_one_of_the_device(
     bundle = make_bundle(tmp_path / "checkpoint", layer=layer, verify=False, **options)
     pipeline, cpu = on_tensorrt(bundle, FakeCuda()), Pipeline.load(bundle, threads=1)
     for sizes in row.cases[2:0:-1]:
-        assert_answers_agree(pipeline, cpu, [noise_picture(index, size) for index, size in enumerate(sizes)])
+        assert_answers_agree(pipeline, cpu, [noise_image(index, size) for index, size in enumerate(sizes)])
 
 
 @pytest.mark.parametrize("integrated", [False, True], ids=["own memory", "shared memory"])
@@ -108,18 +108,18 @@ def test_onnxruntime_answers_on_the_device_as_on_the_cpu(
     monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", cuda)
     monkeypatch.setitem(sys.modules, "onnxruntime", fake_onnxruntime(cuda))
     pipeline = Pipeline.load(tiny_bundle, device="cuda", threads=1)
-    generation = assert_answers_agree(pipeline, tiny_pipeline, [noise_picture(0)])
+    generation = assert_answers_agree(pipeline, tiny_pipeline, [noise_image(0)])
     assert generation.answer.backend == "ort cuda"
-    assert_answers_agree(pipeline, tiny_pipeline, [noise_picture(seed) for seed in range(2)])
+    assert_answers_agree(pipeline, tiny_pipeline, [noise_image(seed) for seed in range(2)])
     cuda.check_guards()
 
 
 def test_a_decoded_token_is_all_that_is_copied_to_the_host(
-    tiny_bundle: Path, on_tensorrt: OnTensorRt, picture: Image.Image
+    tiny_bundle: Path, on_tensorrt: OnTensorRt, image: Image.Image
 ) -> None:
     cuda = FakeCuda()
     pipeline = on_tensorrt(tiny_bundle, cuda)
-    generation = pipeline.stream([picture], QUESTION, max_new_tokens=8, ignore_stop=True)
+    generation = pipeline.stream([image], QUESTION, max_new_tokens=8, ignore_stop=True)
     cuda.copies.clear()
     for _ in generation:
         pass
@@ -130,21 +130,21 @@ def test_a_decoded_token_is_all_that_is_copied_to_the_host(
 
 
 def test_nothing_is_copied_where_memory_is_shared(
-    tiny_bundle: Path, on_tensorrt: OnTensorRt, picture: Image.Image
+    tiny_bundle: Path, on_tensorrt: OnTensorRt, image: Image.Image
 ) -> None:
     cuda = FakeCuda(integrated=True)
-    on_tensorrt(tiny_bundle, cuda).generate([picture], QUESTION, max_new_tokens=8, ignore_stop=True)
+    on_tensorrt(tiny_bundle, cuda).generate([image], QUESTION, max_new_tokens=8, ignore_stop=True)
     assert cuda.copies == []
 
 
 def test_decoding_is_one_graph_from_the_second_step_on(
-    tiny_bundle: Path, on_tensorrt: OnTensorRt, picture: Image.Image
+    tiny_bundle: Path, on_tensorrt: OnTensorRt, image: Image.Image
 ) -> None:
     cuda = FakeCuda()
     pipeline = on_tensorrt(tiny_bundle, cuda)
-    pipeline.generate([picture], QUESTION, max_new_tokens=8, ignore_stop=True)
+    pipeline.generate([image], QUESTION, max_new_tokens=8, ignore_stop=True)
     assert cuda.launches == 6  # one token is the prompt's, one warms up
-    pipeline.generate([noise_picture(1)], QUESTION, max_new_tokens=8, ignore_stop=True)
+    pipeline.generate([noise_image(1)], QUESTION, max_new_tokens=8, ignore_stop=True)
     assert cuda.launches == 6 + 7
     # One execution context for the prompts and one for decoding, however many prompts there are.
     assert pipeline._backend.engine("suffix")._engine.contexts == 2  # type: ignore[attr-defined]
@@ -154,7 +154,7 @@ def test_decoding_goes_on_where_no_graph_can_be_recorded_and_says_so(
     tiny_bundle: Path, tiny_pipeline: Pipeline, on_tensorrt: OnTensorRt
 ) -> None:
     cuda = FakeCuda(capturable=False)
-    generation = assert_answers_agree(on_tensorrt(tiny_bundle, cuda), tiny_pipeline, [noise_picture(0)])
+    generation = assert_answers_agree(on_tensorrt(tiny_bundle, cuda), tiny_pipeline, [noise_image(0)])
     assert cuda.launches == 0
     (note,) = generation.answer.notes
     assert note.startswith("decoding without a CUDA graph, which takes longer: cudaStreamBeginCapture")
@@ -165,7 +165,7 @@ def test_a_full_cache_is_an_error_before_anything_is_written(
     tiny_bundle: Path, on_tensorrt: OnTensorRt, on_device: bool
 ) -> None:
     pipeline = on_tensorrt(tiny_bundle, FakeCuda()) if on_device else Pipeline.load(tiny_bundle, threads=1)
-    answer = pipeline.generate([noise_picture(0), noise_picture(1)], QUESTION, length="fixed", max_new_tokens=1)
+    answer = pipeline.generate([noise_image(0), noise_image(1)], QUESTION, length="fixed", max_new_tokens=1)
     assert answer.pruned_length == pipeline.capacity.pruned
     decoder = pipeline._decoder
     for _ in range(pipeline.capacity.suffix_cache - answer.pruned_length):

@@ -10,7 +10,7 @@ import onnx_ir as ir
 import pytest
 
 from fastv_runtime import UserError
-from fastv_runtime.engines.onnxruntime import OrtEngine, default_threads
+from fastv_runtime.backends.onnxruntime import OrtEngine, default_threads
 
 
 @pytest.fixture

@@ -8,8 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import vision_utils
 
-from fastv_runtime.vision import PatchesVision
-from fastv_runtime.visuals.grid import grid_inputs, interpolation, patch_positions, window_index, window_slots
+from fastv_runtime.config.layouts import PatchesVision
+from fastv_runtime.preprocessing.images.grid import (
+    grid_inputs,
+    interpolation,
+    patch_positions,
+    window_index,
+    window_slots,
+)
 
 sides = st.integers(1, 23)
 grids = st.tuples(sides, sides)
@@ -17,7 +23,7 @@ merges = st.integers(1, 3)
 
 
 def patches(grid: tuple[int, int], merge: int) -> torch.Tensor:
-    """transformers' grid_thw of one picture."""
+    """transformers' grid_thw of one image."""
     return torch.tensor([[1, grid[0] * merge, grid[1] * merge]])
 
 

@@ -12,7 +12,7 @@ import pytest
 from transformers import AutoImageProcessor, AutoProcessor, LlavaForConditionalGeneration
 
 import fastv_runtime
-from tests.conftest import noise_picture
+from tests.conftest import noise_image
 from tests.processes import run
 
 PROCESSORS = [
@@ -43,9 +43,9 @@ def installed():
     return names, list(sys.meta_path), list(logger.handlers), logger.level, logger.propagate
 
 folder, before = Path(sys.argv[1]), installed()
-picture = Image.open(folder / "picture.png")
+image = Image.open(folder / "image.png")
 processors = {path.name: hf.load_image_processor(path) for path in folder.iterdir() if path.is_dir()}
-made = {name: each(images=picture, return_tensors="np") for name, each in processors.items()}
+made = {name: each(images=image, return_tensors="np") for name, each in processors.items()}
 hf.select_best_resolution((8, 8), ((4, 8), (8, 8)))
 assert installed() == before
 assert "torch" not in sys.modules
@@ -56,10 +56,10 @@ STOCK = """
 from PIL import Image
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 
-def stock(checkpoint, picture):
+def stock(checkpoint, image):
     processor = AutoProcessor.from_pretrained(checkpoint)
     model = LlavaForConditionalGeneration.from_pretrained(checkpoint)
-    inputs = processor(images=picture, text="<image>What is it?", return_tensors="pt")
+    inputs = processor(images=image, text="<image>What is it?", return_tensors="pt")
     return model.generate(**inputs, max_new_tokens=8, do_sample=False)[0].tolist()
 """
 
@@ -104,9 +104,9 @@ def _names_transformers(file: Path) -> bool:
 
 @pytest.fixture(scope="module")
 def processed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Settings of every processor, and what each made of a picture in a process that did not import torch."""
+    """Settings of every processor, and what each made of an image in a process that did not import torch."""
     folder = tmp_path_factory.mktemp("processors")
-    noise_picture(0, (70, 50)).save(folder / "picture.png")
+    noise_image(0, (70, 50)).save(folder / "image.png")
     for name in PROCESSORS:
         (folder / name).mkdir()
         (folder / name / "preprocessor_config.json").write_text(json.dumps({"image_processor_type": name}))
@@ -118,7 +118,7 @@ def processed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("name", PROCESSORS)
 def test_a_processor_without_torch_is_that_of_transformers(processed: Path, name: str) -> None:
     processor = AutoImageProcessor.from_pretrained(processed / name, backend="pil")
-    expected = next(iter(processor(images=noise_picture(0, (70, 50)), return_tensors="pt").values()))
+    expected = next(iter(processor(images=noise_image(0, (70, 50)), return_tensors="pt").values()))
     with np.load(processed / "made.npz") as made:
         np.testing.assert_array_equal(made[name], expected.numpy())
 
@@ -126,13 +126,13 @@ def test_a_processor_without_torch_is_that_of_transformers(processed: Path, name
 def test_transformers_has_torch_after_a_pipeline_was_loaded_without(
     tiny_llava: Path, tiny_bundle: Path, tmp_path: Path
 ) -> None:
-    picture = tmp_path / "picture.png"
-    noise_picture(0).save(picture)
-    done = run(sys.executable, "-c", BEFORE, tiny_llava, tiny_bundle, picture)
+    image = tmp_path / "image.png"
+    noise_image(0).save(image)
+    done = run(sys.executable, "-c", BEFORE, tiny_llava, tiny_bundle, image)
     assert done.returncode == 0, done.stderr
     assert "PyTorch was not found" not in done.stderr
     stock, _ = map(json.loads, done.stdout.splitlines())
     processor = AutoProcessor.from_pretrained(tiny_llava)
-    inputs = processor(images=noise_picture(0), text="<image>What is it?", return_tensors="pt")
+    inputs = processor(images=noise_image(0), text="<image>What is it?", return_tensors="pt")
     model = LlavaForConditionalGeneration.from_pretrained(tiny_llava)
     assert stock == model.generate(**inputs, max_new_tokens=8, do_sample=False)[0].tolist()

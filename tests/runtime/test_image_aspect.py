@@ -1,4 +1,4 @@
-"""Which part of a picture that is not square a model with one size sees."""
+"""Which part of an image that is not square a model with one size sees."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from PIL import Image, ImageOps
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from fastv_runtime import UserError
-from fastv_runtime.aspect import with_aspect
-from fastv_runtime.vision import AnyresVision, FixedVision, FramesVideo
-from fastv_runtime.visuals import load_images
-from tests.conftest import noise_picture
+from fastv_runtime.config.layouts import AnyresVision, FixedVision, FramesVideo
+from fastv_runtime.preprocessing import load_images
+from fastv_runtime.preprocessing.images.aspect import with_aspect
+from tests.conftest import noise_image
 
 VISION = FixedVision(image_height=32, image_width=32, rows=4, columns=4)
 MEAN = [0.2, 0.5, 0.9]
@@ -30,14 +30,14 @@ def processor(tmp_path: Path) -> CLIPImageProcessorPil:
 
 
 @pytest.mark.parametrize("size", [(90, 40), (41, 91), (50, 50)])
-def test_padded_pictures_are_what_the_processor_makes_of_a_square(
+def test_padded_images_are_what_the_processor_makes_of_a_square(
     processor: CLIPImageProcessorPil, tmp_path: Path, size: tuple[int, int]
 ) -> None:
-    picture = noise_picture(3, size)
-    whole = ImageOps.pad(picture, (max(size), max(size)), color=COLOUR)
-    for aspect, seen in (("pad", whole), ("crop", picture)):
+    image = noise_image(3, size)
+    whole = ImageOps.pad(image, (max(size), max(size)), color=COLOUR)
+    for aspect, seen in (("pad", whole), ("crop", image)):
         vision, _ = with_aspect(VISION, None, aspect)
-        (piece,) = load_images(tmp_path, vision)(picture).pieces
+        (piece,) = load_images(tmp_path, vision)(image).pieces
         expected = processor(images=seen, return_tensors="np")["pixel_values"]
         np.testing.assert_array_equal(piece.inputs["pixel_values"], expected)
 
@@ -49,14 +49,14 @@ def test_the_drawn_view_is_padded_too(processor: CLIPImageProcessorPil, tmp_path
     assert view.image.getpixel((16, 16)) == (255, 255, 255)
 
 
-def test_frames_follow_the_pictures() -> None:
-    video = FramesVideo(graph="video", frames=8, picture=VISION, tokens_per_frame=17)
+def test_frames_follow_the_images() -> None:
+    video = FramesVideo(graph="video", frames=8, image=VISION, tokens_per_frame=17)
     vision, changed = with_aspect(VISION, video, "pad")
     assert vision == VISION.model_copy(update={"aspect": "pad"})
-    assert changed == video.model_copy(update={"picture": vision})
+    assert changed == video.model_copy(update={"image": vision})
 
 
 def test_models_that_see_everything_refuse() -> None:
     tiles = AnyresVision(tile=32, side=4, pinpoints=((64, 32),))
-    with pytest.raises(UserError, match="--image-aspect pad: this model sees all of any picture"):
+    with pytest.raises(UserError, match="--image-aspect pad: this model sees all of any image"):
         with_aspect(tiles, None, "pad")

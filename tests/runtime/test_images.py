@@ -1,4 +1,4 @@
-"""Pictures that cannot be used get one clear line; those that can come out in RGB, the right way up."""
+"""Images that cannot be used get one clear line; those that can come out in RGB, the right way up."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from fastv_runtime import UserError
-from fastv_runtime.images import open_image
-from tests.conftest import noise_picture
+from fastv_runtime.preprocessing.images.loading import open_image
+from tests.conftest import noise_image
 
 
 def claim_png(width: int, height: int) -> bytes:
@@ -26,26 +26,26 @@ def claim_png(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
 
 
-def encoded(picture: Image.Image, kind: str) -> bytes:
+def encoded(image: Image.Image, kind: str) -> bytes:
     buffer = io.BytesIO()
-    picture.save(buffer, kind)
+    image.save(buffer, kind)
     return buffer.getvalue()
 
 
-BAD_PICTURES: dict[str, tuple[bytes, str]] = {
+BAD_IMAGES: dict[str, tuple[bytes, str]] = {
     "empty.png": (b"", "the file is empty"),
-    "truncated.png": (encoded(noise_picture(0), "PNG")[:-200], "truncated or damaged"),
-    "truncated.jpg": (encoded(noise_picture(0), "JPEG")[:-200], "truncated or damaged"),
-    "mislabelled.png": (b"this is a text file with a picture's name", "not a picture in a known format"),
-    "mislabelled.jpg": (b"%PDF-1.7 and so on", "not a picture in a known format"),
+    "truncated.png": (encoded(noise_image(0), "PNG")[:-200], "truncated or damaged"),
+    "truncated.jpg": (encoded(noise_image(0), "JPEG")[:-200], "truncated or damaged"),
+    "mislabelled.png": (b"this is a text file with an image's name", "not an image in a known format"),
+    "mislabelled.jpg": (b"%PDF-1.7 and so on", "not an image in a known format"),
     "huge.png": (claim_png(20000, 20000), "pixels, the limit is 100,000,000"),
     "large.png": (claim_png(12000, 9000), "12000 x 9000 pixels, the limit is 100,000,000"),
 }
 
 
-@pytest.mark.parametrize("name", BAD_PICTURES)
-def test_a_bad_picture_gets_one_clear_line(name: str, tmp_path: Path) -> None:
-    data, message = BAD_PICTURES[name]
+@pytest.mark.parametrize("name", BAD_IMAGES)
+def test_a_bad_image_gets_one_clear_line(name: str, tmp_path: Path) -> None:
+    data, message = BAD_IMAGES[name]
     path = tmp_path / name
     path.write_bytes(data)
     with pytest.raises(UserError, match=message) as caught:
@@ -55,7 +55,7 @@ def test_a_bad_picture_gets_one_clear_line(name: str, tmp_path: Path) -> None:
 
 
 def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no such picture"):
+    with pytest.raises(UserError, match="no such image"):
         open_image(tmp_path / "missing.png")
     with pytest.raises(UserError, match="not a file"):
         open_image(tmp_path)
@@ -63,22 +63,22 @@ def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
 
 def test_the_content_decides_not_the_name(tmp_path: Path) -> None:
     path = tmp_path / "really-a-jpeg.png"
-    path.write_bytes(encoded(noise_picture(0), "JPEG"))
+    path.write_bytes(encoded(noise_image(0), "JPEG"))
     assert open_image(path).mode == "RGB"
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "1", "I;16"])
 def test_every_mode_becomes_rgb(mode: str, tmp_path: Path) -> None:
-    path = tmp_path / "picture.tiff"
+    path = tmp_path / "image.tiff"
     Image.new(mode, (20, 10)).save(path)
     image = open_image(path)
     assert (image.mode, image.size) == ("RGB", (20, 10))
 
 
 def test_exif_orientation_is_applied(tmp_path: Path) -> None:
-    picture = noise_picture(0)
-    exif = picture.getexif()
+    image = noise_image(0)
+    exif = image.getexif()
     exif[0x0112] = 6  # the camera was turned: rotate by 90 degrees
     path = tmp_path / "turned.png"
-    picture.save(path, exif=exif)
-    np.testing.assert_array_equal(np.asarray(open_image(path)), np.rot90(np.asarray(picture), -1))
+    image.save(path, exif=exif)
+    np.testing.assert_array_equal(np.asarray(open_image(path)), np.rot90(np.asarray(image), -1))

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastv_runtime.layout import ALIGNMENT, Layout, Region
-from fastv_runtime.schema import DType
+from fastv_runtime.config.base import DType
+from fastv_runtime.memory.layout import ALIGNMENT, Layout, Region
 
 DTYPES: dict[DType, int] = {"float32": 4, "float16": 2, "bfloat16": 2, "int64": 8, "int32": 4, "bool": 1}
 

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from fastv_runtime.bundle import Plan
+from fastv_runtime.config.bundle import Plan
+from fastv_runtime.config.lengths import capacity, kept_count, pruned_length
 from fastv_runtime.errors import UserError
-from fastv_runtime.lengths import capacity, kept_count, pruned_length
 
 
 def make_plan(**changes: object) -> Plan:

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from fastv_runtime import UserError
-from fastv_runtime.bundle import Decoder, GraphSpec, Plan
-from fastv_runtime.contract import decoder_contracts
-from fastv_runtime.layout import Layout, Region
-from fastv_runtime.lengths import Capacity, capacity, pruned_length
-from fastv_runtime.links import STEP, Links, arena_layout, decoder_links
+from fastv_runtime.config.bundle import DecoderConfig, GraphSpec, Plan
+from fastv_runtime.config.io_spec import decoder_io_specs
+from fastv_runtime.config.lengths import Capacity, capacity, pruned_length
+from fastv_runtime.memory.bindings import STEP, TensorBindings, arena_layout, decoder_links
+from fastv_runtime.memory.layout import Layout, Region
 
 WIDTH, HEADS, HEAD = 64, 2, 8
 LAYERS = 5
@@ -19,8 +19,8 @@ LAYERS = 5
 
 def linked(
     *, layer: int | None = 2, axes: int = 1, deepstack: int = 0
-) -> tuple[dict[str, Links], Layout, Plan, Capacity]:
-    decoder = Decoder(
+) -> tuple[dict[str, TensorBindings], Layout, Plan, Capacity]:
+    decoder = DecoderConfig(
         hidden_size=WIDTH,
         num_hidden_layers=LAYERS,
         num_attention_heads=4,
@@ -44,13 +44,13 @@ def linked(
     )
     graphs = {
         name: GraphSpec(file=f"{name}.onnx", dialect="trt", opset=24, inputs=inputs, outputs=outputs)
-        for name, (inputs, outputs) in decoder_contracts(decoder, plan, "float16").items()
+        for name, (inputs, outputs) in decoder_io_specs(decoder, plan, "float16").items()
     }
     links = decoder_links(graphs)
     return links, arena_layout(links, capacity(plan)), plan, capacity(plan)
 
 
-def regions(links: Links, layout: Layout, lengths: dict[str, int], **options: Any) -> dict[str, Region]:
+def regions(links: TensorBindings, layout: Layout, lengths: dict[str, int], **options: Any) -> dict[str, Region]:
     return links.inputs(layout, lengths, **options) | links.outputs(layout, lengths, **options)
 
 

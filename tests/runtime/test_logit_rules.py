@@ -15,12 +15,12 @@ from transformers import AutoProcessor, GenerationConfig
 from transformers.generation import GenerationMixin
 
 from fastv_export.families import FAMILIES
-from fastv_export.reference import load_model
+from fastv_export.verify.reference import load_model
 from fastv_runtime import Pipeline, Sampling
-from fastv_runtime.bundle import Bundle, read_manifest
-from fastv_runtime.generation import GenerationDefaults
-from fastv_runtime.logit_rules import LogitRules
-from tests.conftest import noise_picture
+from fastv_runtime.config.bundle import Bundle, read_manifest
+from fastv_runtime.config.generation_config import GenerationDefaults
+from fastv_runtime.generation.logit_rules import LogitRules
+from tests.conftest import noise_image
 
 VOCABULARY = 7
 EOS = [1, 4]
@@ -104,10 +104,10 @@ RULES: dict[str, Callable[[list[int]], dict[str, Any]]] = {
 @pytest.mark.parametrize("name", RULES)
 def test_an_answer_is_what_generate_makes_of_the_checkpoint(tiny_llava: Path, tiny_bundle: Path, name: str) -> None:
     processor = AutoProcessor.from_pretrained(tiny_llava, local_files_only=True)
-    picture = noise_picture(3)
+    image = noise_image(3)
     content = [{"type": "image"}, {"type": "text", "text": QUESTION}]
     text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
-    inputs = processor(images=picture, text=text, return_tensors="pt", add_special_tokens=False)
+    inputs = processor(images=image, text=text, return_tensors="pt", add_special_tokens=False)
     length = inputs["input_ids"].shape[1]
     stock = load_model(tiny_llava, FAMILIES["llava"])
     plain = stock.generate(**inputs, do_sample=False, max_new_tokens=16)[0, length:].tolist()
@@ -120,7 +120,7 @@ def test_an_answer_is_what_generate_makes_of_the_checkpoint(tiny_llava: Path, ti
     plan = manifest.plan.model_copy(update={"keep": 1.0})
     manifest = manifest.model_copy(update={"plan": plan, "generation": GenerationDefaults(**settings)})
     pipeline = Pipeline(Bundle(tiny_bundle, manifest), threads=1)
-    assert pipeline.generate([picture], QUESTION).token_ids == expected
+    assert pipeline.generate([image], QUESTION).token_ids == expected
     if name == "penalty":
-        without = pipeline.generate([picture], QUESTION, max_new_tokens=16, sampling=Sampling(repetition_penalty=1))
+        without = pipeline.generate([image], QUESTION, max_new_tokens=16, sampling=Sampling(repetition_penalty=1))
         assert without.token_ids == plain

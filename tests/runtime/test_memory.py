@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fastv_runtime.arena import Arena
-from fastv_runtime.layout import ALIGNMENT, Layout
-from fastv_runtime.memory import HostMemory, as_buffer
+from fastv_runtime.memory.arena import Arena
+from fastv_runtime.memory.buffers import HostMemory, as_buffer
+from fastv_runtime.memory.layout import ALIGNMENT, Layout
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Pictures and videos as patches: what transformers' processors make of them."""
+"""Images and videos as patches: what transformers' processors make of them."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from transformers.models.qwen3_vl.processing_qwen3_vl import Qwen3VLProcessor
 from transformers.models.qwen3_vl.video_processing_qwen3_vl import Qwen3VLVideoProcessor, smart_resize
 from transformers.video_utils import VideoMetadata
 
+from fastv_runtime.config.layouts import PatchesVideo, PatchesVision
 from fastv_runtime.errors import UserError
-from fastv_runtime.vision import PatchesVideo, PatchesVision
-from fastv_runtime.visuals import Run, load_images, load_videos
-from tests.conftest import noise_picture
+from fastv_runtime.preprocessing import GraphRun, load_images, load_videos
+from tests.conftest import noise_image
 
 TOKEN = 8 * 8
 """Pixels of a visual token."""
@@ -52,7 +52,7 @@ def processor(least: int, most: int, **settings: Any) -> Qwen2VLImageProcessorPi
 def clip(count: int, size: tuple[int, int] = (40, 24), spacing: float = 0.5, step: int = 1) -> Clip:
     """`count` frames, of which every `step`-th is taken; `spacing` seconds lie between those."""
     return Clip(
-        tuple(noise_picture(index, size) for index in range(count)),
+        tuple(noise_image(index, size) for index in range(count)),
         tuple(index * spacing for index in range(count)),
         tuple(range(0, step * count, step)),
         total=step * (count - 1) + 1,
@@ -61,10 +61,10 @@ def clip(count: int, size: tuple[int, int] = (40, 24), spacing: float = 0.5, ste
 
 
 @pytest.mark.parametrize("size", [(56, 40), (104, 24), (9, 12), (300, 200), (40, 41)])
-def test_a_picture_is_what_the_processor_makes_of_it(directory: Path, size: tuple[int, int]) -> None:
-    picture = noise_picture(1, size)
-    visual = load_images(directory, VISION)(picture)
-    expected = processor(6, 40)(images=picture, return_tensors="np")
+def test_a_image_is_what_the_processor_makes_of_it(directory: Path, size: tuple[int, int]) -> None:
+    image = noise_image(1, size)
+    visual = load_images(directory, VISION)(image)
+    expected = processor(6, 40)(images=image, return_tensors="np")
     ((piece,), (run,)) = visual.pieces, visual.runs
     np.testing.assert_array_equal(piece.inputs["pixel_values"], expected["pixel_values"])
     assert run.grid is not None
@@ -76,10 +76,9 @@ def test_a_picture_is_what_the_processor_makes_of_it(directory: Path, size: tupl
 
 
 def test_a_bundle_that_bears_less_scales_down(directory: Path) -> None:
-    picture = noise_picture(1, (160, 160))
+    image = noise_image(1, (160, 160))
     sizes = [
-        load_images(directory, VISION.model_copy(update={"max_tokens": most}))(picture).tokens
-        for most in (2, 9, 16, 99)
+        load_images(directory, VISION.model_copy(update={"max_tokens": most}))(image).tokens for most in (2, 9, 16, 99)
     ]
     assert sizes == [1, 9, 16, 49]  # 7 x 7 are the most that the processor's own 60 allow
 
@@ -91,27 +90,27 @@ def test_a_bundle_that_bears_less_scales_down(directory: Path) -> None:
 def test_slivers_are_refused(directory: Path, size: tuple[int, int], message: str) -> None:
     images = load_images(directory, VISION.model_copy(update={"max_tokens": 16}))
     with pytest.raises(UserError, match=message):
-        images(noise_picture(0, size))
+        images(noise_image(0, size))
 
 
 def test_a_processor_of_another_model_is_refused(directory: Path) -> None:
     for change in ({"patch": 8}, {"merge": 4}):
         with pytest.raises(UserError, match="do not belong together"):
-            load_images(directory, VISION.model_copy(update=change))(noise_picture(0, (40, 24)))
+            load_images(directory, VISION.model_copy(update=change))(noise_image(0, (40, 24)))
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])
 def test_a_video_is_patched_as_by_transformers(directory: Path, count: int) -> None:
     """Frames in pairs, the last repeated when it is alone."""
     video = clip(count)
-    visual = load_videos(directory, PatchesVideo(frames=8, picture=VISION))(video)
+    visual = load_videos(directory, PatchesVideo(frames=8, image=VISION))(video)
     pixels = Qwen2VLImageProcessorPil(do_resize=False)  # rescaled and normalised, as the video processor does
     frames = [_unpatched(pixels, frame) for frame in video.frames]
     expected, steps, rows, columns = Qwen3VLVideoProcessor.patchify(None, torch.tensor(np.stack(frames))[None], 4, 2, 2)
     assert (rows, columns) == (6, 10)
     values = np.concatenate([piece.inputs["pixel_values"] for piece in visual.pieces])
     np.testing.assert_allclose(values, expected[0].numpy(), atol=1e-6)
-    assert visual.text == (Run(steps * 15, (steps, 3, 5), 1.0),)
+    assert visual.text == (GraphRun(steps * 15, (steps, 3, 5), 1.0),)
     assert [view.tokens[0, 0] for view in visual.views()] == [15 * step for step in range(steps)]
 
 
@@ -124,13 +123,13 @@ def _unpatched(normal: Qwen2VLImageProcessorPil, frame: Image.Image) -> np.ndarr
 @pytest.mark.parametrize("spacing", [0.5, 1.37])
 @pytest.mark.parametrize("count", [1, 2, 5])
 def test_time_steps_are_told_apart_by_text(directory: Path, count: int, spacing: float) -> None:
-    visual = load_videos(directory, PatchesVideo(frames=8, picture=VISION, step_text=TEXT))(
+    visual = load_videos(directory, PatchesVideo(frames=8, image=VISION, step_text=TEXT))(
         clip(count, (40, 24), spacing)
     )
     seconds = Qwen3VLProcessor._calculate_timestamps(None, list(range(count)), 1 / spacing, 2)
-    text: tuple[str | Run, ...] = ()
+    text: tuple[str | GraphRun, ...] = ()
     for each in seconds:
-        text += (f"<{each:.1f} seconds>", Run(15, (1, 3, 5)), "|")
+        text += (f"<{each:.1f} seconds>", GraphRun(15, (1, 3, 5)), "|")
     assert visual.text == text
     assert len(visual.pieces) == len(seconds)
 
@@ -138,7 +137,7 @@ def test_time_steps_are_told_apart_by_text(directory: Path, count: int, spacing:
 @pytest.mark.parametrize(("count", "step"), [(6, 1), (4, 5), (2, 9)])
 def test_the_time_axis_counts_by_the_frame_rate_of_the_sample(directory: Path, count: int, step: int) -> None:
     """Qwen2.5-VL: tokens_per_second times `second_per_grid_ts`."""
-    videos = load_videos(directory, PatchesVideo(frames=8, picture=VISION, ticks_per_second=4))
+    videos = load_videos(directory, PatchesVideo(frames=8, image=VISION, ticks_per_second=4))
     for fps in (2.5, None):
         video = replace(clip(count, step=step), fps=fps)
         metadata = VideoMetadata(total_num_frames=video.total, fps=fps, frames_indices=list(video.indices))
@@ -153,7 +152,7 @@ def test_limits_of_a_clip_are_shared_by_its_frames(directory: Path, count: int, 
     limits = {"shortest_edge": 24 * TOKEN, "longest_edge": 90 * TOKEN}
     (directory / "video_preprocessor_config.json").write_text(json.dumps({"size": limits}))
     videos = load_videos(
-        directory, PatchesVideo(frames=8, picture=VISION.model_copy(update={"max_tokens": 60}), clip_limits=True)
+        directory, PatchesVideo(frames=8, image=VISION.model_copy(update={"max_tokens": 60}), clip_limits=True)
     )
     height, width = smart_resize(
         count, size[1], size[0], factor=8, min_pixels=limits["shortest_edge"], max_pixels=limits["longest_edge"]

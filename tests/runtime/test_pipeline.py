@@ -10,14 +10,14 @@ import pytest
 from PIL import Image
 
 from fastv_runtime import Bundle, Pipeline, Sampling, UserError
-from tests.conftest import MakeBundle, noise_picture
+from tests.conftest import MakeBundle, noise_image
 from tests.tiny import VISUAL_TOKENS
 
 QUESTION = "What color is it?"
 
 
-def test_answer_says_what_was_kept(tiny_pipeline: Pipeline, picture: Image.Image) -> None:
-    answer = tiny_pipeline.generate([picture], QUESTION, max_new_tokens=5, ignore_stop=True)
+def test_answer_says_what_was_kept(tiny_pipeline: Pipeline, image: Image.Image) -> None:
+    answer = tiny_pipeline.generate([image], QUESTION, max_new_tokens=5, ignore_stop=True)
     assert answer.visual_tokens == VISUAL_TOKENS
     kept = answer.kept_visual_tokens
     assert kept == sorted(set(kept))
@@ -38,27 +38,27 @@ def test_answer_says_what_was_kept(tiny_pipeline: Pipeline, picture: Image.Image
     assert all(value > 0 for value in answer.timings_ms.values())
 
 
-def test_fixed_length_keeps_more_where_text_leaves_room(tiny_pipeline: Pipeline, picture: Image.Image) -> None:
+def test_fixed_length_keeps_more_where_text_leaves_room(tiny_pipeline: Pipeline, image: Image.Image) -> None:
     lengths = {
-        tiny_pipeline.generate([picture], text, max_new_tokens=1, length="fixed").pruned_length
+        tiny_pipeline.generate([image], text, max_new_tokens=1, length="fixed").pruned_length
         for text in (QUESTION, "Is it?")
     }
     assert lengths == {64 + VISUAL_TOKENS // 2}
 
 
-def test_several_pictures_are_pruned_together(tiny_pipeline: Pipeline) -> None:
-    answer = tiny_pipeline.generate([noise_picture(1), noise_picture(2)], QUESTION, max_new_tokens=1)
+def test_several_images_are_pruned_together(tiny_pipeline: Pipeline) -> None:
+    answer = tiny_pipeline.generate([noise_image(1), noise_image(2)], QUESTION, max_new_tokens=1)
     assert answer.visual_tokens == 2 * VISUAL_TOKENS
     assert len(answer.kept_visual_tokens) == VISUAL_TOKENS
     assert max(answer.kept_visual_tokens) >= VISUAL_TOKENS > min(answer.kept_visual_tokens)
 
 
-def test_a_prompt_may_place_its_pictures(tiny_pipeline: Pipeline) -> None:
-    pictures = [noise_picture(1), noise_picture(2)]
-    first = tiny_pipeline.generate(pictures, "<image> and <image>: which?", max_new_tokens=1)
+def test_a_prompt_may_place_its_images(tiny_pipeline: Pipeline) -> None:
+    images = [noise_image(1), noise_image(2)]
+    first = tiny_pipeline.generate(images, "<image> and <image>: which?", max_new_tokens=1)
     assert first.visual_tokens == 2 * VISUAL_TOKENS
-    with pytest.raises(UserError, match="1 <image> for 2 pictures"):
-        tiny_pipeline.generate(pictures, "<image> alone", max_new_tokens=1)
+    with pytest.raises(UserError, match="1 <image> for 2 images"):
+        tiny_pipeline.generate(images, "<image> alone", max_new_tokens=1)
 
 
 def test_text_only_prompts_have_nothing_to_prune_and_say_so(tiny_pipeline: Pipeline) -> None:
@@ -66,14 +66,14 @@ def test_text_only_prompts_have_nothing_to_prune_and_say_so(tiny_pipeline: Pipel
     assert answer.visual_tokens == 0
     assert answer.kept_visual_tokens == []
     assert answer.pruned_length == answer.prompt_tokens
-    assert answer.notes == ["nothing to prune: the prompt has no picture"]
+    assert answer.notes == ["nothing to prune: the prompt has no image"]
 
 
 def test_the_baseline_says_that_it_does_not_prune(
-    tiny_llava: Path, make_bundle: MakeBundle, picture: Image.Image
+    tiny_llava: Path, make_bundle: MakeBundle, image: Image.Image
 ) -> None:
     pipeline = Pipeline.load(make_bundle(tiny_llava, layer=None, max_text=64, max_new_tokens=16), threads=1)
-    answer = pipeline.generate([picture], QUESTION, max_new_tokens=4, ignore_stop=True)
+    answer = pipeline.generate([image], QUESTION, max_new_tokens=4, ignore_stop=True)
     assert answer.kept_visual_tokens == list(range(VISUAL_TOKENS))
     assert "--no-prune" in answer.notes[0]
 
@@ -82,45 +82,45 @@ def test_keep_1_answers_as_the_baseline_does(tiny_llava: Path, make_bundle: Make
     dense = Pipeline.load(make_bundle(tiny_llava, layer=None, max_text=64, max_new_tokens=16), threads=1)
     split = Pipeline.load(make_bundle(tiny_llava, layer=2, keep=1.0, max_text=64, max_new_tokens=16), threads=1)
     for seed in range(3):
-        answers = [p.generate([noise_picture(seed)], QUESTION, ignore_stop=True) for p in (dense, split)]
+        answers = [p.generate([noise_image(seed)], QUESTION, ignore_stop=True) for p in (dense, split)]
         assert answers[0].token_ids == answers[1].token_ids
 
 
-def test_a_prompt_does_not_depend_on_the_one_before(tiny_pipeline: Pipeline, picture: Image.Image) -> None:
+def test_a_prompt_does_not_depend_on_the_one_before(tiny_pipeline: Pipeline, image: Image.Image) -> None:
     def ask() -> list[int]:
-        return tiny_pipeline.generate([picture], QUESTION, max_new_tokens=8, ignore_stop=True).token_ids
+        return tiny_pipeline.generate([image], QUESTION, max_new_tokens=8, ignore_stop=True).token_ids
 
     first = ask()
-    tiny_pipeline.generate([noise_picture(5), noise_picture(6)], "a longer question " * 2, ignore_stop=True)
-    tiny_pipeline.generate([], "no picture at all", max_new_tokens=3)
+    tiny_pipeline.generate([noise_image(5), noise_image(6)], "a longer question " * 2, ignore_stop=True)
+    tiny_pipeline.generate([], "no image at all", max_new_tokens=3)
     assert ask() == first
 
 
-def test_stop_tokens_end_an_answer(tiny_pipeline: Pipeline, picture: Image.Image) -> None:
-    plain = tiny_pipeline.generate([picture], QUESTION, max_new_tokens=8, ignore_stop=True)
+def test_stop_tokens_end_an_answer(tiny_pipeline: Pipeline, image: Image.Image) -> None:
+    plain = tiny_pipeline.generate([image], QUESTION, max_new_tokens=8, ignore_stop=True)
     stop = plain.token_ids[3]
     manifest = tiny_pipeline.bundle.manifest
     tokens = manifest.tokens.model_copy(update={"stop": (stop,)})
     bundle = Bundle(tiny_pipeline.bundle.path, manifest.model_copy(update={"tokens": tokens}))
-    answer = Pipeline(bundle, threads=1).generate([picture], QUESTION, max_new_tokens=8)
+    answer = Pipeline(bundle, threads=1).generate([image], QUESTION, max_new_tokens=8)
     assert answer.token_ids == plain.token_ids[: plain.token_ids.index(stop) + 1]
     assert answer.finish_reason == "stop"
 
 
-def test_sampling_repeats_with_its_seed(tiny_pipeline: Pipeline, picture: Image.Image) -> None:
+def test_sampling_repeats_with_its_seed(tiny_pipeline: Pipeline, image: Image.Image) -> None:
     def ask(seed: int) -> list[int]:
         sampling = Sampling(temperature=2.0, top_k=50, seed=seed)
-        return tiny_pipeline.generate([picture], QUESTION, sampling=sampling, ignore_stop=True).token_ids
+        return tiny_pipeline.generate([image], QUESTION, sampling=sampling, ignore_stop=True).token_ids
 
     assert ask(1) == ask(1)
     assert ask(1) != ask(2)
 
 
-def test_streamed_pieces_are_whole_characters_and_add_up(tiny_pipeline: Pipeline, picture: Image.Image) -> None:
+def test_streamed_pieces_are_whole_characters_and_add_up(tiny_pipeline: Pipeline, image: Image.Image) -> None:
     # A random model over byte-level tokens emits broken UTF-8 all the time: the hardest case for a stream.
     for seed in range(5):
         sampling = Sampling(temperature=3.0, seed=seed)
-        generation = tiny_pipeline.stream([picture], QUESTION, sampling=sampling, ignore_stop=True)
+        generation = tiny_pipeline.stream([image], QUESTION, sampling=sampling, ignore_stop=True)
         pieces = list(generation)
         tokenizer = tiny_pipeline._prompts.tokenizer
         assert "".join(pieces) == generation.answer.text
@@ -130,17 +130,17 @@ def test_streamed_pieces_are_whole_characters_and_add_up(tiny_pipeline: Pipeline
 def test_characters_of_several_tokens_are_not_split(tiny_pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     text = "naïve 数字 🙂🙃 ok"
     tokens = iter(tiny_pipeline._prompts.tokenizer(text, add_special_tokens=False)["input_ids"])
-    monkeypatch.setattr("fastv_runtime.sampling.Sampler.pick", lambda self, logits: next(tokens, 1))
+    monkeypatch.setattr("fastv_runtime.generation.sampling.Sampler.pick", lambda self, logits: next(tokens, 1))
     pieces = list(tiny_pipeline.stream([], QUESTION, sampling=Sampling(temperature=1.0)))
     assert "".join(pieces) == text
     assert not any("\N{REPLACEMENT CHARACTER}" in piece for piece in pieces)
     assert len(pieces) > 5
 
 
-def test_a_new_generation_ends_the_old_one(tiny_pipeline: Pipeline, picture: Image.Image) -> None:
-    old = tiny_pipeline.stream([picture], QUESTION, ignore_stop=True)
+def test_a_new_generation_ends_the_old_one(tiny_pipeline: Pipeline, image: Image.Image) -> None:
+    old = tiny_pipeline.stream([image], QUESTION, ignore_stop=True)
     next(old)
-    tiny_pipeline.generate([picture], QUESTION, max_new_tokens=1)
+    tiny_pipeline.generate([image], QUESTION, max_new_tokens=1)
     with pytest.raises(RuntimeError, match="another generation"):
         for _ in old:
             pass
@@ -154,19 +154,19 @@ def test_a_new_generation_ends_the_old_one(tiny_pipeline: Pipeline, picture: Ima
         ({"max_new_tokens": 65}, "1 to 64.*--max-new-tokens"),
         ({"max_new_tokens": 0}, "1 to 64"),
         ({"length": "other"}, "'fixed' or 'exact'"),
-        ({"images": [noise_picture(0)] * 3}, "--max-images"),
+        ({"images": [noise_image(0)] * 3}, "--max-images"),
     ],
 )
 def test_what_the_plan_cannot_bear_is_refused(
     tiny_pipeline: Pipeline, arguments: dict[str, object], message: str
 ) -> None:
-    call = {"images": [noise_picture(0)], "prompt": QUESTION} | arguments
+    call = {"images": [noise_image(0)], "prompt": QUESTION} | arguments
     with pytest.raises(UserError, match=message):
         tiny_pipeline.generate(**call)  # type: ignore[arg-type]
 
 
-def test_decoding_allocates_nothing_that_grows(tiny_pipeline: Pipeline, picture: Image.Image) -> None:
-    generation = tiny_pipeline.stream([picture], QUESTION, ignore_stop=True)
+def test_decoding_allocates_nothing_that_grows(tiny_pipeline: Pipeline, image: Image.Image) -> None:
+    generation = tiny_pipeline.stream([image], QUESTION, ignore_stop=True)
     for _ in range(8):
         next(generation)
     cache = tiny_pipeline._decoder.arena["suffix.key_2"].array()
@@ -184,9 +184,9 @@ def test_decoding_allocates_nothing_that_grows(tiny_pipeline: Pipeline, picture:
     assert np.array_equal(changed, np.arange(changed[0], changed[0] + len(changed)))
 
 
-def test_image_features_land_in_the_prompt_without_a_copy(tiny_pipeline: Pipeline, picture: Image.Image) -> None:
-    tiny_pipeline.generate([picture], "<image>" + QUESTION, max_new_tokens=1)
-    visual = tiny_pipeline._images(picture)
+def test_image_features_land_in_the_prompt_without_a_copy(tiny_pipeline: Pipeline, image: Image.Image) -> None:
+    tiny_pipeline.generate([image], "<image>" + QUESTION, max_new_tokens=1)
+    visual = tiny_pipeline._images(image)
     features = np.zeros((VISUAL_TOKENS, 64), np.float32)
     tiny_pipeline._backend.engine("vision").bind(visual.pieces[0].inputs, {"image_features": features}).run()
     ((start, _),) = tiny_pipeline._prompts.build("<image>" + QUESTION, [visual]).runs

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoConfig, AutoModelForImageTextToText
 
-from fastv_runtime.positions import position_ids
-from fastv_runtime.visuals import Run
+from fastv_runtime.generation.positions import position_ids
+from fastv_runtime.preprocessing import GraphRun
 
 TEXT, IMAGE, VIDEO = 0, 1, 2
 MERGE = 2
@@ -37,7 +37,7 @@ def test_positions_are_those_of_the_rope_index(model: Any, before: int, visuals:
     """Text, then visuals with text after each; a video's time steps are one run, or runs of their own in Qwen3-VL."""
     family = model.config.model_type
     kinds = [TEXT] * before
-    runs: list[tuple[int, Run]] = []
+    runs: list[tuple[int, GraphRun]] = []
     image_grids, video_grids, seconds = [], [], []
     for kind, steps, rows, columns, step_seconds, after in visuals:
         steps = steps if kind == VIDEO else 1
@@ -47,7 +47,7 @@ def test_positions_are_those_of_the_rope_index(model: Any, before: int, visuals:
         if family == "qwen2_5_vl" and kind == VIDEO:
             interval = model.config.vision_config.tokens_per_second * step_seconds
         for count in [1] * steps if family == "qwen3_vl" else [steps]:
-            runs.append((len(kinds), Run(count * rows * columns, (count, rows, columns), interval)))
+            runs.append((len(kinds), GraphRun(count * rows * columns, (count, rows, columns), interval)))
             kinds += [kind] * count * rows * columns + [TEXT] * after
     expected, deltas = model.get_rope_index(
         torch.zeros(1, len(kinds), dtype=torch.int64),
@@ -62,4 +62,4 @@ def test_positions_are_those_of_the_rope_index(model: Any, before: int, visuals:
 
 
 def test_one_axis_counts_tokens() -> None:
-    np.testing.assert_array_equal(position_ids(1, 5, [(1, Run(3))]), [[0, 1, 2, 3, 4]])
+    np.testing.assert_array_equal(position_ids(1, 5, [(1, GraphRun(3))]), [[0, 1, 2, 3, 4]])

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from fastv_runtime.bundle import DialectName, Part, Plan, Precision, RoundingCost, Weights
-from fastv_runtime.precision import cost_of, precision_of
+from fastv_runtime.config.bundle import DialectName, Part, Plan, Precision, QuantizationCost, Weights
+from fastv_runtime.config.wording import cost_of, precision_of
 
 WIDE: tuple[Part, ...] = ("vision", "prefix", "head")
 
@@ -52,4 +52,7 @@ def test_words(weights: Weights | None, precision: Precision, dialect: DialectNa
 
 
 def test_what_rounding_costs_in_words() -> None:
-    assert cost_of(RoundingCost(asked=49, same=43, kl=0.02254, logits=0.09)) == "43 of 49 tokens as unrounded, KL 0.023"
+    assert (
+        cost_of(QuantizationCost(asked=49, same=43, kl=0.02254, logits=0.09))
+        == "43 of 49 tokens as unrounded, KL 0.023"
+    )

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from fastv_runtime.engines.profiles import Profile, choose_profile
+from fastv_runtime.backends.tensorrt.profile_choice import OptimizationProfile, choose_profile
 
 CACHE = (1, 2, 100, 8)
-PREFILL: Profile = {"hidden": ((1, 1, 64), (1, 90, 64)), "past_key_0": (CACHE, CACHE)}
-DECODE: Profile = {"hidden": ((1, 1, 64), (1, 1, 64)), "past_key_0": (CACHE, CACHE)}
+PREFILL: OptimizationProfile = {"hidden": ((1, 1, 64), (1, 90, 64)), "past_key_0": (CACHE, CACHE)}
+DECODE: OptimizationProfile = {"hidden": ((1, 1, 64), (1, 1, 64)), "past_key_0": (CACHE, CACHE)}
 
 
 @pytest.mark.parametrize(("rows", "chosen"), [(1, 1), (2, 0), (90, 0)])

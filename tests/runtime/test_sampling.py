@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from fastv_runtime import Sampling, UserError
-from fastv_runtime.sampling import Sampler, distribution
+from fastv_runtime.generation.sampling import Sampler, distribution
 
 logit_vectors = arrays(np.float32, st.integers(2, 50), elements=st.floats(-20, 20, width=32))
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from fastv_runtime import UserError
-from fastv_runtime.super_image import parse_grid, super_image
+from fastv_runtime.preprocessing.images.super_image import parse_grid, super_image
 
 SIDES = st.integers(1, 5)
 

@@ -11,10 +11,10 @@ import onnx_ir as ir
 import pytest
 
 from fastv_runtime import UserError
-from fastv_runtime.engines.cuda import Cuda
-from fastv_runtime.engines.tensorrt import TrtBackend, TrtEngine
-from fastv_runtime.layout import Region
-from fastv_runtime.memory import Buffer
+from fastv_runtime.backends.cuda import Cuda
+from fastv_runtime.backends.tensorrt.engine import TrtBackend, TrtEngine
+from fastv_runtime.memory.buffers import Buffer
+from fastv_runtime.memory.layout import Region
 from tests.fakes.cuda import FakeCuda
 from tests.fakes.tensorrt import fake_tensorrt
 

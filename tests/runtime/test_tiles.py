@@ -12,9 +12,9 @@ from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import (
     get_optimal_tiled_canvas,
 )
 
-from fastv_runtime.vision_tiles import TilesVision, TileText
-from fastv_runtime.visuals import Run, load_images
-from fastv_runtime.visuals.tiles import tile_grid
+from fastv_runtime.config.tile_layouts import TilesVision, TileText
+from fastv_runtime.preprocessing import GraphRun, load_images
+from fastv_runtime.preprocessing.images.tiles import tile_grid
 
 TILE = 32
 TEXT = TileText(start="<", tile="r{row}c{column}", row_end="/", tiles_end="|", whole="w", end=">")
@@ -40,7 +40,7 @@ def test_the_grid_is_the_image_processors(width: int, height: int, patches: int)
 
 def test_text_stands_around_every_tile(processor: Path) -> None:
     visual = load_images(processor, vision(6))(Image.new("RGB", (90, 60)))
-    run = Run(4)
+    run = GraphRun(4)
     first = ["r1c1", run, "r1c2", run, "r1c3", run, "/"]
     second = ["r2c1", run, "r2c2", run, "r2c3", run, "/"]
     assert visual.text == ("<", *first, *second, "|", "w", run, ">")
@@ -48,16 +48,16 @@ def test_text_stands_around_every_tile(processor: Path) -> None:
     assert [piece.rows for piece in visual.pieces] == [4] * 7
 
 
-def test_a_picture_that_is_not_cut_is_the_whole_alone(processor: Path) -> None:
+def test_a_image_that_is_not_cut_is_the_whole_alone(processor: Path) -> None:
     visual = load_images(processor, vision(1))(Image.new("RGB", (90, 60)))
-    assert visual.text == ("<", "w", Run(4), ">")
+    assert visual.text == ("<", "w", GraphRun(4), ">")
     assert [view.tokens.tolist() for view in visual.views()] == [[[0, 1], [2, 3]]]
 
 
 def test_views_show_where_each_token_is(processor: Path) -> None:
-    picture = Image.new("RGB", (80, 40))
-    picture.paste("white", (40, 0, 80, 40))
-    whole, tiles = load_images(processor, vision(2))(picture).views()
+    image = Image.new("RGB", (80, 40))
+    image.paste("white", (40, 0, 80, 40))
+    whole, tiles = load_images(processor, vision(2))(image).views()
     assert whole.image.size == (TILE, TILE)
     assert whole.tokens.tolist() == [[8, 9], [10, 11]]
     assert tiles.tokens.tolist() == [[0, 1, 4, 5], [2, 3, 6, 7]]

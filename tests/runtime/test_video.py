@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from fastv_runtime import UserError
-from fastv_runtime.video import MAX_SAMPLED_PIXELS, open_video, uniform_indices
+from fastv_runtime.preprocessing.videos.decoding import MAX_SAMPLED_PIXELS, open_video, uniform_indices
 from tests.runtime.test_images import encoded
 
 WIDTH, HEIGHT, FPS = 64, 48, 10
 STEP = 10
-"""Grey levels between one frame and the next: far more than a codec's error on a flat picture."""
+"""Grey levels between one frame and the next: far more than a codec's error on a flat image."""
 
 
 def flat_frames(count: int) -> list[np.ndarray]:
@@ -51,18 +51,18 @@ def video(
 
 
 def sound(cover: bool = False) -> bytes:
-    """An MP4 file of one second of silence, with a cover picture if wanted."""
+    """An MP4 file of one second of silence, with a cover image if wanted."""
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="mp4") as file:
         stream = file.add_stream("aac", rate=8000)
-        picture = file.add_stream("mjpeg", rate=1) if cover else None
+        image = file.add_stream("mjpeg", rate=1) if cover else None
         samples = av.AudioFrame.from_ndarray(np.zeros((1, 8000), np.float32), "fltp", layout="mono")
         samples.rate = 8000
-        if picture is not None:
-            picture.width, picture.height, picture.pix_fmt = WIDTH, HEIGHT, "yuvj420p"
-            picture.disposition = av.stream.Disposition.attached_pic.value  # its setter wants a number before PyAV 18
-            file.mux(picture.encode(av.VideoFrame.from_ndarray(flat_frames(1)[0], "rgb24")))
-            file.mux(picture.encode())
+        if image is not None:
+            image.width, image.height, image.pix_fmt = WIDTH, HEIGHT, "yuvj420p"
+            image.disposition = av.stream.Disposition.attached_pic.value  # its setter wants a number before PyAV 18
+            file.mux(image.encode(av.VideoFrame.from_ndarray(flat_frames(1)[0], "rgb24")))
+            file.mux(image.encode())
         file.mux(stream.encode(samples))
         file.mux(stream.encode())
     return buffer.getvalue()
@@ -94,8 +94,8 @@ BAD_VIDEOS: dict[str, tuple[bytes, str]] = {
     "sound.mp4": (sound(), "no video stream"),
     "sound-with-cover.m4a": (sound(cover=True), "no video stream"),
     "subtitles.mp4": (b"1\n00:00:00,000 --> 00:00:02,000\nhello\n\n", "no video stream"),
-    "picture.mp4": (encoded(Image.new("RGB", (64, 48)), "PNG"), "a picture file, not a video: give it with --image"),
-    "picture.jpg": (encoded(Image.new("RGB", (64, 48)), "JPEG"), "a picture file, not a video: give it with --image"),
+    "image.mp4": (encoded(Image.new("RGB", (64, 48)), "PNG"), "an image file, not a video: give it with --image"),
+    "image.jpg": (encoded(Image.new("RGB", (64, 48)), "JPEG"), "an image file, not a video: give it with --image"),
     "unknown-codec.avi": (video("avi", "rawvideo", flat_frames(2)).replace(b"I420", b"ZZZZ"), "cannot decode"),
     "large.avi": (claim_avi(12000, 9000), "12000 x 9000 pixels, the limit is 100,000,000"),
 }
@@ -259,14 +259,14 @@ def with_matrix(data: bytes, linear: tuple[float, float, float, float]) -> bytes
     return data[:start] + struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30) + data[start + 36 :]
 
 
-def moved(picture: np.ndarray, linear: tuple[int, int, int, int]) -> np.ndarray:
+def moved(image: np.ndarray, linear: tuple[int, int, int, int]) -> np.ndarray:
     """Every pixel (p, q) at (a p + c q, b p + d q), shifted back into view: the matrix's definition."""
     a, b, c, d = linear
-    q, p = np.indices(picture.shape[:2])
+    q, p = np.indices(image.shape[:2])
     x, y = a * p + c * q, b * p + d * q
     x, y = x - x.min(), y - y.min()
     result = np.zeros((y.max() + 1, x.max() + 1, 3), np.uint8)
-    result[y, x] = picture
+    result[y, x] = image
     return result
 
 

@@ -14,9 +14,9 @@ from transformers.models.llava_onevision.image_processing_pil_llava_onevision im
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
 
-from fastv_runtime.vision import FixedVision, FramesVideo, PooledVideo
-from fastv_runtime.vision_tiles import FrameText, TilesVideo, TilesVision, TileText
-from fastv_runtime.visuals import load_videos
+from fastv_runtime.config.layouts import FixedVision, FramesVideo, PooledVideo
+from fastv_runtime.config.tile_layouts import FrameText, TilesVideo, TilesVision, TileText
+from fastv_runtime.preprocessing import load_videos
 from tests.families.row import noise_video
 
 SIDE = 32
@@ -26,13 +26,13 @@ TILES = TilesVision(tile=SIDE, side=2, max_tiles=1, settings={}, text=TileText()
 FRAMES = FramesVideo(
     graph="video",
     frames=8,
-    picture=FixedVision(image_height=SIDE, image_width=SIDE, rows=4, columns=4),
+    image=FixedVision(image_height=SIDE, image_width=SIDE, rows=4, columns=4),
     tokens_per_frame=17,
 )
 
 
 def tiles(**settings: Any) -> TilesVideo:
-    return TilesVideo(frames=8, picture=TILES.model_copy(update={"settings": settings}), text=FrameText())
+    return TilesVideo(frames=8, image=TILES.model_copy(update={"settings": settings}), text=FrameText())
 
 
 def smolvlm(longest: int, **settings: Any) -> Any:
@@ -42,7 +42,7 @@ def smolvlm(longest: int, **settings: Any) -> Any:
 
 
 CASES: dict[str, tuple[Any, dict[str, Any], Any, Any]] = {
-    # What the pictures get, what the videos get, the layout, transformers' processor with the settings of videos.
+    # What the images get, what the videos get, the layout, transformers' processor with the settings of videos.
     "video_llava": (
         VideoLlavaImageProcessor(size={"shortest_edge": SIDE}, crop_size=SQUARE),
         {"size": {"shortest_edge": 40}, "crop_size": SQUARE},
@@ -73,8 +73,8 @@ CASES: dict[str, tuple[Any, dict[str, Any], Any, Any]] = {
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("nested", [False, True])
 def test_frames_are_what_the_video_processor_makes_of_them(tmp_path: Path, name: str, nested: bool) -> None:
-    pictures, size, layout, processor = CASES[name]
-    pictures.save_pretrained(tmp_path)
+    images, size, layout, processor = CASES[name]
+    images.save_pretrained(tmp_path)
     settings = VIDEO | size
     if nested:
         (tmp_path / "processor_config.json").write_text(json.dumps({"video_processor": settings}))

@@ -13,7 +13,7 @@ from transformers import image_utils
 from transformers.video_processing_utils import BaseVideoProcessor
 
 from fastv_runtime.errors import UserError
-from fastv_runtime.visuals.video_settings import CLASSES, video_settings
+from fastv_runtime.preprocessing.videos.settings import CLASSES, video_settings
 
 MODULES = {
     "Qwen2VLVideoProcessor": "qwen2_vl",

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import noise_picture
+from tests.conftest import noise_image
 from tests.processes import run
 
 HOST_ONLY = ("torch", "functorch", "nvidia", "triton", "onnxscript", "onnx", "accelerate")
@@ -51,10 +51,10 @@ def test_there_is_no_torch_there(device_python: Path) -> None:
 
 
 def test_fastv_run_answers_without_torch(device_python: Path, tiny_bundle: Path, tmp_path: Path) -> None:
-    picture, kept = tmp_path / "picture.png", tmp_path / "kept.png"
-    noise_picture(0).save(picture)
+    image, kept = tmp_path / "image.png", tmp_path / "kept.png"
+    noise_image(0).save(image)
     main = "import sys; from fastv_runtime.cli.run import main; main(); assert 'torch' not in sys.modules"
-    arguments = [tiny_bundle, "--image", picture, "--prompt", "What is it?", "--json", "--show-kept", kept]
+    arguments = [tiny_bundle, "--image", image, "--prompt", "What is it?", "--json", "--show-kept", kept]
     done = run(device_python, "-c", main, *arguments, "--max-new-tokens", "4")
     assert done.returncode == 0, done.stderr
     assert len(json.loads(done.stdout)["kept_visual_tokens"]) == 72
@@ -77,13 +77,13 @@ def test_fastv_export_says_what_to_install(device_python: Path, tiny_llava: Path
 @pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="memory is read from /proc")
 @pytest.mark.parametrize("name", ["run", "inspect", "bench", "build"])
 def test_a_command_leaves_an_installed_torch_alone(name: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
-    picture = tmp_path / "picture.png"
-    noise_picture(0).save(picture)
+    image = tmp_path / "image.png"
+    noise_image(0).save(image)
     arguments: list[str | Path] = ["--help"]
     if name in ("run", "inspect"):
         arguments = [request.getfixturevalue("tiny_bundle"), "--json"]
     if name == "run":
-        arguments += ["--image", picture, "--prompt", "What is it?", "--max-new-tokens", "4"]
+        arguments += ["--image", image, "--prompt", "What is it?", "--max-new-tokens", "4"]
     done = run(sys.executable, "-c", COMMAND, f"fastv_runtime.cli.{name}", *arguments)
     assert done.returncode == 0, done.stderr
     assert name != "run" or len(json.loads(done.stdout)["kept_visual_tokens"]) == 72

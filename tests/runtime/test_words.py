@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from fastv_runtime.errors import UserError
-from fastv_runtime.visuals.words import in_words
+from fastv_runtime.preprocessing.videos.number_words import in_words
 
 
 @pytest.mark.parametrize(

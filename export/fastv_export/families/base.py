@@ -10,13 +10,13 @@ import torch
 from jaxtyping import Float
 from torch import nn
 
-from fastv_export import hf_models
-from fastv_export.checkpoint import Checkpoint, StoredTensor
-from fastv_export.generation import generation_config
-from fastv_export.processor_files import copy_processor
+from fastv_export.checkpoint.checkpoint import Checkpoint, StoredTensor
+from fastv_export.checkpoint.generation_config import generation_config
+from fastv_export.checkpoint.processor_files import copy_processor
+from fastv_export.hf import models as hf_models
+from fastv_runtime.config.layouts import Aspect, VideoLayout, Vision
 from fastv_runtime.errors import UserError
-from fastv_runtime.vision import Aspect, Video, Vision
-from fastv_runtime.visuals import Visual
+from fastv_runtime.preprocessing import Visual
 
 FAMILIES: dict[str, Family] = {}
 """Registered families by `model_type` of the checkpoint's config."""
@@ -99,9 +99,9 @@ class Family:
         return self.encode(model, **inputs)
 
     def pixels(self, visual: Visual, size: tuple[int, int]) -> dict[str, torch.Tensor]:
-        """What the stock model takes of one picture, by its own names, from what our graphs take.
+        """What the stock model takes of one image, by its own names, from what our graphs take.
 
-        size: of the picture, (height, width).
+        size: of the image, (height, width).
         """
         return {"pixel_values": torch.cat([torch.from_numpy(each.inputs["pixel_values"]) for each in visual.pieces])}
 
@@ -112,7 +112,7 @@ class Family:
         return hf_models.last_logits(model, token_ids, pixels, visual, rows)
 
     def image_token_id(self, config: Any) -> int:
-        """Id of the placeholder that stands for one visual token of a picture."""
+        """Id of the placeholder that stands for one visual token of an image."""
         return config.image_token_id
 
     def video_token_id(self, config: Any) -> int | None:
@@ -120,14 +120,14 @@ class Family:
         return config.video_token_id
 
     def aspect(self, config: Any) -> Aspect:
-        """What becomes of pictures that are not square, where the tower sees one size."""
+        """What becomes of images that are not square, where the tower sees one size."""
         return "pad" if getattr(config, "image_aspect_ratio", None) == "pad" else "crop"
 
     def vision(self, config: Any, image_tokens: int | None) -> Vision:
-        """The layout of pictures. `image_tokens`: most visual tokens of one picture; None means the family's own."""
+        """The layout of images. `image_tokens`: most visual tokens of one image; None means the family's own."""
         raise NotImplementedError
 
-    def video(self, config: Any) -> Video | None:
+    def video(self, config: Any) -> VideoLayout | None:
         """The layout of videos; None if the family takes none."""
         return None
 

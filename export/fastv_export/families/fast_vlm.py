@@ -5,11 +5,11 @@ from __future__ import annotations
 from math import isqrt
 from typing import Any
 
-from fastv_export import hf_models
-from fastv_export.checkpoint import Checkpoint
+from fastv_export.checkpoint.checkpoint import Checkpoint
 from fastv_export.families.base import Family
+from fastv_export.hf import models as hf_models
+from fastv_runtime.config.layouts import FixedVision
 from fastv_runtime.errors import UserError, missing_extra
-from fastv_runtime.vision import FixedVision
 
 
 class FastVlm(Family):

@@ -1,4 +1,4 @@
-"""Idefics3 and the first SmolVLM (256M, 500M, 2.2B): what SmolVLM2 is, for pictures alone (arXiv 2408.12637)."""
+"""Idefics3 and the first SmolVLM (256M, 500M, 2.2B): what SmolVLM2 is, for images alone (arXiv 2408.12637)."""
 
 from __future__ import annotations
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from fastv_export.families.base import Family
-from fastv_export.tiles import tiles_within
-from fastv_runtime.vision_tiles import FrameText, TilesVideo, TilesVision, TileText
+from fastv_export.tile_limit import tiles_within
+from fastv_runtime.config.tile_layouts import FrameText, TilesVideo, TilesVision, TileText
 
 PATCHES = 12
 """Most tiles of the published image processors, without the thumbnail."""
@@ -29,7 +29,7 @@ class InternVL(Family):
         settings: dict[str, bool | int | dict[str, int]] = {"crop_to_patches": True}
         patches = PATCHES
         if image_tokens is not None:
-            # The thumbnail takes one tile, but a picture of one tile has none.
+            # The thumbnail takes one tile, but an image of one tile has none.
             patches = min(PATCHES, max(1, tiles_within(image_tokens, side**2) - 1))
             settings["max_patches"] = patches
         return TilesVision(
@@ -41,8 +41,8 @@ class InternVL(Family):
         )
 
     def video(self, config: Any) -> TilesVideo:
-        picture = self.vision(config, _side(config) ** 2)
-        return TilesVideo(frames=FRAMES, picture=picture, text=FrameText(frame="Frame{number}: ", between="\n"))
+        image = self.vision(config, _side(config) ** 2)
+        return TilesVideo(frames=FRAMES, image=image, text=FrameText(frame="Frame{number}: ", between="\n"))
 
 
 def _side(config: Any) -> int:

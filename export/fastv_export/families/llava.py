@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fastv_export.families.base import Family
-from fastv_runtime.vision import FixedVision
+from fastv_runtime.config.layouts import FixedVision
 
 
 class Llava(Family):

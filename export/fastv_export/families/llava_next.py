@@ -1,4 +1,4 @@
-"""LLaVA-NeXT (LLaVA-1.6): LLaVA-1.5's parts, pictures in tiles; Vicuna, Mistral and other decoders.
+"""LLaVA-NeXT (LLaVA-1.6): LLaVA-1.5's parts, images in tiles; Vicuna, Mistral and other decoders.
 
 https://llava-vl.github.io/blog/2024-01-30-llava-next
 """
@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from jaxtyping import Float
 
-from fastv_export import hf_models
 from fastv_export.families.base import Family
+from fastv_export.hf import models as hf_models
+from fastv_runtime.config.layouts import AnyresVision
 from fastv_runtime.errors import UserError
-from fastv_runtime.vision import AnyresVision
-from fastv_runtime.visuals import Visual
+from fastv_runtime.preprocessing import Visual
 
 
 class LlavaNext(Family):
@@ -45,12 +45,12 @@ class LlavaNext(Family):
 
 
 def _at_most(vision: AnyresVision, tokens: int) -> AnyresVision:
-    """Without the pinpoints on which a picture can become more tokens."""
+    """Without the pinpoints on which an image can become more tokens."""
     pinpoints = tuple(pinpoint for pinpoint in vision.pinpoints if vision.tokens_at(pinpoint) <= tokens)
     if not pinpoints:
         least = min(map(vision.tokens_at, vision.pinpoints))
         raise UserError(
-            f"--image-tokens {tokens}: a picture of this model takes up to {least} at the smallest of its sizes: "
+            f"--image-tokens {tokens}: an image of this model takes up to {least} at the smallest of its sizes: "
             f"give {least} or more"
         )
     return vision.model_copy(update={"pinpoints": pinpoints})

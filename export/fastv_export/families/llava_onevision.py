@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fastv_export.families.llava_next import LlavaNext
-from fastv_runtime.vision import PooledVideo
+from fastv_runtime.config.layouts import PooledVideo
 
 FRAMES = 8
 """Of a video, as in transformers' documentation of the model; it was trained with up to 32 (arXiv 2408.03326)."""

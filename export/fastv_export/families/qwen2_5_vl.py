@@ -6,8 +6,8 @@ from __future__ import annotations
 from typing import Any
 
 from fastv_export.families.qwen_patches import QwenPatches
-from fastv_export.tower_attention import Windows
-from fastv_runtime.vision import PatchesVideo, PatchesVision
+from fastv_export.tracing.tower_attention import Windows
+from fastv_runtime.config.layouts import PatchesVideo, PatchesVision
 
 
 class Qwen25VL(QwenPatches):

@@ -1,4 +1,4 @@
-"""Qwen3-VL: a learned square of positions stretched over each picture, features of three tower layers added to the
+"""Qwen3-VL: a learned square of positions stretched over each image, features of three tower layers added to the
 first decoder layers (DeepStack), and videos whose time steps are told apart by text (arXiv 2511.21631)."""
 
 from __future__ import annotations
@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 from fastv_export.families.qwen_patches import QwenPatches
-from fastv_runtime.vision import PatchesVideo, PatchesVision
+from fastv_runtime.config.layouts import PatchesVideo, PatchesVision
 
 
 class Qwen3VL(QwenPatches):

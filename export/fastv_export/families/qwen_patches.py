@@ -1,4 +1,4 @@
-"""What Qwen2-VL and its successors share: pictures and videos of any size as patches, M-RoPE."""
+"""What Qwen2-VL and its successors share: images and videos of any size as patches, M-RoPE."""
 
 from __future__ import annotations
 
@@ -7,18 +7,19 @@ from typing import Any
 import numpy as np
 import torch
 
-from fastv_export import hf_models, tower_attention
 from fastv_export.families.base import Family
-from fastv_runtime.vision import PatchesVideo, PatchesVision
-from fastv_runtime.visuals import Visual
-from fastv_runtime.visuals.grid import grid_inputs
+from fastv_export.hf import models as hf_models
+from fastv_export.tracing import tower_attention
+from fastv_runtime.config.layouts import PatchesVideo, PatchesVision
+from fastv_runtime.preprocessing import Visual
+from fastv_runtime.preprocessing.images.grid import grid_inputs
 
 IMAGE_TOKENS = 1280
-"""Most visual tokens of a picture: what the model cards recommend (256 to 1280) to balance cost and quality."""
+"""Most visual tokens of an image: what the model cards recommend (256 to 1280) to balance cost and quality."""
 
 VIDEO_FRAMES = 8
 STEP_TOKENS = 320
-"""Most visual tokens of a time step, so that VIDEO_FRAMES frames in groups of two cost what one picture does."""
+"""Most visual tokens of a time step, so that VIDEO_FRAMES frames in groups of two cost what one image does."""
 
 
 class QwenPatches(Family):
@@ -28,7 +29,7 @@ class QwenPatches(Family):
     tower_attention = tower_attention.IMPLEMENTATION
 
     def encode(self, model: Any, **inputs: Any) -> Any:
-        # One run of the graph is one picture or time step, and in these towers no step attends to another.
+        # One run of the graph is one image or time step, and in these towers no step attends to another.
         return self.features(hf_models.patch_tower_at(model, boundaries=tower_attention.WHOLE, **inputs))
 
     def expected(self, model: Any, inputs: dict[str, torch.Tensor]) -> Any:
@@ -69,4 +70,4 @@ class QwenPatches(Family):
         )
 
     def video(self, config: Any) -> PatchesVideo:
-        return PatchesVideo(frames=VIDEO_FRAMES, picture=self.vision(config, STEP_TOKENS))
+        return PatchesVideo(frames=VIDEO_FRAMES, image=self.vision(config, STEP_TOKENS))

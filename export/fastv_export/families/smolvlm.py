@@ -1,4 +1,4 @@
-"""SmolVLM2: rows and columns of tiles and the whole picture, SigLIP, shuffled pixels, Llama (arXiv 2504.05299)."""
+"""SmolVLM2: rows and columns of tiles and the whole image, SigLIP, shuffled pixels, Llama (arXiv 2504.05299)."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from typing import Any
 import torch
 from jaxtyping import Float
 
-from fastv_export import hf_models
 from fastv_export.families.base import Family
-from fastv_export.tiles import tiles_within
-from fastv_runtime.vision_tiles import FrameText, TilesVideo, TilesVision, TileText
-from fastv_runtime.visuals import Visual
+from fastv_export.hf import models as hf_models
+from fastv_export.tile_limit import tiles_within
+from fastv_runtime.config.tile_layouts import FrameText, TilesVideo, TilesVision, TileText
+from fastv_runtime.preprocessing import Visual
 
 SPLITS = 4
-"""Most tiles along an edge of a picture, in the published image processors."""
+"""Most tiles along an edge of an image, in the published image processors."""
 
 FRAMES = 16
-"""Of a video: no more tokens than a picture. The published processors take one frame a second, at most 64."""
+"""Of a video: no more tokens than an image. The published processors take one frame a second, at most 64."""
 
 TEXT = TileText(
     tile="<fake_token_around_image><row_{row}_col_{column}>",
@@ -62,7 +62,7 @@ class SmolVLM(Family):
         return TilesVision(tile=tower.image_size, side=side, max_tiles=_tiles(splits), settings=settings, text=TEXT)
 
     def video(self, config: Any) -> TilesVideo | None:
-        return TilesVideo(frames=FRAMES, picture=self.vision(config, _side(config) ** 2), text=FRAME_TEXT)
+        return TilesVideo(frames=FRAMES, image=self.vision(config, _side(config) ** 2), text=FRAME_TEXT)
 
 
 def _side(config: Any) -> int:
@@ -71,5 +71,5 @@ def _side(config: Any) -> int:
 
 
 def _tiles(splits: int) -> int:
-    """Tiles of a square picture that is cut so many times along each edge, the whole counted."""
+    """Tiles of a square image that is cut so many times along each edge, the whole counted."""
     return splits**2 + 1 if splits > 1 else 1

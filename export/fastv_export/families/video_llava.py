@@ -1,4 +1,4 @@
-"""Video-LLaVA: one CLIP tower for pictures and another for the frames of videos, Vicuna (arXiv 2311.10122)."""
+"""Video-LLaVA: one CLIP tower for images and another for the frames of videos, Vicuna (arXiv 2311.10122)."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from jaxtyping import Float
 
-from fastv_export import hf_models
 from fastv_export.families.base import Family
-from fastv_runtime.vision import FixedVision, FramesVideo
-from fastv_runtime.visuals import Visual
+from fastv_export.hf import models as hf_models
+from fastv_runtime.config.layouts import FixedVision, FramesVideo
+from fastv_runtime.preprocessing import Visual
 
 
 class VideoLlava(Family):
@@ -30,9 +30,7 @@ class VideoLlava(Family):
         return FixedVision(image_height=size, image_width=size, rows=side, columns=side, aspect=self.aspect(config))
 
     def video(self, config: Any) -> FramesVideo:
-        # Pictures may be padded; frames were cropped in training, whatever the config says of pictures.
-        picture = self.vision(config, None).model_copy(update={"aspect": "crop"})
-        each = picture.tokens + 1
-        return FramesVideo(
-            graph="video", frames=config.video_seq_length // each, picture=picture, tokens_per_frame=each
-        )
+        # Images may be padded; frames were cropped in training, whatever the config says of images.
+        image = self.vision(config, None).model_copy(update={"aspect": "crop"})
+        each = image.tokens + 1
+        return FramesVideo(graph="video", frames=config.video_seq_length // each, image=image, tokens_per_frame=each)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 from onnx_ir.tape import Tape
 
-Inputs = Mapping[str, ir.Value]
+RankerInputs = Mapping[str, ir.Value]
 """Inputs of the select graph by name: `hidden` [1,S,D], `scores` f32 [1,S], `prunable` bool [1,S], `length` i64 [1]."""
 
 
@@ -21,6 +21,6 @@ class Ranker:
     """
 
     name: str
-    rank: Callable[[Tape, Inputs], ir.Value]
+    rank: Callable[[Tape, RankerInputs], ir.Value]
     rotary: bool = True
     """Whether the prefix computes `scores` from queries and keys after rotary embedding, as the model's attention."""

@@ -1,6 +1,6 @@
 """Duplicates go: DART, "Stop Looking for Important Tokens" (arXiv 2502.11494), in one pass over the states at the cut.
 
-The paper picks pivots by the norm of their keys, from picture and text, and adds, pivot after pivot, the tokens least
+The paper picks pivots by the norm of their keys, from image and text, and adds, pivot after pivot, the tokens least
 similar to each. `select` sees no keys, and a loop over pivots is no graph for every target: here pivots are the
 prunable tokens of largest state, and a token is as redundant as its likeness to the nearest of them.
 """
@@ -10,14 +10,14 @@ from __future__ import annotations
 import onnx_ir as ir
 from onnx_ir.tape import Tape
 
-from fastv_export.constants import constant
-from fastv_export.rankers.base import Inputs, Ranker
+from fastv_export.graphs.constants import constant
+from fastv_export.rankers.base import Ranker, RankerInputs
 
 PIVOTS = 4
-"""As many pivots from the picture as the authors' code has."""
+"""As many pivots from the image as the authors' code has."""
 
 
-def rank(tape: Tape, inputs: Inputs) -> ir.Value:
+def rank(tape: Tape, inputs: RankerInputs) -> ir.Value:
     """Of hidden states h after layer K-1's attention, in fp32: -max over pivots p of cos(h, h_p), and 2 for the pivots.
 
     Pivots: the PIVOTS prunable tokens of largest Euclidean norm (all, if there are fewer), ties to the lower index.

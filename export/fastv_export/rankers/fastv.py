@@ -5,10 +5,10 @@ from __future__ import annotations
 import onnx_ir as ir
 from onnx_ir.tape import Tape
 
-from fastv_export.rankers.base import Inputs, Ranker
+from fastv_export.rankers.base import Ranker, RankerInputs
 
 
-def rank(tape: Tape, inputs: Inputs) -> ir.Value:
+def rank(tape: Tape, inputs: RankerInputs) -> ir.Value:
     return inputs["scores"]
 
 

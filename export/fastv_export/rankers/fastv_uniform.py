@@ -5,12 +5,12 @@ from __future__ import annotations
 import onnx_ir as ir
 from onnx_ir.tape import Tape
 
-from fastv_export.constants import constant
-from fastv_export.rankers.base import Inputs, Ranker
+from fastv_export.graphs.constants import constant
+from fastv_export.rankers.base import Ranker, RankerInputs
 from fastv_export.rankers.spacing import budget, evenly_spaced
 
 
-def rank(tape: Tape, inputs: Inputs) -> ir.Value:
+def rank(tape: Tape, inputs: RankerInputs) -> ir.Value:
     """1 for the m tokens that stay, 0 for others: the ceil(m / 2) best scored, ties to the lower index, and
     floor(m / 2) of the prunable tokens left, in the middle of equal stretches of these (as `uniform` has it).
     """

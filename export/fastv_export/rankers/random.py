@@ -5,11 +5,11 @@ from __future__ import annotations
 import onnx_ir as ir
 from onnx_ir.tape import Tape
 
-from fastv_export.constants import constant
-from fastv_export.rankers.base import Inputs, Ranker
+from fastv_export.graphs.constants import constant
+from fastv_export.rankers.base import Ranker, RankerInputs
 
 
-def rank(tape: Tape, inputs: Inputs) -> ir.Value:
+def rank(tape: Tape, inputs: RankerInputs) -> ir.Value:
     """A hash of index and prompt.
 
     frac(sin(x) * 43758.5453) is the customary stateless noise; the first token's score only seeds it per prompt.

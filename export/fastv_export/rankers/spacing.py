@@ -6,14 +6,14 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.tape import Tape
 
-from fastv_export.constants import constant
-from fastv_export.rankers.base import Inputs
+from fastv_export.graphs.constants import constant
+from fastv_export.rankers.base import RankerInputs
 
 BLOCK = 128
 """Tokens that are counted by one row of a product."""
 
 
-def budget(tape: Tape, inputs: Inputs) -> ir.Value:
+def budget(tape: Tape, inputs: RankerInputs) -> ir.Value:
     """How many prunable tokens stay, i64 [1, 1]: the length, less the tokens that are not prunable."""
     fixed = _count(tape, tape.op("Not", [inputs["prunable"]]))
     return tape.op("Sub", [inputs["length"], fixed])

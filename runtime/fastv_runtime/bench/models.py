@@ -13,14 +13,14 @@ from typing import Literal
 
 from pydantic import ValidationError
 
-from fastv_runtime.bench.conditions import Conditions
-from fastv_runtime.bench.contestant import Turn
-from fastv_runtime.bench.environment import Environment
-from fastv_runtime.bench.profile import DeviceProfile
-from fastv_runtime.bundle import Decoder, Plan
-from fastv_runtime.clock import STAGES
+from fastv_runtime.bench.analysis.device_profile import DeviceProfile
+from fastv_runtime.bench.machine.conditions import Conditions
+from fastv_runtime.bench.machine.environment import Environment
+from fastv_runtime.bench.protocol import Measurement
+from fastv_runtime.config.base import StrictModel
+from fastv_runtime.config.bundle import DecoderConfig, Plan
 from fastv_runtime.errors import UserError
-from fastv_runtime.schema import Model
+from fastv_runtime.generation.clock import STAGES
 
 REPORT_VERSION: Literal[1] = 1
 
@@ -32,7 +32,7 @@ COMPARED = ("ttft", "prefill", "decode", "joules")
 """Quantities with a ratio to the baseline's."""
 
 
-class Figure(Model):
+class Figure(StrictModel):
     """A quantity over the rounds of a run."""
 
     median: float
@@ -41,8 +41,8 @@ class Figure(Model):
     runs: int
 
 
-class Memory(Model):
-    """Bytes of one contestant alone in a process."""
+class MemoryFigures(StrictModel):
+    """Bytes of one runner alone in a process."""
 
     weights: int
     """Of its graphs, as they are stored."""
@@ -57,7 +57,7 @@ class Memory(Model):
     least 0: weights that are mapped and were not read are not resident."""
 
 
-class BundleFacts(Model):
+class BundleFacts(StrictModel):
     """What a bundle is, to find it again and to compute with."""
 
     path: str
@@ -66,7 +66,7 @@ class BundleFacts(Model):
     family: str
     source: dict[str, str]
     versions: dict[str, str]
-    decoder: Decoder
+    decoder: DecoderConfig
     plan: Plan
     dialect: str
     decoder_bytes: int
@@ -75,50 +75,50 @@ class BundleFacts(Model):
     """Largest difference from transformers per graph, on this device."""
 
 
-class ContestantRecord(Model):
+class RunnerRecord(StrictModel):
     """One that took part, or would have. A bundle that does not prune is a baseline."""
 
     name: str
     role: Literal["baseline", "bundle", "peer"]
     settings: dict[str, str]
     bundle: BundleFacts | None = None
-    memory: Memory | None = None
+    memory: MemoryFigures | None = None
     refused: str | None = None
     """Why there are no figures."""
 
 
-class PictureRecord(Model):
+class ImageRecord(StrictModel):
     name: str
     sha256: str
     width: int
     height: int
 
 
-class WorkloadRecord(Model):
+class WorkloadRecord(StrictModel):
     """What all were asked. The token counts are those of the baseline, or of the first that answered."""
 
     name: str
-    pictures: tuple[PictureRecord, ...]
+    images: tuple[ImageRecord, ...]
     prompt: str
     new_tokens: int
     prompt_tokens: int
     visual_tokens: int
 
 
-class Round(Model):
-    """One turn of one contestant. `index` counts rounds from 0, warm-up not counted."""
+class Round(StrictModel):
+    """One turn of one runner. `index` counts rounds from 0, warm-up not counted."""
 
     index: int
     workload: str
-    contestant: str
-    turn: Turn
+    runner: str
+    turn: Measurement
     joules: float | None = None
 
 
-class Result(Model):
-    """One contestant on one workload; `figures` by names of QUANTITIES."""
+class Result(StrictModel):
+    """One runner on one workload; `figures` by names of QUANTITIES."""
 
-    contestant: str
+    runner: str
     workload: str
     pruned_length: int
     figures: dict[str, Figure]
@@ -126,10 +126,10 @@ class Result(Model):
     """Quantities that the cost model and the device profile predict."""
 
 
-class Ratio(Model):
-    """How many times faster than its baseline a contestant is: that one's time by its own, round by round."""
+class Ratio(StrictModel):
+    """How many times faster than its baseline a runner is: that one's time by its own, round by round."""
 
-    contestant: str
+    runner: str
     baseline: str
     workload: str
     quantity: str
@@ -142,7 +142,7 @@ class Ratio(Model):
     """The same in words."""
 
 
-class Settings(Model):
+class BenchSettings(StrictModel):
     rounds: int
     warmup: int
     threads: int | None
@@ -150,7 +150,7 @@ class Settings(Model):
     device: str | None
 
 
-class Report(Model):
+class Report(StrictModel):
     """One run of fastv-bench."""
 
     schema_version: Literal[1]
@@ -161,14 +161,14 @@ class Report(Model):
     command: str
     complete: bool
     """False for a run that was interrupted: it has the rounds that were measured by then."""
-    settings: Settings
+    settings: BenchSettings
     environment: Environment
     conditions: Conditions
     profiles: tuple[DeviceProfile, ...]
     """What predictions are made of: one for each precision."""
     noise: tuple[str, ...]
     """Why the figures should not be trusted, a line for each reason; empty for a quiet machine."""
-    contestants: tuple[ContestantRecord, ...]
+    runners: tuple[RunnerRecord, ...]
     workloads: tuple[WorkloadRecord, ...]
     rounds: tuple[Round, ...]
     results: tuple[Result, ...]
@@ -176,12 +176,12 @@ class Report(Model):
     notes: tuple[str, ...]
     """What the reader must know: what was left out, and why."""
 
-    def result(self, contestant: str, workload: str) -> Result | None:
-        return next((each for each in self.results if (each.contestant, each.workload) == (contestant, workload)), None)
+    def result(self, runner: str, workload: str) -> Result | None:
+        return next((each for each in self.results if (each.runner, each.workload) == (runner, workload)), None)
 
-    def ratio(self, contestant: str, workload: str, quantity: str) -> Ratio | None:
-        key = (contestant, workload, quantity)
-        return next((each for each in self.ratios if (each.contestant, each.workload, each.quantity) == key), None)
+    def ratio(self, runner: str, workload: str, quantity: str) -> Ratio | None:
+        key = (runner, workload, quantity)
+        return next((each for each in self.ratios if (each.runner, each.workload, each.quantity) == key), None)
 
 
 def read_report(path: Path) -> Report:

@@ -1,4 +1,4 @@
-"""What contestants are asked: the user's pictures and prompt, or a built-in set of visual-token counts."""
+"""What runners are asked: the user's images and prompt, or a built-in set of visual-token counts."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from fastv_runtime.bench.contestant import Request
-from fastv_runtime.bench.models import PictureRecord
-from fastv_runtime.bundle import PROCESSOR, Bundle, sha256
+from fastv_runtime.bench.models import ImageRecord
+from fastv_runtime.bench.protocol import Request
+from fastv_runtime.config.bundle import PROCESSOR, Bundle, sha256
 from fastv_runtime.errors import UserError
-from fastv_runtime.images import open_image
-from fastv_runtime.prompt import PromptBuilder
-from fastv_runtime.visuals import load_images
+from fastv_runtime.generation.prompt import PromptBuilder
+from fastv_runtime.preprocessing import load_images
+from fastv_runtime.preprocessing.images.loading import open_image
 
-QUESTION = "What is in the picture, where is it, and what is around it? Answer in one short sentence."
+QUESTION = "What is in the image, where is it, and what is around it? Answer in one short sentence."
 SIZES = ((640, 480), (160, 120), (320, 240), (480, 360), (960, 720), (1280, 960))
-"""Pixels, a camera's shape. The first is what models see that bring every picture to one size."""
+"""Pixels, a camera's shape. The first is what models see that bring every image to one size."""
 MOST = 8
-"""Pictures in one prompt of the built-in set."""
+"""Images in one prompt of the built-in set."""
 COUNTS = 3
-"""Visual-token counts of the built-in set, beside a prompt without a picture."""
+"""Visual-token counts of the built-in set, beside a prompt without an image."""
 
 
 @dataclass(frozen=True)
@@ -33,34 +33,32 @@ class Workload:
     name: str
     request: Request
 
-    def pictures(self) -> tuple[PictureRecord, ...]:
-        """Its pictures, for the report."""
-        return tuple(_record(Path(path)) for path in self.request.pictures)
+    def images(self) -> tuple[ImageRecord, ...]:
+        """Its images, for the report."""
+        return tuple(_record(Path(path)) for path in self.request.images)
 
 
 def given(images: Sequence[str], prompt: str, new_tokens: int) -> list[Workload]:
-    """The user's own prompt. Raises UserError for a picture that is none."""
+    """The user's own prompt. Raises UserError for an image that is none."""
     for path in images:
         open_image(path)
-    count = "no picture" if not images else "1 picture" if len(images) == 1 else f"{len(images)} pictures"
-    request = Request(
-        pictures=tuple(str(Path(path).absolute()) for path in images), prompt=prompt, new_tokens=new_tokens
-    )
+    count = "no image" if not images else "1 image" if len(images) == 1 else f"{len(images)} images"
+    request = Request(images=tuple(str(Path(path).absolute()) for path in images), prompt=prompt, new_tokens=new_tokens)
     return [Workload(f"given prompt, {count}", request)]
 
 
 def built_in(bundles: Sequence[Bundle], folder: Path, new_tokens: int) -> list[Workload]:
-    """Prompts that all bundles bear: one without a picture, and up to COUNTS numbers of visual tokens.
+    """Prompts that all bundles bear: one without an image, and up to COUNTS numbers of visual tokens.
 
-    Which numbers there are is the model's: as many tokens as pictures of SIZES become, or one or more of them. The
-    least, the most and one between are taken. Pictures are written to `folder`.
+    Which numbers there are is the model's: as many tokens as images of SIZES become, or one or more of them. The
+    least, the most and one between are taken. Images are written to `folder`.
     """
     plans = [bundle.manifest.plan for bundle in bundles]
     manifest = bundles[0].manifest
     limit = min(plan.max_visual for plan in plans)
     prompts = PromptBuilder(bundles[0].file(PROCESSOR), manifest.tokens)
     see = load_images(bundles[0].file(PROCESSOR), manifest.vision)
-    # How a picture's size becomes tokens depends on its size alone, so that drawing it can wait.
+    # How an image's size becomes tokens depends on its size alone, so that drawing it can wait.
     tokens = {size: see(Image.new("RGB", size)).tokens for size in SIZES}
     found: dict[int, tuple[int, tuple[int, int]]] = {}
     for count in range(1, MOST + 1):
@@ -68,11 +66,11 @@ def built_in(bundles: Sequence[Bundle], folder: Path, new_tokens: int) -> list[W
             if count * tokens[size] <= limit:
                 found.setdefault(count * tokens[size], (count, size))
     question = _shortened(QUESTION, prompts, min(plan.max_text for plan in plans))
-    workloads = [Workload("text alone", Request(pictures=(), prompt=question, new_tokens=new_tokens))]
+    workloads = [Workload("text alone", Request(images=(), prompt=question, new_tokens=new_tokens))]
     for visual in _spread(sorted(found), COUNTS):
         count, size = found[visual]
         paths = tuple(str(_draw(folder, size, seed)) for seed in range(count))
-        request = Request(pictures=paths, prompt=question, new_tokens=new_tokens)
+        request = Request(images=paths, prompt=question, new_tokens=new_tokens)
         workloads.append(Workload(f"{visual} visual tokens", request))
     return workloads
 
@@ -99,7 +97,7 @@ def _shortened(text: str, prompts: PromptBuilder, limit: int) -> str:
 
 
 def _draw(folder: Path, size: tuple[int, int], seed: int) -> Path:
-    """A picture of smooth noise, the same at every run."""
+    """An image of smooth noise, the same at every run."""
     path = folder / f"{size[0]}x{size[1]}-{seed}.png"
     if not path.exists():
         small = np.random.default_rng(seed).integers(0, 256, (size[1] // 20, size[0] // 20, 3), dtype=np.uint8)
@@ -107,6 +105,6 @@ def _draw(folder: Path, size: tuple[int, int], seed: int) -> Path:
     return path
 
 
-def _record(path: Path) -> PictureRecord:
+def _record(path: Path) -> ImageRecord:
     width, height = open_image(path).size
-    return PictureRecord(name=path.name, sha256=sha256(path), width=width, height=height)
+    return ImageRecord(name=path.name, sha256=sha256(path), width=width, height=height)

@@ -13,25 +13,25 @@ from pathlib import Path
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from fastv_runtime.bench.compare import compare
-from fastv_runtime.bench.conditions import Watch
-from fastv_runtime.bench.contestant import Contestant
-from fastv_runtime.bench.energy import Meter, find_meter
-from fastv_runtime.bench.environment import capture
-from fastv_runtime.bench.facts import names
-from fastv_runtime.bench.measure import Refusal
-from fastv_runtime.bench.models import ContestantRecord, Report, Settings, read_report
-from fastv_runtime.bench.ours import BundleContestant
-from fastv_runtime.bench.page import page
-from fastv_runtime.bench.peers import PeerContestant, PeerFile, read_peers, start_peers
-from fastv_runtime.bench.prepare import load_bundles, probe_baselines
-from fastv_runtime.bench.profile import DeviceProfile, read_profile
-from fastv_runtime.bench.run import Run
-from fastv_runtime.bench.tables import show, show_comparison
+from fastv_runtime.backends.registry import DEVICES
+from fastv_runtime.bench.analysis.compare import compare
+from fastv_runtime.bench.analysis.device_profile import DeviceProfile, read_profile
+from fastv_runtime.bench.analysis.facts import names
+from fastv_runtime.bench.machine.conditions import Watch
+from fastv_runtime.bench.machine.energy import Meter, find_meter
+from fastv_runtime.bench.machine.environment import capture
+from fastv_runtime.bench.measure import RunnerFailure
+from fastv_runtime.bench.models import BenchSettings, Report, RunnerRecord, read_report
+from fastv_runtime.bench.output.page import page
+from fastv_runtime.bench.output.tables import show, show_comparison
+from fastv_runtime.bench.protocol import Runner
+from fastv_runtime.bench.runners.bundle import BundleRunner
+from fastv_runtime.bench.runners.peers import PeerFile, PeerRunner, read_peers, start_peers
+from fastv_runtime.bench.runners.prepare import load_bundles, probe_baselines
+from fastv_runtime.bench.session import Session
 from fastv_runtime.bench.workloads import built_in, given
-from fastv_runtime.bundle import Bundle, read_manifest
-from fastv_runtime.cli.console import backend_extras, command, open_bundle, stderr
-from fastv_runtime.engines.backends import DEVICES
+from fastv_runtime.config.bundle import Bundle, read_manifest
+from fastv_runtime.console import backend_extras, command, open_bundle, stderr
 from fastv_runtime.errors import UserError
 from fastv_runtime.files import write_atomically
 
@@ -54,7 +54,7 @@ def parser() -> argparse.ArgumentParser:
         action="extend",
         default=[],
         metavar="FILE",
-        help="pictures of one prompt (default: a built-in set of visual-token counts)",
+        help="images of one prompt (default: a built-in set of visual-token counts)",
     )
     parser.add_argument("--prompt", metavar="TEXT", help="the question that goes with them")
     parser.add_argument(
@@ -106,9 +106,9 @@ def run(args: argparse.Namespace) -> None:
             if args.prompt is None
             else given(args.image, args.prompt, new_tokens)
         )
-        whole = Run(
+        whole = Session(
             command=shlex.join(["fastv-bench", *args.typed]),
-            settings=Settings(
+            settings=BenchSettings(
                 rounds=args.rounds,
                 warmup=args.warmup,
                 threads=args.threads,
@@ -116,21 +116,21 @@ def run(args: argparse.Namespace) -> None:
                 device=args.device or DEVICES[args.backend][0],
             ),
             environment=environment,
-            contestants=[],
+            runners=[],
             workloads=workloads,
             watch=Watch(),
         )
         meter = find_meter(whole.settings.device)
         if meter is not None:
             stack.callback(meter.close)
-        contestants = prepared(whole, bundles, peers, args, profile)
-        for contestant in contestants:
-            stack.callback(contestant.close)
-        report = measured(whole, contestants, meter, args.json, args.report)
+        runners = prepared(whole, bundles, peers, args, profile)
+        for runner in runners:
+            stack.callback(runner.close)
+        report = measured(whole, runners, meter, args.json, args.report)
     show(report)
     if not report.complete:
         raise KeyboardInterrupt
-    if any(each.refused for each in report.contestants):
+    if any(each.refused for each in report.runners):
         sys.exit(1)
 
 
@@ -156,7 +156,7 @@ def check(args: argparse.Namespace) -> None:
         if value is not None and value < least:
             raise UserError(f"--{name.replace('_', '-')} {value}: must be at least {least}")
     if args.image and args.prompt is None:
-        raise UserError("--image: say what to ask about the pictures with --prompt")
+        raise UserError("--image: say what to ask about the images with --prompt")
     for path in (args.json, args.report, args.save_profile):
         if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
             raise UserError(f"{path}: not a file in a directory that exists")
@@ -186,14 +186,14 @@ def answer_length(bundles: dict[str, Bundle], asked: int | None) -> int:
 
 
 def prepared(
-    whole: Run,
+    whole: Session,
     bundles: dict[str, Bundle],
     peers: Sequence[PeerFile],
     args: argparse.Namespace,
     profile: DeviceProfile | None,
-) -> list[BundleContestant | PeerContestant]:
-    """Contestants that may be measured; the run knows all of them, and what to predict from."""
-    records, contestants = load_bundles(
+) -> list[BundleRunner | PeerRunner]:
+    """Runners that may be measured; the run knows all of them, and what to predict from."""
+    records, runners = load_bundles(
         bundles,
         whole.workloads,
         backend=args.backend,
@@ -201,31 +201,29 @@ def prepared(
         threads=args.threads,
         status=stderr.status,
     )
-    whole.contestants += records
+    whole.runners += records
     refused = refusals(records)
-    if not contestants:
+    if not runners:
         raise UserError("no bundle can be benchmarked: " + "; ".join(refused))
     if whole.settings.device == "cuda":
         whole.notes.append("memory is the host's: what the GPU holds is not measured")
     whole.profiles += (
         [profile]
         if profile is not None
-        else probe_baselines(
-            contestants, records, whole.settings, machine=whole.environment.device, status=stderr.status
-        )
+        else probe_baselines(runners, records, whole.settings, machine=whole.environment.device, status=stderr.status)
     )
     if args.save_profile is not None:
         if not whole.profiles:
             raise UserError("--save-profile: there is no baseline to probe: give a bundle exported with --no-prune")
         write_atomically(args.save_profile, whole.profiles[0].model_dump_json(indent=1) + "\n")
     peer_records, started = start_peers(peers, next(iter(bundles.values())), threads=args.threads, status=stderr.status)
-    whole.contestants += peer_records
+    whole.runners += peer_records
     refusals(peer_records)
-    return [*contestants, *started]
+    return [*runners, *started]
 
 
-def refusals(records: Sequence[ContestantRecord]) -> list[str]:
-    """Which contestants are not measured and why; said at once, since measuring takes long."""
+def refusals(records: Sequence[RunnerRecord]) -> list[str]:
+    """Which runners are not measured and why; said at once, since measuring takes long."""
     refused = [f"{each.name}: not benchmarked: {each.refused}" for each in records if each.refused]
     for line in refused:
         stderr.print(f"fastv-bench: {line}", style="red", highlight=False, soft_wrap=True)
@@ -233,19 +231,19 @@ def refusals(records: Sequence[ContestantRecord]) -> list[str]:
 
 
 def measured(
-    whole: Run, contestants: Sequence[Contestant], meter: Meter | None, json: Path | None, html: Path | None
+    whole: Session, runners: Sequence[Runner], meter: Meter | None, json: Path | None, html: Path | None
 ) -> Report:
     """Go through the rounds; after each, and when interrupted, the report so far is written."""
     settings = whole.settings
-    total = (settings.warmup + settings.rounds) * len(whole.workloads) * len(contestants)
+    total = (settings.warmup + settings.rounds) * len(whole.workloads) * len(runners)
     columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
     last = -1
     try:
         with Progress(*columns, console=stderr, transient=True) as bars:
             task = bars.add_task("warm-up", total=total)
-            for step in whole.measure(contestants, meter):
+            for step in whole.measure(runners, meter):
                 bars.advance(task)
-                if isinstance(step, Refusal) or step.index < 0:
+                if isinstance(step, RunnerFailure) or step.index < 0:
                     continue
                 bars.update(task, description=f"round {step.index + 1} of {settings.rounds}")
                 if step.index > last and last >= 0:

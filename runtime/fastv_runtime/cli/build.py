@@ -11,15 +11,15 @@ from pathlib import Path
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from fastv_runtime.build.builder import Outcome, build_engines, outdated
-from fastv_runtime.build.check import tensorrt_loader
-from fastv_runtime.build.device import Device, choose_device
-from fastv_runtime.build.gpu import Gpu, find_gpu
-from fastv_runtime.build.module import BACKENDS, TensorRt, choose_backend, load_tensorrt
-from fastv_runtime.build.preflight import GIB, available_memory, estimate, warnings
-from fastv_runtime.bundle import Bundle, read_manifest
-from fastv_runtime.cli.console import command, open_bundle, stderr
+from fastv_runtime.backends.tensorrt.device import Device, choose_device
+from fastv_runtime.backends.tensorrt.gpu import Gpu, find_gpu
+from fastv_runtime.backends.tensorrt.module import BACKENDS, TensorRt, choose_backend, load_tensorrt
+from fastv_runtime.config.bundle import Bundle, read_manifest
+from fastv_runtime.console import command, open_bundle, stderr
 from fastv_runtime.errors import UserError
+from fastv_runtime.tensorrt_build.builder import BuildResult, build_engines, outdated
+from fastv_runtime.tensorrt_build.check import tensorrt_loader
+from fastv_runtime.tensorrt_build.preflight import GIB, available_memory, estimate, warnings
 
 
 def parser() -> argparse.ArgumentParser:
@@ -77,7 +77,7 @@ def build_shown(
     *,
     timing_cache: Path | None = None,
     self_test: bool = True,
-) -> Outcome:
+) -> BuildResult:
     """Build for people: warnings before, progress while, and a table of the engines after."""
     stale = outdated(bundle, device, workspace)
     needs = estimate(bundle.manifest, stale, workspace)
@@ -100,7 +100,7 @@ def build_shown(
     return outcome
 
 
-def _show(outcome: Outcome, device: Device, self_test: bool) -> None:
+def _show(outcome: BuildResult, device: Device, self_test: bool) -> None:
     table = Table("engine", "MiB", "built in", "difference", "cosine", "largest error")
     for name, record in outcome.receipt.engines.items():
         built = f"{record.seconds:.1f} s" if name in outcome.built else "unchanged"

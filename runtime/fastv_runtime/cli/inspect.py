@@ -11,11 +11,11 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from fastv_runtime.bundle import EMBEDDING, END_TO_END, Manifest, Plan, read_manifest
-from fastv_runtime.cli.console import command
-from fastv_runtime.cost import plan_cost
-from fastv_runtime.lengths import capacity
-from fastv_runtime.precision import cost_of, dialect_of, precision_of
+from fastv_runtime.config.bundle import EMBEDDING, END_TO_END, Manifest, Plan, read_manifest
+from fastv_runtime.config.cost import plan_cost
+from fastv_runtime.config.lengths import capacity
+from fastv_runtime.config.wording import cost_of, dialect_of, precision_of
+from fastv_runtime.console import command
 
 MIB = 2**20
 
@@ -58,7 +58,7 @@ def inspect(manifest: Manifest) -> dict[str, Any]:
             for name, graph in manifest.graphs.items()
         },
         "verified": manifest.verified,
-        "rounding": None if manifest.rounding is None else manifest.rounding.model_dump(),
+        "rounding": None if manifest.quantization is None else manifest.quantization.model_dump(),
         "capacity": asdict(needed),
         "cost": asdict(cost),
         "other_plans": [
@@ -89,7 +89,7 @@ def _print(manifest: Manifest, facts: dict[str, Any], console: Console) -> None:
     console.print(
         f"{manifest.family}: {decoder.num_hidden_layers} layers x {decoder.hidden_size}, "
         f"{decoder.num_attention_heads} heads ({decoder.num_key_value_heads} key-value), vocabulary "
-        f"{decoder.vocab_size}; {manifest.vision.layout} pictures of "
+        f"{decoder.vocab_size}; {manifest.vision.layout} images of "
         f"{manifest.vision.tokens} visual tokens at most",
         highlight=False,
     )
@@ -117,12 +117,12 @@ def _print(manifest: Manifest, facts: dict[str, Any], console: Console) -> None:
     console.print(graphs)
     whole = (manifest.verified or {}).get(END_TO_END)
     console.print(
-        "from picture to tokens: "
+        "from image to tokens: "
         + ("not verified" if whole is None else f"largest difference from transformers {whole:.1e}"),
         highlight=False,
     )
     if plan.weights is not None:
-        rounding = "not measured" if manifest.rounding is None else cost_of(manifest.rounding)
+        rounding = "not measured" if manifest.quantization is None else cost_of(manifest.quantization)
         console.print(f"what rounding costs: {rounding}", highlight=False)
     table = Table(f"prompt of {cost['tokens']} tokens", "this plan", "unpruned", "ratio")
 

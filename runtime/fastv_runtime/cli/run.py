@@ -1,4 +1,4 @@
-"""fastv-run: ask a bundle about pictures and videos."""
+"""fastv-run: ask a bundle about images and videos."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from fastv_runtime.bundle import read_manifest
-from fastv_runtime.cli.console import backend_extras, command, open_bundle, stderr
 from fastv_runtime.cli.videos import add_video_arguments, read_videos
+from fastv_runtime.config.bundle import read_manifest
+from fastv_runtime.console import backend_extras, command, open_bundle, stderr
 from fastv_runtime.errors import UserError
-from fastv_runtime.images import open_image
-from fastv_runtime.sampling import Sampling
+from fastv_runtime.generation.sampling import Sampling
+from fastv_runtime.preprocessing.images.loading import open_image
 
 
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="fastv-run", description="Answer a question about pictures or a video, streaming."
+        prog="fastv-run", description="Answer a question about images or a video, streaming."
     )
     parser.add_argument("bundle", metavar="BUNDLE", help="directory that fastv-export wrote")
     parser.add_argument(
@@ -28,12 +28,12 @@ def parser() -> argparse.ArgumentParser:
         action="extend",
         default=[],
         metavar="FILE",
-        help="pictures, in the prompt's order",
+        help="images, in the prompt's order",
     )
     parser.add_argument(
         "--image-aspect",
         choices=["pad", "crop"],
-        help="pad pictures that are not square, or crop them (default: as the checkpoint says)",
+        help="pad images that are not square, or crop them (default: as the checkpoint says)",
     )
     add_video_arguments(parser)
     parser.add_argument("--prompt", required=True, metavar="TEXT", help="the question")
@@ -71,17 +71,17 @@ def run(args: argparse.Namespace) -> None:
     kept_path = None if args.show_kept is None else _writable_png(Path(args.show_kept))
     for flag, value in (("--show-kept", kept_path), ("--image-aspect", args.image_aspect)):
         if value is not None and not args.image and not args.video:
-            raise UserError(f"{flag}: there is no picture: give one with --image, or a video with --video")
+            raise UserError(f"{flag}: there is no image: give one with --image, or a video with --video")
     images = [open_image(path) for path in args.image]
     shown = read_videos(args.video, args.frames, args.super_image, read_manifest(args.bundle))
     bundle = open_bundle(args.bundle)
-    from fastv_runtime.pipeline import Pipeline
+    from fastv_runtime.generation.pipeline import Pipeline
 
     pipeline = Pipeline(
         bundle, threads=args.threads, aspect=args.image_aspect, backend=args.backend, device=args.device
     )
     generation = pipeline.stream(
-        [*images, *shown.pictures],
+        [*images, *shown.images],
         args.prompt,
         max_new_tokens=args.max_new_tokens,
         sampling=sampling,
@@ -99,9 +99,9 @@ def run(args: argparse.Namespace) -> None:
     print(json.dumps(asdict(answer)) if args.json else "")
     _print_notes(answer.notes[noted:])
     if kept_path is not None:
-        from fastv_runtime.kept import save_picture
+        from fastv_runtime.generation.kept_image import save_image
 
-        save_picture(generation.draw_kept(), kept_path)
+        save_image(generation.draw_kept(), kept_path)
     if not args.json:
         timings = answer.timings_ms
         stderr.print(
@@ -114,7 +114,7 @@ def run(args: argparse.Namespace) -> None:
 
 def _writable_png(path: Path) -> Path:
     if path.suffix.lower() != ".png":
-        raise UserError(f"--show-kept {path}: the picture is written as PNG: give a name that ends in .png")
+        raise UserError(f"--show-kept {path}: the image is written as PNG: give a name that ends in .png")
     if not path.absolute().parent.is_dir():
         raise UserError(f"--show-kept {path}: no such directory: make {path.absolute().parent} first")
     return path

@@ -1,4 +1,4 @@
-"""The options of fastv-run that show a model a video, and what they come to: videos, or pictures made of frames."""
+"""The options of fastv-run that show a model a video, and what they come to: videos, or images made of frames."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from fastv_runtime.bundle import Manifest
+from fastv_runtime.config.bundle import Manifest
 from fastv_runtime.errors import UserError
-from fastv_runtime.super_image import parse_grid, super_image
-from fastv_runtime.video import Video, open_video
-from fastv_runtime.visuals import no_videos
+from fastv_runtime.preprocessing import no_videos
+from fastv_runtime.preprocessing.images.super_image import parse_grid, super_image
+from fastv_runtime.preprocessing.videos.decoding import Video, open_video
 
 
 def add_video_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,7 +29,7 @@ def add_video_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--super-image",
         metavar="ROWSxCOLS",
-        help="put so many frames of a video into one picture, for models that take no video",
+        help="put so many frames of a video into one image, for models that take no video",
     )
 
 
@@ -38,9 +38,9 @@ class Shown:
     """What becomes of the videos of a command line."""
 
     videos: tuple[Video, ...] = ()
-    pictures: tuple[Image.Image, ...] = ()
+    images: tuple[Image.Image, ...] = ()
     notes: tuple[str, ...] = ()
-    """What was said of videos that became pictures; the others keep theirs."""
+    """What was said of videos that became images; the others keep theirs."""
 
 
 def read_videos(files: Sequence[str], frames: int | None, grid: str | None, manifest: Manifest) -> Shown:
@@ -67,6 +67,6 @@ def _super_images(files: Sequence[str], frames: int | None, rows: int, columns: 
         raise UserError(f"--frames {frames}: --super-image {rows}x{columns} takes {cells}: leave --frames out")
     videos = [open_video(file, cells) for file in files]
     return Shown(
-        pictures=tuple(super_image(video.frames, rows, columns) for video in videos),
+        images=tuple(super_image(video.frames, rows, columns) for video in videos),
         notes=tuple(note for video in videos for note in video.notes),
     )

@@ -18,17 +18,17 @@ from tests.families.row import Row
 from tests.families.rows.smolvlm import TILE_TOKENS, write_tiny_smolvlm
 
 
-def inputs(path: Path, pictures: list[Image.Image], question: str) -> dict[str, Any]:
-    """What transformers' processor makes of pictures and a question."""
+def inputs(path: Path, images: list[Image.Image], question: str) -> dict[str, Any]:
+    """What transformers' processor makes of images and a question."""
     tokenizer = AutoTokenizer.from_pretrained(path)
     processor = Idefics3Processor(
         AutoImageProcessor.from_pretrained(path, backend="pil"), tokenizer, image_seq_len=TILE_TOKENS
     )
-    content = [{"type": "image"}] * len(pictures) + [{"type": "text", "text": question}]
+    content = [{"type": "image"}] * len(images) + [{"type": "text", "text": question}]
     text = tokenizer.apply_chat_template(
         [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
     )
-    return dict(processor(images=[pictures], text=[text], return_tensors="pt"))
+    return dict(processor(images=[images], text=[text], return_tensors="pt"))
 
 
 ROWS = [

@@ -21,7 +21,7 @@ from tests.families.row import Row
 from tests.tiny import tiny_tokenizer
 
 if TYPE_CHECKING:
-    from fastv_runtime.video import Video
+    from fastv_runtime.preprocessing.videos.decoding import Video
 
 TILE = 32
 TILE_TOKENS = 16
@@ -73,11 +73,11 @@ def write_tiny_internvl(path: Path, **settings: Any) -> None:
     GotOcr2ImageProcessorPil(size={"height": TILE, "width": TILE}).save_pretrained(path)
 
 
-def picture_inputs(path: Path, pictures: list[Image.Image], question: str, **settings: Any) -> dict[str, Any]:
-    """What transformers' processor makes of pictures, from its parts: as a whole it wants torchvision."""
+def image_inputs(path: Path, images: list[Image.Image], question: str, **settings: Any) -> dict[str, Any]:
+    """What transformers' processor makes of images, from its parts: as a whole it wants torchvision."""
     image_processor = AutoImageProcessor.from_pretrained(path, backend="pil")
-    batch = image_processor(pictures, crop_to_patches=True, return_tensors="pt", **settings)
-    texts = [InternVLProcessor.replace_image_token(_TOKENS, batch, number) for number in range(len(pictures))]
+    batch = image_processor(images, crop_to_patches=True, return_tensors="pt", **settings)
+    texts = [InternVLProcessor.replace_image_token(_TOKENS, batch, number) for number in range(len(images))]
     return {"pixel_values": batch["pixel_values"]} | _text_inputs(path, "image", "<IMG_CONTEXT>", texts, question)
 
 
@@ -111,7 +111,7 @@ ROWS = [
         "internvl",
         write_tiny_internvl,
         cases=(((40, 40),), ((120, 60),), ((50, 40), (30, 80)), ((60, 40),)),
-        inputs=picture_inputs,
+        inputs=image_inputs,
         videos=(0, 0, 0, 5),
         video_inputs=video_inputs,
         options={"max_images": 2},
@@ -120,7 +120,7 @@ ROWS = [
         "internvl",
         write_tiny_internvl,
         cases=(((50, 40),), ((120, 30), (40, 40))),
-        inputs=partial(picture_inputs, max_patches=4),
+        inputs=partial(image_inputs, max_patches=4),
         options={"max_images": 2, "image_tokens": 5 * TILE_TOKENS},
         name="internvl_image_tokens",
     ),

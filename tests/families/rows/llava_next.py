@@ -73,7 +73,7 @@ def write(path: Path, decoder: type, **text: Any) -> None:
 
 
 CASES = (((64, 48),), ((300, 40), (30, 150)), ((90, 100),))
-"""One picture; a wide and a tall one; one on four tiles."""
+"""One image; a wide and a tall one; one on four tiles."""
 
 ROWS = [
     Row(

@@ -23,7 +23,7 @@ from tests.families.row import Row
 from tests.tiny import CHAT_TEMPLATE, tiny_tokenizer, vary_vectors
 
 if TYPE_CHECKING:
-    from fastv_runtime.video import Video
+    from fastv_runtime.preprocessing.videos.decoding import Video
 
 TILE = 33
 PINPOINTS = [[TILE * rows, TILE * columns] for rows in (1, 2, 3) for columns in (1, 2, 3)]
@@ -99,9 +99,9 @@ def processor_and_text(path: Path, kinds: list[str], question: str) -> tuple[_Pr
     return processor, processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
 
 
-def inputs(path: Path, pictures: list[Image.Image], question: str) -> dict[str, Any]:
-    processor, text = processor_and_text(path, ["image"] * len(pictures), question)
-    return dict(processor(images=pictures, text=text, return_tensors="pt", add_special_tokens=False))
+def inputs(path: Path, images: list[Image.Image], question: str) -> dict[str, Any]:
+    processor, text = processor_and_text(path, ["image"] * len(images), question)
+    return dict(processor(images=images, text=text, return_tensors="pt", add_special_tokens=False))
 
 
 def video_inputs(path: Path, video: Video, question: str) -> dict[str, Any]:
@@ -125,7 +125,7 @@ ROWS = [
     Row(
         "llava_onevision",
         write,
-        # One picture on two tiles; a wide and a tall one; a large one that is shrunk; a video.
+        # One image on two tiles; a wide and a tall one; a large one that is shrunk; a video.
         cases=(((64, 31),), ((300, 30), (32, 200)), ((120, 110),), ((50, 40),)),
         videos=(0, 0, 0, 3),
         inputs=inputs,

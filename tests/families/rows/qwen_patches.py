@@ -1,4 +1,4 @@
-"""Qwen2-VL, Qwen2.5-VL, Qwen3-VL: pictures and videos of any size. Windows are smaller than pictures, and ragged."""
+"""Qwen2-VL, Qwen2.5-VL, Qwen3-VL: images and videos of any size. Windows are smaller than images, and ragged."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from PIL import Image
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from fastv_runtime.video import Video
+from fastv_runtime.preprocessing.videos.decoding import Video
 from tests.families.row import Row
 from tests.tiny import tiny_tokenizer
 
@@ -99,9 +99,9 @@ def image_processor(limits: dict[str, int], frames: int = FRAMES, **settings: An
     )
 
 
-def picture_inputs(path: Path, pictures: list[Image.Image], question: str) -> dict[str, Any]:
+def image_inputs(path: Path, images: list[Image.Image], question: str) -> dict[str, Any]:
     """As transformers' processor composes them; it wants torchvision for its video half."""
-    made = image_processor(LIMITS)(images=pictures, return_tensors="pt")
+    made = image_processor(LIMITS)(images=images, return_tensors="pt")
     texts = ["<|image_pad|>" * int(grid.prod() // MERGE**2) for grid in made["image_grid_thw"]]
     return {**tokenized(path, "image", texts, question), **made}
 
@@ -164,7 +164,7 @@ def row(model_type: str, tower: dict[str, Any], rope: dict[str, Any], text: dict
         # 5 x 7 and 3 x 13 visual tokens; one that is scaled down and one that is scaled up; three steps, the last odd.
         cases=(((56, 40),), ((104, 24),), ((90, 200), (9, 12)), ((56, 40),), ((40, 24),)),
         videos=(0, 0, 0, 5, 2),
-        inputs=picture_inputs,
+        inputs=image_inputs,
         video_inputs=partial(video_inputs, model_type=model_type),
         options={"max_visual": 200, "image_tokens": 64},
     )

@@ -16,7 +16,7 @@ from tests.families.row import Row
 from tests.tiny import tiny_tokenizer
 
 if TYPE_CHECKING:
-    from fastv_runtime.video import Video
+    from fastv_runtime.preprocessing.videos.decoding import Video
 
 TILE = 36
 TILE_TOKENS = 9
@@ -71,10 +71,10 @@ def write_tiny_smolvlm(
     image_processor(size={"longest_edge": 4 * TILE}, max_image_size={"longest_edge": TILE}).save_pretrained(path)
 
 
-def picture_inputs(path: Path, pictures: list[Image.Image], question: str, **settings: Any) -> dict[str, Any]:
-    """What transformers' processor makes of pictures, from its parts: as a whole it wants num2words and torchvision."""
+def image_inputs(path: Path, images: list[Image.Image], question: str, **settings: Any) -> dict[str, Any]:
+    """What transformers' processor makes of images, from its parts: as a whole it wants num2words and torchvision."""
     image_processor = AutoImageProcessor.from_pretrained(path, backend="pil")
-    batch = image_processor([pictures], return_row_col_info=True, return_tensors="pt", **settings)
+    batch = image_processor([images], return_row_col_info=True, return_tensors="pt", **settings)
     grids = zip(batch.pop("rows")[0], batch.pop("cols")[0], strict=True)
     texts = [processing_smolvlm.get_image_prompt_string(*grid, TILE_TOKENS, *MARKS) for grid in grids]
     return dict(batch) | _text_inputs(path, "image", texts, question)
@@ -115,7 +115,7 @@ ROWS = [
         "smolvlm",
         write_tiny_smolvlm,
         cases=(((40, 40),), ((300, 60),), ((50, 40), (30, 80)), ((60, 40),)),
-        inputs=picture_inputs,
+        inputs=image_inputs,
         videos=(0, 0, 0, 5),
         video_inputs=video_inputs,
         options={"max_images": 2, "max_text": 192},
@@ -124,7 +124,7 @@ ROWS = [
         "smolvlm",
         write_tiny_smolvlm,
         cases=(((50, 40),), ((120, 30), (40, 20))),
-        inputs=partial(picture_inputs, size={"longest_edge": 2 * TILE}),
+        inputs=partial(image_inputs, size={"longest_edge": 2 * TILE}),
         options={"max_images": 2, "image_tokens": 7 * TILE_TOKENS},
         name="smolvlm_image_tokens",
     ),

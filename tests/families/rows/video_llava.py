@@ -15,7 +15,7 @@ from transformers import (
     VideoLlavaImageProcessor,
 )
 
-from fastv_runtime.video import Video
+from fastv_runtime.preprocessing.videos.decoding import Video
 from tests.families.row import Row
 from tests.tiny import CHAT_TEMPLATE, tiny_tokenizer
 
@@ -28,7 +28,7 @@ TOKENS = (IMAGE_SIZE // PATCH) ** 2
 
 
 def write_tiny_video_llava(path: Path) -> None:
-    """16 tokens a picture, 17 a frame, two towers."""
+    """16 tokens an image, 17 a frame, two towers."""
     torch.manual_seed(0)
     tokenizer = tiny_tokenizer("<video>")
     tokenizer.chat_template = CHAT_TEMPLATE
@@ -75,10 +75,10 @@ def write_tiny_video_llava(path: Path) -> None:
     ).save_pretrained(path)
 
 
-def picture_inputs(path: Path, pictures: list[Image.Image], question: str) -> dict[str, Any]:
+def image_inputs(path: Path, images: list[Image.Image], question: str) -> dict[str, Any]:
     """As VideoLlavaProcessor composes them: it cannot be made without torchvision, for its video half."""
-    pixel_values = _pixel_values(path, pictures)
-    return _tokens(path, ["image"] * len(pictures), TOKENS, question) | {PIXELS: pixel_values}
+    pixel_values = _pixel_values(path, images)
+    return _tokens(path, ["image"] * len(images), TOKENS, question) | {PIXELS: pixel_values}
 
 
 def video_inputs(path: Path, video: Video, question: str) -> dict[str, Any]:
@@ -88,9 +88,9 @@ def video_inputs(path: Path, video: Video, question: str) -> dict[str, Any]:
     return _tokens(path, ["video"], placeholders, question) | {"pixel_values_videos": pixel_values[None]}
 
 
-def _pixel_values(path: Path, pictures: list[Image.Image]) -> torch.Tensor:
+def _pixel_values(path: Path, images: list[Image.Image]) -> torch.Tensor:
     processor = VideoLlavaImageProcessor.from_pretrained(path)
-    (pixel_values,) = processor(pictures, return_tensors="pt").values()
+    (pixel_values,) = processor(images, return_tensors="pt").values()
     return pixel_values
 
 
@@ -111,7 +111,7 @@ ROWS = [
         write_tiny_video_llava,
         cases=(((64, 48),), ((50, 120),), ((200, 90), (32, 32)), ((60, 100),)),
         videos=(0, 8, 0, 3),
-        inputs=picture_inputs,
+        inputs=image_inputs,
         video_inputs=video_inputs,
     )
 ]

@@ -14,14 +14,14 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from fastv_runtime.bench import prepare
-from fastv_runtime.bench.alone import measure_memory
-from fastv_runtime.bench.contestant import Request
 from fastv_runtime.bench.models import read_report
-from fastv_runtime.bench.ours import BundleContestant, Choice
-from fastv_runtime.bundle import GOLDEN, MANIFEST, Bundle, sha256
+from fastv_runtime.bench.protocol import Request
+from fastv_runtime.bench.runners import prepare
+from fastv_runtime.bench.runners.alone import measure_memory
+from fastv_runtime.bench.runners.bundle import BackendChoice, BundleRunner
 from fastv_runtime.cli import bench as command
-from tests.conftest import MakeBundle, noise_picture
+from fastv_runtime.config.bundle import GOLDEN, MANIFEST, Bundle, sha256
+from tests.conftest import MakeBundle, noise_image
 
 QUICK = ["--rounds", "2", "--warmup", "0", "--max-new-tokens", "2", "--threads", "1"]
 
@@ -51,9 +51,9 @@ def test_bundles_are_compared_with_their_baseline(
     command.main([str(tiny_bundle), "--baseline", str(dense), "--json", str(out), *QUICK])
     report = read_report(out)
     assert report.complete and report.command.startswith("fastv-bench ") and "--baseline" in report.command
-    pruned, baseline = (each.name for each in report.contestants)
-    assert [each.role for each in report.contestants] == ["bundle", "baseline"]
-    assert [(each.visual_tokens, len(each.pictures)) for each in report.workloads] == [(0, 0), (144, 1)]
+    pruned, baseline = (each.name for each in report.runners)
+    assert [each.role for each in report.runners] == ["bundle", "baseline"]
+    assert [(each.visual_tokens, len(each.images)) for each in report.workloads] == [(0, 0), (144, 1)]
     assert len(report.rounds) == 2 * 2 * 2
     seen = report.result(pruned, "144 visual tokens")
     assert seen is not None and seen.pruned_length == report.workloads[1].prompt_tokens - 72
@@ -71,13 +71,13 @@ def test_bundles_are_compared_with_their_baseline(
 def test_without_a_baseline_it_says_how_to_come_by_one(
     tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], without_children: None
 ) -> None:
-    picture, out = tmp_path / "picture.png", tmp_path / "report.json"
-    noise_picture(0).save(picture)
-    command.main([str(tiny_bundle), "--image", str(picture), "--prompt", "What?", "--json", str(out), *QUICK])
+    image, out = tmp_path / "image.png", tmp_path / "report.json"
+    noise_image(0).save(image)
+    command.main([str(tiny_bundle), "--image", str(image), "--prompt", "What?", "--json", str(out), *QUICK])
     report = read_report(out)
     assert report.ratios == ()
     assert "has no ratios: export the same checkpoint with the same options and --no-prune" in report.notes[0]
-    assert report.workloads[0].pictures[0].sha256 == sha256(picture)
+    assert report.workloads[0].images[0].sha256 == sha256(image)
     assert "--no-prune" in capsys.readouterr().out
 
 
@@ -112,7 +112,7 @@ def test_an_interrupted_run_keeps_what_it_measured(
     monkeypatch: pytest.MonkeyPatch,
     without_children: None,
 ) -> None:
-    monkeypatch.setattr(BundleContestant, "run", interrupted(signal_number, 5, BundleContestant.run))
+    monkeypatch.setattr(BundleRunner, "run", interrupted(signal_number, 5, BundleRunner.run))
     out = tmp_path / "report.json"
     before = signal.getsignal(signal.SIGTERM)
     assert exits(tiny_bundle, "--json", out, "--prompt", "What?", *QUICK, "--rounds", "8") == 130
@@ -141,14 +141,14 @@ def test_what_fails_its_self_test_is_not_benchmarked(
     out = tmp_path / "report.json"
     assert exits(broken, dense, "--json", out, "--prompt", "What?", *QUICK) == 1
     report = read_report(out)
-    assert {each.contestant for each in report.rounds} == {report.contestants[1].name}
-    assert "suffix fails its self-test on this device: logits differs" in (report.contestants[0].refused or "")
+    assert {each.runner for each in report.rounds} == {report.runners[1].name}
+    assert "suffix fails its self-test on this device: logits differs" in (report.runners[0].refused or "")
     assert "broken: not benchmarked: suffix fails its self-test" in capsys.readouterr().err
 
 
 def test_memory_is_that_of_a_process_of_its_own(tiny_bundle: Path, broken: Path) -> None:
-    request = Request(pictures=(), prompt="What?", new_tokens=2)
-    choice = Choice(path=str(tiny_bundle), name="tiny", threads=1)
+    request = Request(images=(), prompt="What?", new_tokens=2)
+    choice = BackendChoice(path=str(tiny_bundle), name="tiny", threads=1)
     memory = measure_memory(choice, Bundle.open(tiny_bundle), request)
     assert memory is not None
     assert memory.process > memory.libraries > 2**20
@@ -166,8 +166,8 @@ def test_memory_is_that_of_a_process_of_its_own(tiny_bundle: Path, broken: Path)
         (["BUNDLE", "--baseline", "/no/such"], "no such bundle"),
         (["BUNDLE", "--profile", "/no/such.json"], "--profile /no/such.json: No such file"),
         (["BUNDLE", "--compare", "a.json", "b.json"], "--compare measures nothing"),
-        (["BUNDLE", "--image", "x.png"], "--image: say what to ask about the pictures with --prompt"),
-        (["BUNDLE", "--image", "x.png", "--prompt", "What?"], "x.png: no such picture"),
+        (["BUNDLE", "--image", "x.png"], "--image: say what to ask about the images with --prompt"),
+        (["BUNDLE", "--image", "x.png", "--prompt", "What?"], "x.png: no such image"),
         (["BUNDLE", "--json", "/no/such/report.json"], "not a file in a directory that exists"),
         (["BUNDLE", "--max-new-tokens", "1000", "--prompt", "What?"], "bears at most 64: ask for fewer"),
     ],

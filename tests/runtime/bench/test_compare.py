@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from fastv_runtime.bench.compare import compare, outcome
-from fastv_runtime.bench.figures import figure
+from fastv_runtime.bench.analysis.compare import compare, outcome
+from fastv_runtime.bench.analysis.statistics import figure
 from fastv_runtime.bench.models import Report
 from fastv_runtime.cli import bench as command
-from tests.runtime.bench.contestants import KEPT, QUIET, TEXT, report_of, turn
+from tests.runtime.bench.runners import KEPT, QUIET, TEXT, report_of, turn
 
 NOISE = (0.97, 0.99, 1.0, 1.01, 1.03)
 
@@ -34,14 +34,14 @@ def test_two_runs_of_the_same_agree() -> None:
 
 def test_a_regression_is_found_where_it_is() -> None:
     found = compare(measured(), measured(80))
-    assert {(each.contestant, each.quantity) for each in found.worse} == {
+    assert {(each.runner, each.quantity) for each in found.worse} == {
         ("pruned", "ttft"),
         ("pruned", "prefill"),
         ("pruned", "gain of ttft"),
         ("pruned", "gain of prefill"),
     }
     assert {each.outcome for each in compare(measured(80), measured()).changes} == {"same", "better"}
-    (slower,) = {each.contestant for each in compare(measured(), measured(decode=12)).worse}
+    (slower,) = {each.runner for each in compare(measured(), measured(decode=12)).worse}
     assert slower == "pruned"
 
 
@@ -66,9 +66,9 @@ def test_memory_that_grew_is_worse() -> None:
     old = measured()
     grown = [
         each.model_copy(update={"memory": each.memory.model_copy(update={"process": 2200 << 20})})  # type: ignore
-        for each in old.contestants
+        for each in old.runners
     ]
-    found = compare(old, old.model_copy(update={"contestants": tuple(grown)}))
+    found = compare(old, old.model_copy(update={"runners": tuple(grown)}))
     assert {each.quantity for each in found.worse} == {"memory"}
 
 

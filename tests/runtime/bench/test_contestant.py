@@ -1,4 +1,4 @@
-"""The contract of contestants, spoken by a process of its own."""
+"""The contract of runners, spoken by a process of its own."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from fastv_runtime.bench.child import Child
-from fastv_runtime.bench.contestant import Refused, Request, Turn, known_stages
+from fastv_runtime.bench.protocol import Measurement, Refused, Request, known_stages
+from fastv_runtime.bench.runners.child import Child
 
 ADAPTER = """
 import sys
-from fastv_runtime.bench.contestant import Refused, Turn
-from fastv_runtime.bench.serve import own_stdout, serve
+from fastv_runtime.bench.protocol import Refused, Turn
+from fastv_runtime.bench.runners.serve import own_stdout, serve
 
 class Peer:
     name, settings = "peer", {"threads": "1"}
@@ -54,7 +54,7 @@ def peer(tmp_path: Path) -> Iterator[Callable[..., Child]]:
 
 
 def ask(prompt: str) -> Request:
-    return Request(pictures=(), prompt=prompt, new_tokens=1)
+    return Request(images=(), prompt=prompt, new_tokens=1)
 
 
 def test_a_process_answers_request_after_request(peer: Callable[..., Child]) -> None:
@@ -85,7 +85,7 @@ def test_a_program_that_speaks_otherwise_is_refused() -> None:
 
 
 def test_stages_have_the_names_of_the_contract() -> None:
-    turn = Turn(
+    turn = Measurement(
         stages_ms={"prefill": 1.0}, ttft_ms=1.0, decode_ms=None, prompt_tokens=1, visual_tokens=0, pruned_length=1
     )
     with pytest.raises(Refused, match="stage 'prefill' is not one of preprocess, vision"):

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from fastv_runtime.bench.energy import Integral
-from fastv_runtime.bench.jetson import board, l4t, power_mode
-from fastv_runtime.bench.tegrastats import parse
+from fastv_runtime.bench.machine.energy import Integral
+from fastv_runtime.bench.machine.jetson import board, l4t, power_mode
+from fastv_runtime.bench.machine.tegrastats import parse
 
 # AGX Orin 64GB, L4T 36.4.4 (JetPack 6.2.1): github.com/lesomnus/tegra-exporter, stats/parse_test.go.
 AGX_ORIN = (

@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "benchmarks"))
 from peers import llama_cpp
 from peers.lines import Refused
 
-from tests.conftest import noise_picture
+from tests.conftest import noise_image
 
 LOG = """\
 0.08.843.362 I slot   operator(): id  0 | task 6 | cached n_tokens = 27, memory_seq_rm [27, end)
@@ -39,12 +39,12 @@ def test_the_towers_time_is_what_lies_between_two_lines_of_the_log() -> None:
 
 
 def test_a_turn_adds_up() -> None:
-    turn = llama_cpp.turn_of(TIMINGS, 7796.8, LOG, pictures=1, new_tokens=4)
+    turn = llama_cpp.turn_of(TIMINGS, 7796.8, LOG, images=1, new_tokens=4)
     assert sum(turn.stages_ms.values()) == pytest.approx(turn.ttft_ms)
     assert turn.stages_ms == pytest.approx({"preprocess": 43.67, "vision": 810.099, "suffix": 6857.642})
     assert turn.decode_ms == pytest.approx(85.389 / 3)
     assert (turn.prompt_tokens, turn.visual_tokens, turn.pruned_length) == (636, 576, 636)
-    text = llama_cpp.turn_of(TIMINGS | {"predicted_n": 1}, 7796.8, "", pictures=0, new_tokens=1)
+    text = llama_cpp.turn_of(TIMINGS | {"predicted_n": 1}, 7796.8, "", images=0, new_tokens=1)
     assert "vision" not in text.stages_ms and text.decode_ms is None
 
 
@@ -58,7 +58,7 @@ def test_a_turn_adds_up() -> None:
 )
 def test_what_breaks_the_contract_is_refused(changes: dict[str, int], log: str, why: str) -> None:
     with pytest.raises(Refused, match=why):
-        llama_cpp.turn_of(TIMINGS | changes, 7796.8, log, pictures=1, new_tokens=4)
+        llama_cpp.turn_of(TIMINGS | changes, 7796.8, log, images=1, new_tokens=4)
 
 
 def test_a_build_says_what_of_the_processor_it_uses() -> None:
@@ -91,7 +91,7 @@ def test_the_server_is_asked_for_the_contract(
     module.__dict__.update(CommonParams=parameters, Server=Server, get_system_info=lambda: "AVX2 = 1")
     monkeypatch.setitem(sys.modules, "xllamacpp", module)
     monkeypatch.setattr(llama_cpp, "version", lambda package: "1")
-    noise_picture(0).save(tmp_path / "picture.png")
+    noise_image(0).save(tmp_path / "image.png")
     said = {"precision": "int8", "checkpoint": "0" * 64, "made with": "care"}
     (tmp_path / "fastv-peer.json").write_text(json.dumps(said))
     asked: dict[str, Any] = {"model": tmp_path, "precision": "int8", "threads": 3, "keep": 1.0, "option": ["cache=f32"]}
@@ -100,7 +100,7 @@ def test_the_server_is_asked_for_the_contract(
     server: Any = peer._server
     assert (server.asked.cpuparams.n_threads, server.asked.cpuparams_batch.n_threads) == (3, 3)
     assert not server.asked.cache_prompt and not server.asked.cache_ram_mib and server.asked.cache_type_k == 0
-    turn = peer.run([str(tmp_path / "picture.png")], "What?", 4)
+    turn = peer.run([str(tmp_path / "image.png")], "What?", 4)
     assert turn.visual_tokens == 576
     request = server.requests[-1]
     assert request["ignore_eos"] and request["max_tokens"] == 4 and not request["temperature"]

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from fastv_runtime.bench.conditions import Watch
-from fastv_runtime.bench.energy import _powercap, find_meter
-from fastv_runtime.bench.environment import capture, differences
-from fastv_runtime.bench.resident import peak_memory, resident_memory
+from fastv_runtime.bench.machine.conditions import Watch
+from fastv_runtime.bench.machine.energy import _powercap, find_meter
+from fastv_runtime.bench.machine.environment import capture, differences
+from fastv_runtime.bench.machine.resident import peak_memory, resident_memory
 from tests.runtime.bench.test_jetson import ORIN_NANO
 
 

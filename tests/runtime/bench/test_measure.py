@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from fastv_runtime.bench.contestant import Request
-from fastv_runtime.bench.energy import Counter
-from fastv_runtime.bench.measure import Refusal, measure
+from fastv_runtime.bench.machine.energy import Counter
+from fastv_runtime.bench.measure import RunnerFailure, measure
 from fastv_runtime.bench.models import Round
+from fastv_runtime.bench.protocol import Request
 from fastv_runtime.bench.workloads import Workload
-from tests.runtime.bench.contestants import WORKLOAD, Told, refusing, turn
+from tests.runtime.bench.runners import WORKLOAD, Told, refusing, turn
 
 
 def test_who_begins_goes_round() -> None:
     asked: list[str] = []
-    contestants = [Told(name, turn, asked) for name in "abc"]
-    steps = list(measure(contestants, [WORKLOAD], rounds=3, warmup=1))
+    runners = [Told(name, turn, asked) for name in "abc"]
+    steps = list(measure(runners, [WORKLOAD], rounds=3, warmup=1))
     assert "".join(asked) == "cab" + "abc" + "bca" + "cab"
     assert [step.index for step in steps if isinstance(step, Round)] == [-1] * 3 + [0] * 3 + [1] * 3 + [2] * 3
 
 
 def test_every_workload_of_a_round_comes_before_the_next_round() -> None:
-    other = Workload("text alone", Request(pictures=(), prompt="What?", new_tokens=2))
+    other = Workload("text alone", Request(images=(), prompt="What?", new_tokens=2))
     steps = measure([Told("a", turn), Told("b", turn)], [WORKLOAD, other], rounds=2, warmup=0)
     seen = [(step.index, step.workload) for step in steps if isinstance(step, Round)]
     assert seen == sorted(seen, key=lambda each: each[0])
@@ -28,10 +28,12 @@ def test_every_workload_of_a_round_comes_before_the_next_round() -> None:
 
 def test_one_that_refuses_is_asked_once() -> None:
     asked: list[str] = []
-    contestants = [Told("a", turn, asked), Told("b", refusing("its plan bears less"), asked)]
-    steps = list(measure(contestants, [WORKLOAD], rounds=3, warmup=1))
+    runners = [Told("a", turn, asked), Told("b", refusing("its plan bears less"), asked)]
+    steps = list(measure(runners, [WORKLOAD], rounds=3, warmup=1))
     assert asked.count("b") == 1
-    assert [step for step in steps if isinstance(step, Refusal)] == [Refusal("b", WORKLOAD.name, "its plan bears less")]
+    assert [step for step in steps if isinstance(step, RunnerFailure)] == [
+        RunnerFailure("b", WORKLOAD.name, "its plan bears less")
+    ]
 
 
 def test_energy_is_counted_turn_by_turn() -> None:

@@ -19,13 +19,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "benchmarks"))
 from peers import onnxruntime_genai as adapter
 from peers.lines import Refused
 
-from tests.conftest import noise_picture
+from tests.conftest import noise_image
 
 IMAGE = 90
 
 
 class Library(ModuleType):
-    """Stands in for the package: a picture is four tokens, and the log is as the real one's."""
+    """Stands in for the package: an image is four tokens, and the log is as the real one's."""
 
     log: Callable[[str], None] | None = None
     logging, quiet, stops_after, patches = False, False, 99, (4, 4)
@@ -46,7 +46,7 @@ class Library(ModuleType):
     def process(self, text: str, images: tuple[bytes, ...] | None) -> dict[str, Any]:
         assert all(image.startswith(b"\x89PNG") for image in images or ())
         if len(images or ()) > 1:
-            raise RuntimeError("the tower takes one picture\nsomewhere in its source")
+            raise RuntimeError("the tower takes one image\nsomewhere in its source")
         ids = np.array([[1, 2, 3] + [IMAGE] * 4 * text.count("<|image_pad|>")])
         grid = np.array([[1, *self.patches]])
         return {"input_ids": array(ids), "image_grid_thw": array(grid)}
@@ -97,7 +97,7 @@ def asked(tmp_path: Path) -> dict[str, Any]:
     said = {"precision": "int4", "checkpoint": "0" * 64, "made with": "care"}
     (tmp_path / "fastv-peer.json").write_text(json.dumps(said))
     (tmp_path / "genai_config.json").write_text(json.dumps({"model": {"image_token_id": IMAGE}}))
-    noise_picture(0).save(tmp_path / "picture.jpg")
+    noise_image(0).save(tmp_path / "image.jpg")
     return {"model": tmp_path, "precision": "int4", "threads": 3, "keep": 1.0, "option": []}
 
 
@@ -106,7 +106,7 @@ def test_a_turn_is_split_by_the_log(library: Library, asked: dict[str, Any]) -> 
     assert peer.settings["threads"] == "3" and peer.settings["made with"] == "care"
     for graph in ("decoder", "vision", "embedding"):
         assert library.overlays[0]["model"][graph]["session_options"] == {"intra_op_num_threads": 3}
-    turn = peer.run([str(asked["model"] / "picture.jpg")], "What?", 4)
+    turn = peer.run([str(asked["model"] / "image.jpg")], "What?", 4)
     assert library.asked == {"max_length": 11, "min_length": 11, "do_sample": False}, "past stop tokens, greedily"
     assert (turn.prompt_tokens, turn.visual_tokens, turn.pruned_length) == (7, 4, 7)
     assert set(turn.stages_ms) == {"preprocess", "vision", "suffix"}
@@ -118,16 +118,16 @@ def test_what_breaks_the_contract_is_refused(library: Library, asked: dict[str, 
     for wrong, why in (({"keep": 0.5}, "cannot prune"), ({"option": ["speed=high"]}, "known are none")):
         with pytest.raises(Refused, match=why):
             adapter.OnnxRuntimeGenAI(argparse.Namespace(**asked | wrong))
-    peer, picture = adapter.OnnxRuntimeGenAI(argparse.Namespace(**asked)), str(asked["model"] / "picture.jpg")
-    with pytest.raises(Refused, match=r"it says: the tower takes one picture$"):
-        peer.run([picture, picture], "What?", 4)
+    peer, image = adapter.OnnxRuntimeGenAI(argparse.Namespace(**asked)), str(asked["model"] / "image.jpg")
+    with pytest.raises(Refused, match=r"it says: the tower takes one image$"):
+        peer.run([image, image], "What?", 4)
     library.patches = (2, 8)
-    with pytest.raises(Refused, match="traced for a square picture"):
-        peer.run([picture], "What?", 4)
+    with pytest.raises(Refused, match="traced for a square image"):
+        peer.run([image], "What?", 4)
     library.patches = (4, 4)
     library.stops_after = 2
     with pytest.raises(Refused, match="made 2 tokens where 4 were asked for"):
-        peer.run([picture], "What?", 4)
+        peer.run([image], "What?", 4)
     library.stops_after, library.quiet = 99, True
     with pytest.raises(Refused, match="log does not say"):
-        peer.run([picture], "What?", 4)
+        peer.run([image], "What?", 4)

@@ -7,12 +7,12 @@ from xml.etree import ElementTree
 
 import pytest
 
-from fastv_runtime.bench.bars import stage_bars
-from fastv_runtime.bench.curves import keep_plot, ratio_plot
 from fastv_runtime.bench.models import Report
-from fastv_runtime.bench.page import best, markdown, page
-from fastv_runtime.bench.svg import ticks
-from tests.runtime.bench.contestants import DENSE, KEPT, PRUNED, QUIET, TEXT, WORKLOAD, report_of, turn
+from fastv_runtime.bench.output.bars import stage_bars
+from fastv_runtime.bench.output.curves import keep_plot, ratio_plot
+from fastv_runtime.bench.output.page import best, markdown, page
+from fastv_runtime.report.svg import ticks
+from tests.runtime.bench.runners import DENSE, KEPT, PRUNED, QUIET, TEXT, WORKLOAD, report_of, turn
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,7 @@ def test_drawings_are_xml_and_say_their_figures(report: Report) -> None:
 
 def test_the_best_gain_is_one_that_repeats_can_tell(report: Report) -> None:
     found = best(report)
-    assert found is not None and (found.contestant, found.quantity) == ("keep25", "ttft")
+    assert found is not None and (found.runner, found.quantity) == ("keep25", "ttft")
     unsure = report_of({"dense": [turn(100), turn(100)], "pruned": [turn(50), turn(110)]})
     assert best(unsure) is None
     assert "No gain that these repeats can tell" in page(unsure)

@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 
-from fastv_runtime.bench.contestant import Refused, Request
-from fastv_runtime.bench.models import ContestantRecord
-from fastv_runtime.bench.peers import PeerContestant, PeerFile, read_peers, start_peers, token_counts
-from fastv_runtime.bench.summary import baseline_of
-from fastv_runtime.bundle import Bundle, Weights, read_manifest
+from fastv_runtime.bench.analysis.summary import baseline_of
+from fastv_runtime.bench.models import RunnerRecord
+from fastv_runtime.bench.protocol import Refused, Request
+from fastv_runtime.bench.runners.peers import PeerFile, PeerRunner, read_peers, start_peers, token_counts
+from fastv_runtime.config.bundle import Bundle, Weights, read_manifest
 from fastv_runtime.errors import UserError
-from tests.conftest import noise_picture
-from tests.runtime.bench.contestants import DENSE, record
+from tests.conftest import noise_image
+from tests.runtime.bench.runners import DENSE, record
 
 BENCHMARKS = Path(__file__).resolve().parents[3] / "benchmarks"
 ADAPTER = """
@@ -33,11 +33,11 @@ class Peer:
         said = receipt(args)
         self.tokens = int(options(args, {"tokens": "0"})["tokens"])
         self.settings = {"threads": str(args.threads), "checkpoint": said["checkpoint"]}
-    def run(self, pictures, prompt, new_tokens):
+    def run(self, images, prompt, new_tokens):
         print("libraries print where they like")
         if prompt == "no":
             raise Refused("this prompt cannot be had")
-        return Turn({"vision": 1.0, "suffix": 2.0}, 3.5, None, self.tokens, 144 * len(pictures), self.tokens)
+        return Turn({"vision": 1.0, "suffix": 2.0}, 3.5, None, self.tokens, 144 * len(images), self.tokens)
 
 serve(Peer, None, sys.argv.pop(1).split(","))
 """
@@ -54,9 +54,9 @@ def start(tmp_path: Path, bundle: Bundle) -> Iterator[Any]:
     script, model = tmp_path / "adapter.py", tmp_path / "model"
     script.write_text(ADAPTER)
     model.mkdir()
-    running: list[PeerContestant] = []
+    running: list[PeerRunner] = []
 
-    def begin(*more: str, modules: str = "json", **changes: str) -> tuple[ContestantRecord, PeerContestant | None]:
+    def begin(*more: str, modules: str = "json", **changes: str) -> tuple[RunnerRecord, PeerRunner | None]:
         said = {"precision": "fp32", "checkpoint": bundle.manifest.source["model.safetensors"], "made with": "care"}
         (model / "fastv-peer.json").write_text(json.dumps(said | changes))
         arguments = (str(BENCHMARKS), modules, "--model", str(model), "--precision", "fp32", *more)
@@ -71,9 +71,9 @@ def start(tmp_path: Path, bundle: Bundle) -> Iterator[Any]:
 
 
 def test_a_peer_answers_what_the_bundles_are_asked(start: Any, bundle: Bundle, tmp_path: Path) -> None:
-    picture = tmp_path / "picture.png"
-    noise_picture(0).save(picture)
-    request = Request(pictures=(str(picture),), prompt="What is it?", new_tokens=1)
+    image = tmp_path / "image.png"
+    noise_image(0).save(image)
+    request = Request(images=(str(image),), prompt="What is it?", new_tokens=1)
     tokens, visual = token_counts(bundle)(request)
     assert visual == 144 and tokens > visual
     taken, peer = start("--option", f"tokens={tokens}")
@@ -89,7 +89,7 @@ def test_a_peer_answers_what_the_bundles_are_asked(start: Any, bundle: Bundle, t
 def test_a_peer_that_sees_another_prompt_has_no_figures(start: Any) -> None:
     _, peer = start("--option", "tokens=1000")
     with pytest.raises(Refused, match=r"sees a prompt of 1000 tokens, 0 visual, where the bundles see \d+, 0 visual"):
-        peer.run(Request(pictures=(), prompt="What is it?", new_tokens=1))
+        peer.run(Request(images=(), prompt="What is it?", new_tokens=1))
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_peer_files_that_are_none(tmp_path: Path) -> None:
     for paths, why in (
         ([bad], "weights: Input should be"),
         ([tmp_path / "none.json"], "No such file"),
-        ([good, good], "another contestant is called peer"),
+        ([good, good], "another runner is called peer"),
     ):
         with pytest.raises(UserError, match=why):
             read_peers(paths, taken=[])
@@ -131,5 +131,5 @@ def test_a_peer_is_compared_with_unpruned_weights_like_its_own() -> None:
     assert baseline_of(peer("int4"), [whole, few]) is None
 
 
-def peer(weights: str) -> ContestantRecord:
-    return ContestantRecord(name="peer", role="peer", settings={"weights": weights})
+def peer(weights: str) -> RunnerRecord:
+    return RunnerRecord(name="peer", role="peer", settings={"weights": weights})

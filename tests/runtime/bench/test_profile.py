@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 
 from fastv_runtime import Pipeline, UserError
-from fastv_runtime.bench.prediction import predicted
-from fastv_runtime.bench.probe import probe
-from fastv_runtime.bench.profile import Point, fit, kind, predict, read_profile, run_ms
-from fastv_runtime.bundle import Decoder, Weights
-from tests.runtime.bench.contestants import DECODER, DENSE, KEPT, PRUNED, TEXT, VISUAL, WORKLOAD, report_of, turn
+from fastv_runtime.bench.analysis.device_profile import ProbePoint, fit, kind, predict, read_profile, run_ms
+from fastv_runtime.bench.analysis.prediction import predicted
+from fastv_runtime.bench.runners.probe import probe
+from fastv_runtime.config.bundle import DecoderConfig, Weights
+from tests.runtime.bench.runners import DECODER, DENSE, KEPT, PRUNED, TEXT, VISUAL, WORKLOAD, report_of, turn
 
 
-def decoder_of(width: int, layers: int) -> Decoder:
+def decoder_of(width: int, layers: int) -> DecoderConfig:
     return DECODER.model_copy(
         update={
             "hidden_size": width,
@@ -25,7 +25,7 @@ def decoder_of(width: int, layers: int) -> Decoder:
     )
 
 
-def machine(point: Point) -> float:
+def machine(point: ProbePoint) -> float:
     """Milliseconds of a device: 100 multiply-adds a nanosecond in products, 20 in attention, 10 bytes a nanosecond."""
     decoder, rows = point.decoder, point.rows
     heads = decoder.num_attention_heads + decoder.num_key_value_heads
@@ -42,18 +42,18 @@ def machine(point: Point) -> float:
     return 0.05 * point.layers + products / 1e8 + attention / 2e7 + read / 1e7
 
 
-def whole(decoder: Decoder, *, rows: int, cached: int) -> Point:
+def whole(decoder: DecoderConfig, *, rows: int, cached: int) -> ProbePoint:
     layers = decoder.num_hidden_layers
-    return Point(decoder=decoder, layers=layers, mlps=layers, rows=rows, head=True, cached=cached, ms=1.0)
+    return ProbePoint(decoder=decoder, layers=layers, mlps=layers, rows=rows, head=True, cached=cached, ms=1.0)
 
 
-def points(decoder: Decoder) -> list[Point]:
+def points(decoder: DecoderConfig) -> list[ProbePoint]:
     made = [whole(decoder, rows=rows, cached=0) for rows in (16, 64, 128, 256, 512)]
     made += [whole(decoder, rows=1, cached=cached) for cached in (16, 512)]
     return [each.model_copy(update={"ms": machine(each)}) for each in made]
 
 
-def profile_of(*decoders: Decoder):  # type: ignore[no-untyped-def]
+def profile_of(*decoders: DecoderConfig):  # type: ignore[no-untyped-def]
     known = [point for decoder in decoders for point in points(decoder)]
     return fit(known, DENSE, device="made up", backend="ort cpu", threads=1, dialect="ort")
 
@@ -63,7 +63,7 @@ def test_other_widths_depths_and_lengths_are_foretold() -> None:
     assert profile.error < 1e-6
     other = decoder_of(512, 9)
     for rows, head, cached in ((333, True, 0), (96, False, 0), (1, True, 300)):
-        point = Point(decoder=other, layers=7, mlps=7 + head, rows=rows, head=head, cached=cached, ms=0.0)
+        point = ProbePoint(decoder=other, layers=7, mlps=7 + head, rows=rows, head=head, cached=cached, ms=0.0)
         assert run_ms(profile, point, DENSE) == pytest.approx(machine(point), rel=1e-3)
 
 
@@ -74,7 +74,9 @@ def test_a_plan_is_the_sum_of_its_layers() -> None:
     found = predict(profile, decoder, plan, 640, 352)
 
     def ms(layers: int, mlps: int, rows: int, head: bool, cached: int = 0) -> float:
-        return machine(Point(decoder=decoder, layers=layers, mlps=mlps, rows=rows, head=head, cached=cached, ms=0.0))
+        return machine(
+            ProbePoint(decoder=decoder, layers=layers, mlps=mlps, rows=rows, head=head, cached=cached, ms=0.0)
+        )
 
     # The prefix has 3 attentions and 2 MLPs, the suffix 7 and 8.
     assert found["prefill"] == pytest.approx(ms(3, 2, 640, False) + ms(7, 8, 352, True), rel=1e-3)
@@ -93,7 +95,7 @@ def test_no_rate_is_negative() -> None:
 def test_predictions_stand_beside_what_was_measured() -> None:
     report = report_of({"dense": [turn()] * 2, "pruned": [turn(60, pruned=TEXT + KEPT)] * 2})
     profile = profile_of(DECODER)
-    found = {each.contestant: each for each in predicted(report.results, report.rounds, report.contestants, [profile])}
+    found = {each.runner: each for each in predicted(report.results, report.rounds, report.runners, [profile])}
     expected = predict(profile, DECODER, PRUNED, TEXT + VISUAL, TEXT + KEPT)
     assert found["pruned"].predicted["prefill"] == expected["prefill"]
     # 23 ms of the baseline's first token are no prefill.
@@ -101,9 +103,7 @@ def test_predictions_stand_beside_what_was_measured() -> None:
     few = profile.model_copy(
         update={"precision": kind(DENSE.model_copy(update={"weights": Weights(bits=4, block=64)}), "ort")}
     )
-    assert {str(each.predicted) for each in predicted(report.results, report.rounds, report.contestants, [few])} == {
-        "{}"
-    }
+    assert {str(each.predicted) for each in predicted(report.results, report.rounds, report.runners, [few])} == {"{}"}
     assert found["dense"].workload == WORKLOAD.name
 
 

@@ -8,15 +8,15 @@ from pathlib import Path
 import jsonschema
 
 from fastv_runtime.bench.models import Report
-from fastv_runtime.bench.schema import schema
-from tests.runtime.bench.contestants import report_of, turn
+from fastv_runtime.bench.output.schema import schema
+from tests.runtime.bench.runners import report_of, turn
 
 PUBLISHED = Path(__file__).parents[3] / "docs" / "schemas" / "bench.schema.json"
 
 
 def test_the_published_schema_is_the_models() -> None:
     assert PUBLISHED.read_text(encoding="utf-8") == schema(), (
-        "python -m fastv_runtime.bench.schema > docs/schemas/bench.schema.json"
+        "python -m fastv_runtime.bench.output.schema > docs/schemas/bench.schema.json"
     )
 
 

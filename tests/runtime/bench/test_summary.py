@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastv_runtime.bench.bounds import decode_bound, prefill_bound, reached, ttft_bound
-from fastv_runtime.bench.conditions import Conditions, load_of_others
-from fastv_runtime.bench.figures import figure
-from fastv_runtime.bench.run import without_baseline
-from fastv_runtime.bench.summary import baseline_of
-from fastv_runtime.bundle import Weights
-from tests.runtime.bench.contestants import (
+from fastv_runtime.bench.analysis.bounds import decode_bound, prefill_bound, reached, ttft_bound
+from fastv_runtime.bench.analysis.statistics import figure
+from fastv_runtime.bench.analysis.summary import baseline_of
+from fastv_runtime.bench.machine.conditions import Conditions, load_of_others
+from fastv_runtime.bench.session import without_baseline
+from fastv_runtime.config.bundle import Weights
+from tests.runtime.bench.runners import (
     DENSE,
     KEPT,
     PRUNED,

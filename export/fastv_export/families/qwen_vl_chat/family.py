@@ -16,8 +16,8 @@ import torch
 from jaxtyping import Float
 from torch import nn
 
-from fastv_export import hf, hf_models
-from fastv_export.checkpoint import Checkpoint, StoredTensor
+from fastv_export import hf
+from fastv_export.checkpoint.checkpoint import Checkpoint, StoredTensor
 from fastv_export.families.base import Family
 from fastv_export.families.qwen_vl_chat.processor import (
     END_OF_TEXT,
@@ -28,11 +28,12 @@ from fastv_export.families.qwen_vl_chat.processor import (
     TURN_START,
     write_tokenizer,
 )
+from fastv_export.hf import models as hf_models
+from fastv_runtime.config.layouts import FixedVision
 from fastv_runtime.errors import UserError
-from fastv_runtime.vision import FixedVision
 
 QUERIES = 256
-"""Visual tokens per picture where the config does not say."""
+"""Visual tokens per image where the config does not say."""
 
 FIXED = {"no_bias": True, "rotary_pct": 1.0, "scale_attn_weights": True}
 """Settings of every published checkpoint that the stock decoder has built in."""
@@ -106,7 +107,7 @@ class QwenVLChat(Family):
 
     def load(self, checkpoint: Checkpoint) -> Any:
         """By the same map of weights as an export: transformers has no reader for these files."""
-        from fastv_export.skeleton import stored_parameters  # which imports the families
+        from fastv_export.checkpoint.skeleton import stored_parameters  # which imports the families
 
         model = self.build(self.config(checkpoint))
         stored = stored_parameters(model, self.weights(model, checkpoint), checkpoint)
@@ -134,7 +135,7 @@ class QwenVLChat(Family):
         return hf_models.last_logits_of_embedded(model.language_model, embedded, rows)
 
     def vision(self, config: Any, image_tokens: int | None) -> FixedVision:
-        """The grid is that of the resampler's queries, whose positions are laid out like the picture's."""
+        """The grid is that of the resampler's queries, whose positions are laid out like the image's."""
         size, side = config.vision_config.image_size, round(config.image_seq_length**0.5)
         return FixedVision(image_height=size, image_width=size, rows=side, columns=side)
 
@@ -159,7 +160,7 @@ def _published(directory: Path) -> dict[str, Any]:
     published = json.loads(file.read_text(encoding="utf-8"))
     visual = published.get("visual")
     if not visual:
-        raise UserError(f"{file}: a Qwen language model that sees no pictures: give a checkpoint of Qwen-VL-Chat")
+        raise UserError(f"{file}: a Qwen language model that sees no images: give a checkpoint of Qwen-VL-Chat")
     missing = [name for name in TEXT_FIELDS if name not in published]
     missing += [f"visual.{name}" for name in VISUAL_FIELDS if name not in visual]
     if missing:

@@ -16,7 +16,7 @@ PATTERN = (
 END_OF_TEXT, TURN_START, TURN_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 IMAGE_START, IMAGE_END, IMAGE_PLACEHOLDER = "<img>", "</img>", "<imgpad>"
 GROUNDING = ("<ref>", "</ref>", "<box>", "</box>", "<quad>", "</quad>")
-"""Phrases and places in a picture: one token each, and part of an answer's text."""
+"""Phrases and places in an image: one token each, and part of an answer's text."""
 
 SPECIAL_TOKENS = (
     *(END_OF_TEXT, TURN_START, TURN_END),
@@ -27,14 +27,14 @@ SPECIAL_TOKENS = (
 """In the order of their ids, which follow the vocabulary's."""
 
 CHAT_TEMPLATE = (
-    "{% set pictures = namespace(count=0) %}<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
+    "{% set images = namespace(count=0) %}<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
-    "{% for part in message['content'] %}{% if part['type'] == 'image' %}{% set pictures.count = pictures.count + 1 %}"
-    "Picture {{ pictures.count }}: <img><imgpad></img>\n"
+    "{% for part in message['content'] %}{% if part['type'] == 'image' %}{% set images.count = images.count + 1 %}"
+    "Image {{ images.count }}: <img><imgpad></img>\n"
     "{% else %}{{ part['text'] }}{% endif %}{% endfor %}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-"""ChatML as the original's `chat` writes it, with one placeholder for the tokens of a picture."""
+"""ChatML as the original's `chat` writes it, with one placeholder for the tokens of an image."""
 
 
 def write_tokenizer(source: Path, target: Path, image_token_id: int) -> None:
@@ -45,7 +45,7 @@ def write_tokenizer(source: Path, target: Path, image_token_id: int) -> None:
     from tokenizers import AddedToken
     from transformers import PreTrainedTokenizerFast
 
-    from fastv_export.tiktoken_file import tokenizer_from_tiktoken
+    from fastv_export.families.qwen_vl_chat.tiktoken_file import tokenizer_from_tiktoken
 
     tokenizer = tokenizer_from_tiktoken(source / VOCABULARY, PATTERN)
     tokenizer.add_tokens(

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from fastv_export import hf_models
+from fastv_export.hf import models as hf_models
 
 EPSILON = 1e-6
 """Of every LayerNorm here."""
@@ -22,7 +22,7 @@ class Tower(nn.Module):
     """Pixels to visual tokens (arXiv 2308.12966, section 2.1).
 
     Patches, learned positions, stock CLIP layers with exact GELU, the resampler, a norm and a projection.
-    config: a CLIPVisionConfig. queries: visual tokens per picture. width: hidden size D of the language model.
+    config: a CLIPVisionConfig. queries: visual tokens per image. width: hidden size D of the language model.
     """
 
     def __init__(self, config: Any, queries: int, width: int):
@@ -44,7 +44,7 @@ class Tower(nn.Module):
 
 
 class Resampler(nn.Module):
-    """One cross-attention from learned queries to the patches of a picture.
+    """One cross-attention from learned queries to the patches of an image.
 
     Positions are added to queries and keys, not to values.
     """

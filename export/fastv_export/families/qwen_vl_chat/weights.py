@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch.nn.functional import interpolate
 
-from fastv_export.checkpoint import Checkpoint, StoredTensor
+from fastv_export.checkpoint.checkpoint import Checkpoint, StoredTensor
 
 LAYER = r"^transformer\.h\.(\d+)\."
 BLOCK = r"^transformer\.visual\.transformer\.resblocks\.(\d+)\."

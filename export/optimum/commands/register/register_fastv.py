@@ -12,7 +12,7 @@ from optimum.commands.export.base import ExportCommand
 
 from fastv_export.cli import DESCRIPTION, add_arguments
 from fastv_export.cli import run as export
-from fastv_runtime.cli.console import add_debug, export_extras, guarded
+from fastv_runtime.console import add_debug, export_extras, guarded
 
 
 class FastvExportCommand(BaseOptimumCLICommand):

@@ -1,0 +1,1 @@
+"""From measurements to figures with intervals, and to the plan that meets the objectives."""

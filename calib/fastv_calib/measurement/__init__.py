@@ -1,0 +1,1 @@
+"""What samples tell of plans: one pass through the model each, and the clock."""

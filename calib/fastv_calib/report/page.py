@@ -1,0 +1,109 @@
+"""The report: one HTML page that loads nothing, for a screen, light or dark, and for paper."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from fastv_calib.measurement.rankers import CONTROLS
+from fastv_calib.report.evidence import Evidence
+from fastv_calib.report.images import SHARES, heat_map, kept_image, opacity
+from fastv_calib.report.plots import (
+    SIZE,
+    attention_plot,
+    budget_plot,
+    lengths_plot,
+    mark,
+    plan_plot,
+    ranker_class,
+    stages_plot,
+)
+from fastv_export.calibration import Calibration, Estimate, KeptPoint, PlanFigures, Spread
+
+TEMPLATE = "report.html.jinja"
+
+
+def report(calibration: Calibration, evidence: Evidence, source: str, output: str) -> str:
+    """The page. `source`, `output`: as they were typed, for what to type next."""
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {
+        "share": _share,
+        "interval": _interval,
+        "millinats": _millinats,
+        "mib": _mib,
+        "count": _count,
+        "ms": _ms,
+        "spread": _spread,
+    }
+    template = environment.from_string((Path(__file__).parent / TEMPLATE).read_text(encoding="utf-8"))
+    chosen = chosen_plan(calibration)
+    plans = sorted(calibration.plans, key=lambda plan: (-plan.flops, plan.point.ranker))
+    return template.render(
+        calibration=calibration,
+        chosen=chosen,
+        unpruned=calibration.plans[-1],
+        colours={name: ranker_class(calibration, name) for name in calibration.settings.rankers},
+        controls=[name for name in calibration.settings.rankers if name in CONTROLS],
+        plans=[(calibration.plans.index(plan), plan) for plan in plans],
+        evidence=evidence,
+        examples=[
+            (each, [Markup(kept_image(panel, f"Kept of: {each.question}")) for panel in each.panels])
+            for each in evidence.examples
+        ],
+        heat={name: Markup(heat_map(shares, f"Where {name} keeps")) for name, shares in evidence.heat.items()},
+        shares=[(share, f"{opacity(share):.2g}") for share in SHARES],
+        pareto=[calibration.plans[index].point for index in calibration.pareto],
+        plot=Markup(plan_plot(calibration, chosen)),
+        attention=Markup(attention_plot(calibration.attention, evidence.plan.point.layer)),
+        lengths=Markup(lengths_plot(evidence.texts, calibration)),
+        budget=Markup(budget_plot(calibration)),
+        stages=None if calibration.latency is None else Markup(stages_plot(calibration.latency)),
+        marks=[Markup(mark(index, SIZE * 1.5, SIZE * 1.5)) for index in range(4)],
+        source=source,
+        output=output,
+    )
+
+
+def chosen_plan(calibration: Calibration) -> PlanFigures | None:
+    """The figures of what was chosen."""
+    chosen = calibration.chosen
+    if chosen is None:
+        return None
+    point = KeptPoint(layer=chosen.layer, keep=chosen.keep, ranker=chosen.ranker, precision=chosen.precision)
+    return next(plan for plan in calibration.plans if plan.point == point)
+
+
+def _share(value: float) -> str:
+    return f"{value:.1%}"
+
+
+def _interval(estimate: Estimate | None) -> str:
+    return "" if estimate is None else f"{estimate.mean:.1%} ({estimate.low * 100:.1f}–{estimate.high * 100:.1f})"
+
+
+def _millinats(estimate: Estimate) -> str:
+    def rounded(value: float, digits: int) -> str:
+        return f"{float(f'{value * 1000:.{digits}g}'):g}"  # never with an exponent, where "g" alone has one
+
+    return f"{rounded(estimate.mean, 2)} ({rounded(estimate.low, 1)}–{rounded(estimate.high, 1)})"
+
+
+def _mib(count: float) -> str:
+    return f"{count / 2**20:,.1f}"
+
+
+def _ms(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _spread(spread: Spread) -> str:
+    return f"{_ms(spread.median)} ({_ms(spread.low)}–{_ms(spread.high)})"
+
+
+def _count(value: float) -> str:
+    for unit, size in (("T", 1e12), ("G", 1e9), ("M", 1e6)):
+        if value >= size:
+            return f"{value / size:.3g} {unit}"
+    return f"{value:.0f}"

@@ -1,0 +1,1 @@
+"""The samples of a calibration: read, prepared for the decoder, shown."""

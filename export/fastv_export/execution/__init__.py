@@ -1,0 +1,1 @@
+"""Saved graphs executed in bounded memory, chunk after chunk."""

@@ -1,0 +1,64 @@
+"""The graphs of a plan: built in canonical form, and written with their weights streaming."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import onnx_ir as ir
+
+from fastv_export import hf
+from fastv_export.checkpoint.skeleton import Skeleton
+from fastv_export.families import Family
+from fastv_export.graphs.pack import build_pack
+from fastv_export.graphs.select import build_select
+from fastv_export.rankers import RANKERS
+from fastv_export.tracing.parts import DecoderPart, VisionPart
+from fastv_export.tracing.trace import OPSET, graph_inputs, name_outputs, trace_decoder, trace_vision
+from fastv_runtime.config.bundle import Plan
+from fastv_runtime.config.io_spec import IOSpec
+from fastv_runtime.config.layouts import Vision
+
+WRITERS = 2
+"""Threads that write weights: one transposes while another waits for the disk. Each holds a few blocks of memory."""
+
+
+def build_graph(name: str, io_spec: IOSpec, skeleton: Skeleton, family: Family, vision: Vision, plan: Plan) -> ir.Model:
+    """One graph of a plan by its name, in the canonical form."""
+    if name == "vision":
+        part = VisionPart(skeleton.model, family.encode, [tensor.name for tensor in io_spec[0]])
+        return trace_vision(skeleton, part, io_spec, vision.axes())
+    if name == "video":
+        part = VisionPart(skeleton.model, family.encode_frame, [tensor.name for tensor in io_spec[0]])
+        return trace_vision(skeleton, part, io_spec, {})
+    if name == "pack":
+        newline = family.newline(skeleton.model)
+        pack = build_pack(graph_inputs(io_spec[0]), OPSET, skeleton.weight("newline", newline))
+        name_outputs(pack, io_spec[1])
+        return pack
+    if name == "select":
+        select = build_select(graph_inputs(io_spec[0]), OPSET, plan.ranker)
+        name_outputs(select, io_spec[1])
+        return select
+    decoder, head = family.decoder(skeleton.model), family.head(skeleton.model)
+    if name == "prefix":
+        assert plan.layer is not None
+        rotary = RANKERS[plan.ranker].rotary
+        layers = DecoderPart(decoder, 0, plan.layer, scored=True, head=None, rotary=rotary)
+    else:
+        layers = DecoderPart(decoder, plan.layer or 0, len(hf.layers_of(decoder)), scored=False, head=head)
+    return trace_decoder(skeleton, layers, io_spec)
+
+
+def save_graph(model: ir.Model, path: Path, written: Callable[[int], None] = lambda count: None) -> None:
+    """Write a graph, its weights beside it in PATH.data, streamed from the checkpoint.
+
+    `written` is called with the bytes of each weight as it is written.
+    """
+    ir.save(
+        model,
+        path,
+        external_data=f"{path.name}.data" if model.graph.initializers else None,
+        max_workers=WRITERS,
+        callback=lambda tensor, _: written(tensor.nbytes),
+    )

@@ -1,0 +1,45 @@
+"""The select graph: the gather between prefix and suffix. No weights, so it is written as a graph, not traced."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+from onnx_ir.tape import Tape
+
+from fastv_export.graphs.constants import constant
+from fastv_export.rankers import RANKERS
+
+
+def build_select(inputs: dict[str, ir.Value], opset: int, ranker: str) -> ir.Model:
+    """`length` rows stay, in their order and with their positions; tokens that are not prunable always do.
+
+    inputs: the graph's inputs by name, as the io_spec declares them. ranker: of `rankers.RANKERS`.
+    Ties go to the lower index, as ONNX's TopK defines it. Outputs: pruned_hidden, pruned_position_ids, keep, and
+    the deepstack inputs' kept rows.
+    """
+    tape = Tape()
+    position_ids, length = inputs["position_ids"], inputs["length"]
+    rank = RANKERS[ranker].rank(tape, inputs)
+    ranked = tape.op("Where", [inputs["prunable"], rank, constant(tape, float("inf"))])
+    _, chosen = tape.op_multi_out("TopK", [ranked, length], {"axis": 1, "largest": 1, "sorted": 1}, num_outputs=2)
+    # TopK again, smallest first, sorts: TensorRT has no Sort. fp32 holds every index below 2^24 exactly.
+    as_float = tape.op("Cast", [chosen], {"to": ir.DataType.FLOAT})
+    ascending, _ = tape.op_multi_out("TopK", [as_float, length], {"axis": 1, "largest": 0, "sorted": 1}, num_outputs=2)
+    keep = tape.op("Cast", [ascending], {"to": ir.DataType.INT64})
+    kept_rows = tape.op("Squeeze", [keep, constant(tape, [0])])
+    pruned_hidden = tape.op("Gather", [inputs["hidden"], kept_rows], {"axis": 1})
+    assert position_ids.shape is not None
+    pruned_position_ids = tape.op("Gather", [position_ids, kept_rows], {"axis": len(position_ids.shape) - 1})
+    deepstack = [
+        tape.op("Gather", [value, kept_rows], {"axis": 1})
+        for name, value in inputs.items()
+        if name.startswith("deepstack_")
+    ]
+    graph = ir.Graph(
+        list(inputs.values()),
+        [pruned_hidden, pruned_position_ids, keep, *deepstack],
+        nodes=tape.nodes,
+        initializers=tape.initializers,
+        opset_imports={"": opset},
+        name="select",
+    )
+    return ir.Model(graph, ir_version=11)

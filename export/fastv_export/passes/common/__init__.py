@@ -1,0 +1,1 @@
+"""What passes share, and those that every target's graphs go through."""

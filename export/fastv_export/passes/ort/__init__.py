@@ -1,0 +1,1 @@
+"""Canonical form to ONNX Runtime's own operators."""

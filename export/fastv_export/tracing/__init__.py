@@ -1,0 +1,1 @@
+"""From transformers' layers to canonical ONNX graphs."""

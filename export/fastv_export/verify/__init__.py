@@ -1,0 +1,1 @@
+"""What an export's graphs are compared with: transformers' own forward, graph by graph and end to end."""

@@ -1,0 +1,229 @@
+"""Golden vectors: inputs of every graph and the outputs that transformers gives for them, for self-tests anywhere.
+
+One short prompt (prefill) and one token after it (decode). Names in the file: `graph/case/in|out/tensor`. Caches hold
+the rows that a case writes or reads, not their whole capacity.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from fastv_export import hf
+from fastv_export.families import Family
+from fastv_export.rankers import RANKERS
+from fastv_export.verify.choices import choose
+from fastv_export.verify.reference import Pruning, pruned
+from fastv_runtime.config.bundle import DecoderConfig, Plan
+from fastv_runtime.config.layouts import FramesVideo, VideoLayout, Vision
+from fastv_runtime.config.lengths import kept_count
+from fastv_runtime.generation.positions import position_ids
+from fastv_runtime.preprocessing import GraphRun
+
+Tensors = dict[str, torch.Tensor]
+SEED = 0
+TEXT = 8
+VISUAL = 16
+"""Tokens of the golden prompt: enough to prune, few enough that a 13B model's caches stay small."""
+
+
+def golden_vectors(
+    model: Any, family: Family, dimensions: DecoderConfig, vision: Vision, video: VideoLayout | None, plan: Plan
+) -> Tensors:
+    """Golden vectors of a model (fp32, eager attention) for every graph of a plan.
+
+    Ranker `random` has no choice of its own here, since engines round its sine each in its way: it is by score, and
+    self-tests leave `select` out.
+    """
+    generator = torch.Generator().manual_seed(SEED)
+    with torch.no_grad():
+        tensors = _vision_case(model, family, dimensions, vision)
+        if vision.packing:
+            tensors |= _pack_case(family.newline(model), vision.packing, generator)
+        if video is not None and video.graph == "video":
+            tensors |= _frame_case(model, family, video, generator)
+        decoder, head = family.decoder(model), family.head(model)
+        prompt = _prompt(decoder, dimensions, generator)
+        if plan.layer is None:
+            tensors |= _dense_case(decoder, head, prompt)
+        else:
+            tensors |= _split_case(decoder, head, prompt, plan, plan.layer)
+    # Slices share memory with what they were cut from; the file wants tensors that stand alone.
+    return {name: tensor.detach().clone().contiguous() for name, tensor in tensors.items()}
+
+
+def _vision_case(model: Any, family: Family, dimensions: DecoderConfig, vision: Vision) -> Tensors:
+    inputs = {name: torch.from_numpy(array) for name, array in family.example(vision).items()}
+    features = family.expected(model, inputs)
+    names = ["image_features", *(f"deepstack_{layer}" for layer in range(dimensions.deepstack_layers))]
+    outputs = features if isinstance(features, tuple) else (features,)
+    return {f"vision/prefill/in/{name}": tensor for name, tensor in inputs.items()} | {
+        f"vision/prefill/out/{name}": tensor for name, tensor in zip(names, outputs, strict=True)
+    }
+
+
+def _pack_case(newline: torch.Tensor, taps: int, generator: torch.Generator) -> Tensors:
+    features = torch.randn(VISUAL, newline.shape[0], generator=generator)
+    index = torch.randint(VISUAL + 1, (VISUAL, taps), generator=generator)
+    index[-1] = VISUAL  # the newline
+    weight = torch.rand(VISUAL, taps, generator=generator)
+    gathered = torch.cat([features, newline[None]])[index]
+    return {
+        "pack/prefill/in/features": features,
+        "pack/prefill/in/index": index,
+        "pack/prefill/in/weight": weight,
+        "pack/prefill/out/image_features": gathered[:, 0] if taps == 1 else (gathered * weight[..., None]).sum(1),
+    }
+
+
+def _frame_case(model: Any, family: Family, video: FramesVideo, generator: torch.Generator) -> Tensors:
+    pixel_values = torch.randn(1, 3, video.image.image_height, video.image.image_width, generator=generator)
+    features = family.encode_frame(model, pixel_values)
+    return {"video/prefill/in/pixel_values": pixel_values, "video/prefill/out/image_features": features}
+
+
+@dataclass(frozen=True)
+class _Prompt:
+    """A prompt of TEXT + VISUAL tokens and one token more, which is decoded."""
+
+    embedded: torch.Tensor
+    positions: torch.Tensor
+    """As the graphs take them: [1, S + 1], or M-RoPE's [3, 1, S + 1]."""
+    prunable: torch.Tensor
+    deepstack: list[torch.Tensor]
+
+    def run(self, decoder: Any) -> tuple[torch.Tensor, Any]:
+        """Last hidden states and cache of the stock decoder, all rows at once.
+
+        So one token is decoded after the prompt, in the same pass.
+        """
+        return hf.run_decoder(
+            decoder,
+            self.embedded,
+            self.positions if self.positions.ndim == 3 else None,
+            deepstack=[each[0, self.prunable] for each in self.deepstack],
+            visual=torch.cat([self.prunable, torch.zeros(1, dtype=torch.bool)]),
+        )
+
+
+def _prompt(decoder: Any, dimensions: DecoderConfig, generator: torch.Generator) -> _Prompt:
+    length, start = TEXT + VISUAL, TEXT // 2
+    table = hf.embeddings_of(decoder)
+    ids = torch.randint(len(table.weight), (length + 1,), generator=generator)
+    prunable = torch.zeros(length, dtype=torch.bool)
+    prunable[start : start + VISUAL] = True
+    positions = torch.from_numpy(
+        position_ids(dimensions.position_axes, length + 1, [(start, GraphRun(VISUAL, (1, 2, VISUAL // 2)))])
+    )
+    deepstack = []
+    for _ in range(dimensions.deepstack_layers):
+        added = torch.randn(1, length, dimensions.hidden_size, generator=generator)
+        added[:, ~prunable] = 0
+        deepstack.append(added)
+    return _Prompt(
+        table(ids)[None],
+        positions if dimensions.position_axes == 1 else positions[:, None],
+        prunable,
+        deepstack,
+    )
+
+
+def _dense_case(decoder: Any, head: Any, prompt: _Prompt) -> Tensors:
+    length = prompt.prunable.numel()
+    hidden, cache = prompt.run(decoder)
+    logits = head(hidden[:, length - 1 :])
+    layers = range(len(hf.layers_of(decoder)))
+    tensors = _caches("decoder", cache, layers, length, torch.arange(length))
+    for case, start, stop in (("prefill", 0, length), ("decode", length, length + 1)):
+        rows, positions = prompt.embedded[:, start:stop], prompt.positions[..., start:stop]
+        tensors |= _layer_case("decoder", case, rows, positions, start)
+        tensors |= _deepstack_inputs("decoder", case, prompt.deepstack, range(len(prompt.deepstack)))
+        tensors[f"decoder/{case}/out/logits"] = logits[:, int(start > 0)][:, None]
+    return tensors
+
+
+def _split_case(decoder: Any, head: Any, prompt: _Prompt, plan: Plan, layer: int) -> Tensors:
+    length = prompt.prunable.numel()
+    count = TEXT + kept_count(VISUAL, plan.keep)
+    positions, last = prompt.positions[..., :length], prompt.positions[..., length:]
+
+    def chosen(scores: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
+        seen = hidden.to(getattr(torch, plan.precision)).float()  # as `select` gets it
+        return choose(plan.ranker, scores, seen, prompt.prunable, count)
+
+    rotary = RANKERS[plan.ranker].rotary
+    with pruned(decoder, layer, prompt.prunable, count, rotary=rotary, choose=chosen) as prefill:
+        hidden, cache = prompt.run(decoder)
+    kept = prefill.keep
+    logits = head(hidden[:, length - 1 :])
+    before, next_hidden = prefill.hidden[:, :length], prefill.hidden[:, length:]
+    token = prompt.embedded[:, length:]
+    early, late = range(min(layer - 1, len(prompt.deepstack))), range(layer - 1, len(prompt.deepstack))
+    kept_deepstack = [each[:, kept] for each in prompt.deepstack]
+    tensors = {
+        **_layer_case("prefix", "prefill", prompt.embedded[:, :length], positions, 0),
+        "prefix/prefill/out/hidden_out": before,
+        "prefix/prefill/out/scores": prefill.scores[None],
+        **_layer_case("prefix", "decode", token, last, length),
+        "prefix/decode/out/hidden_out": next_hidden,
+        **_caches("prefix", cache, range(layer), length, torch.arange(length)),
+        **_select_case(prefill, before, prompt.prunable, positions, count),
+        **_layer_case("suffix", "prefill", before[:, kept], positions[..., kept], 0),
+        "suffix/prefill/out/logits": logits[:, :1],
+        **_layer_case("suffix", "decode", next_hidden, last, count),
+        "suffix/decode/out/logits": logits[:, 1:],
+        **_caches("suffix", cache, range(layer, len(hf.layers_of(decoder))), length, kept),
+        **_deepstack_inputs("select", "prefill", prompt.deepstack, late),
+    }
+    for index in late:
+        tensors[f"select/prefill/out/pruned_deepstack_{index}"] = kept_deepstack[index]
+    for case in ("prefill", "decode"):
+        tensors |= _deepstack_inputs("prefix", case, prompt.deepstack, early)
+        tensors |= _deepstack_inputs("suffix", case, kept_deepstack, late)
+    return tensors
+
+
+def _deepstack_inputs(graph: str, case: str, deepstack: list[torch.Tensor], layers: range) -> Tensors:
+    """What is added after the given layers; a decoded token has nothing added."""
+    return {
+        f"{graph}/{case}/in/deepstack_{layer}": deepstack[layer] if case == "prefill" else deepstack[layer][:, :1] * 0
+        for layer in layers
+    }
+
+
+def _select_case(
+    prefill: Pruning, hidden: torch.Tensor, prunable: torch.Tensor, positions: torch.Tensor, count: int
+) -> Tensors:
+    kept = prefill.keep
+    return {
+        "select/prefill/in/hidden": hidden,
+        "select/prefill/in/scores": prefill.scores[None],
+        "select/prefill/in/position_ids": positions,
+        "select/prefill/in/prunable": prunable[None],
+        "select/prefill/in/length": torch.tensor([count]),
+        "select/prefill/out/pruned_hidden": hidden[:, kept],
+        "select/prefill/out/pruned_position_ids": positions[..., kept],
+        "select/prefill/out/keep": kept[None],
+    }
+
+
+def _layer_case(graph: str, case: str, hidden: torch.Tensor, positions: torch.Tensor, write_index: int) -> Tensors:
+    return {
+        f"{graph}/{case}/in/hidden": hidden,
+        f"{graph}/{case}/in/position_ids": positions,
+        f"{graph}/{case}/in/write_index": torch.tensor([write_index]),
+    }
+
+
+def _caches(graph: str, cache: Any, layers: range, length: int, kept: torch.Tensor) -> Tensors:
+    """Cache rows after the prompt, which decode reads, and the row that decode writes."""
+    tensors: Tensors = {}
+    for layer in layers:
+        for kind, values in zip(("key", "value"), hf.cached(cache, layer), strict=True):
+            prompt = values[:, :, :length][:, :, kept]
+            tensors[f"{graph}/prefill/out/present_{kind}_{layer}"] = prompt
+            tensors[f"{graph}/decode/in/past_{kind}_{layer}"] = prompt
+            tensors[f"{graph}/decode/out/present_{kind}_{layer}"] = torch.cat([prompt, values[:, :, length:]], dim=2)
+    return tensors

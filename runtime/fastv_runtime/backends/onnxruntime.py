@@ -1,0 +1,140 @@
+"""Graphs on ONNX Runtime's CPU and CUDA providers, reading and writing buffers where they are."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from fastv_runtime.backends.base import Buffers
+from fastv_runtime.backends.cuda import Cuda
+from fastv_runtime.errors import UserError, missing_extra
+from fastv_runtime.memory.buffers import Buffer, HostMemory, Memory, as_buffer
+from fastv_runtime.memory.layout import numpy_dtype
+
+CUDA_PROVIDER = "CUDAExecutionProvider"
+
+
+class OrtBackend:
+    """The ONNX files of a bundle, by graph. `cuda`: the device that they run on; None means the CPU."""
+
+    def __init__(self, files: Mapping[str, Path], *, threads: int | None = None, cuda: Cuda | None = None):
+        self.name = "ort cpu" if cuda is None else "ort cuda"
+        self.notes: list[str] = []
+        self._cuda = cuda
+        self._engines = {name: OrtEngine(path, threads=threads, cuda=cuda) for name, path in files.items()}
+
+    def engine(self, graph: str) -> OrtEngine:
+        return self._engines[graph]
+
+    def allocate(self, nbytes: int) -> Memory:
+        return HostMemory.allocate(nbytes) if self._cuda is None else self._cuda.allocate(nbytes)
+
+    def repeated(self, work: Callable[[], None]) -> Callable[[], None]:
+        """As it is: a session's own small products on the host cannot be part of a CUDA graph."""
+        return work
+
+    def synchronize(self) -> None:
+        if self._cuda is not None:
+            self._cuda.synchronize()
+
+
+class OrtEngine:
+    """One ONNX file in an inference session.
+
+    `threads`: of one operator; None means `default_threads()`. `cuda`: as for the backend.
+    """
+
+    def __init__(self, path: Path, *, threads: int | None = None, cuda: Cuda | None = None):
+        ort = _onnxruntime()
+        options = ort.SessionOptions()
+        options.log_severity_level = 3
+        options.intra_op_num_threads = threads or default_threads()
+        # Several sessions take turns; without this the idle ones' threads would spin on the cores of the busy one.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
+        providers = ["CPUExecutionProvider"] if cuda is None else [_cuda_provider(ort, cuda), "CPUExecutionProvider"]
+        self._cuda = cuda
+        try:
+            self.session = ort.InferenceSession(path, options, providers=providers)
+        except Exception as error:
+            detail = " ".join(str(error).split())
+            if "trt:" in detail:
+                raise UserError(f"{path}: has operators that only TensorRT has: use --backend trt") from error
+            raise UserError(f"{path}: ONNX Runtime {ort.__version__} cannot load this graph: {detail}") from error
+        if cuda is not None and CUDA_PROVIDER not in self.session.get_providers():
+            raise UserError(
+                f"--device cuda: ONNX Runtime {ort.__version__} has a CUDA provider and cannot start it: "
+                "install the CUDA and cuDNN that it was built for, or use --device cpu"
+            )
+
+    def bind(self, inputs: Buffers, outputs: Buffers) -> OrtBinding:
+        return OrtBinding(self.session, inputs, outputs, self._cuda)
+
+
+class OrtBinding:
+    """An I/O binding of raw pointers; keeps the buffers alive for as long as it lives."""
+
+    def __init__(self, session: Any, inputs: Buffers, outputs: Buffers, cuda: Cuda | None = None):
+        self._session = session
+        self._io = session.io_binding()
+        self._cuda = cuda
+        self._inputs = {name: as_buffer(name, array) for name, array in inputs.items()}
+        self._outputs = {name: as_buffer(name, array) for name, array in outputs.items()}
+        for name, buffer in self._outputs.items():
+            self._io.bind_output(name, *_where(buffer))
+        if cuda is None:
+            self._bind_inputs()
+
+    def run(self) -> None:
+        if self._cuda is not None:
+            # What a graph reads on the other processor (a length that becomes a shape) is copied when it is bound, on a
+            # stream of ONNX Runtime's choice: bind at every run, once what was written has arrived.
+            self._cuda.synchronize()
+            self._bind_inputs()
+        self._session.run_with_iobinding(self._io)
+
+    def _bind_inputs(self) -> None:
+        for name, buffer in self._inputs.items():
+            self._io.bind_input(name, *_where(buffer))
+
+
+def _where(buffer: Buffer) -> tuple[Any, ...]:
+    """As ONNX Runtime takes it: processor, its number, element type, shape, address."""
+    return buffer.memory.place, 0, numpy_dtype(buffer.dtype).type, buffer.shape, buffer.address
+
+
+def default_threads() -> int:
+    """One per physical core that this process may run on.
+
+    ONNX Runtime's own default counts the machine's cores, not the process's, and pins threads to them: in containers
+    and virtual machines it was seen to be no faster than one thread.
+    """
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    smt = Path("/sys/devices/system/cpu/smt/active")
+    siblings = 2 if smt.is_file() and smt.read_text(encoding="utf-8").strip() == "1" else 1
+    return max(1, usable // siblings)
+
+
+def _cuda_provider(ort: Any, cuda: Cuda) -> tuple[str, dict[str, str]]:
+    """The provider on our stream; its own memory grows by what is asked for, and fp32 is multiplied as fp32."""
+    if CUDA_PROVIDER not in ort.get_available_providers():
+        raise UserError(
+            f"--device cuda: ONNX Runtime {ort.__version__} as installed has no CUDA provider: "
+            "pip uninstall onnxruntime, then pip install 'fastv-edge[gpu]'"
+        )
+    options = {
+        "device_id": "0",
+        "user_compute_stream": str(cuda.stream),
+        "arena_extend_strategy": "kSameAsRequested",
+        "use_tf32": "0",
+    }
+    return CUDA_PROVIDER, options
+
+
+def _onnxruntime() -> Any:
+    try:
+        import onnxruntime
+    except ImportError:
+        raise missing_extra("onnxruntime", "cpu") from None
+    return onnxruntime

@@ -1,0 +1,1 @@
+"""TensorRT and TensorRT-RTX: engines run, and found again for the GPU at hand."""

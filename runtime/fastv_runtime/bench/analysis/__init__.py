@@ -1,0 +1,1 @@
+"""From measurements to figures: statistics, bounds, predictions, comparisons. Pure."""

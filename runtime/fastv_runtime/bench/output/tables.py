@@ -1,0 +1,103 @@
+"""A report for a terminal."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Column, Table
+
+from fastv_runtime.bench.analysis.compare import Comparison
+from fastv_runtime.bench.models import Figure, Report
+
+MIB = 2**20
+COLUMNS = {"prefill": "prefill", "ttft": "first token", "decode": "per token"}
+"""As many as a terminal of 80 columns bears."""
+INTERVALS = ("ttft",)
+SAID = ("ttft", "decode")
+"""Quantities whose verdicts are printed; the report has them all."""
+
+
+def show(report: Report, console: Console | None = None) -> None:
+    """Print a table for each workload, and what to make of it."""
+    console = console or Console()
+
+    def line(text: str, style: str = "") -> None:
+        console.print(text, style=style, highlight=False, soft_wrap=True)
+
+    for workload in report.workloads:
+        line(f"\n{workload.name}: {workload.prompt_tokens} tokens, {workload.visual_tokens} visual; ms (p5 to p95)")
+        console.print(_figures(report, workload.name))
+        for ratio in report.ratios:
+            if ratio.workload == workload.name and ratio.quantity in SAID:
+                line(f"{ratio.runner}: {ratio.verdict}")
+    memory = Table("memory, MiB", *(_right(name) for name in ("weights", "caches", "workspace", "libraries", "peak")))
+    for runner in report.runners:
+        if (held := runner.memory) is not None:
+            parts = (held.weights, held.caches, held.workspace, held.libraries, held.process)
+            memory.add_row(runner.name, *(f"{part / MIB:,.0f}" for part in parts))
+    if memory.row_count:
+        console.print(memory)
+    for note in report.notes:
+        line(f"note: {note}", "yellow")
+    for reason in report.noise:
+        line(f"noisy machine: {reason}", "red")
+    if not report.complete:
+        line("interrupted: these are the rounds until then", "red")
+
+
+def show_comparison(found: Comparison, console: Console | None = None) -> None:
+    """Print what changed, and what that is worth."""
+    console = console or Console()
+    table = Table("", "prompt", "quantity", _right("old"), _right("new"), _right("new/old"), "")
+    same = 0
+    for change in found.changes:
+        if change.outcome == "same":
+            same += 1
+            continue
+        style = {"worse": "red", "better": "green"}.get(change.outcome, "")
+        cells = (change.runner, change.workload, change.quantity, change.old, change.new)
+        table.add_row(*cells, f"{change.factor:.2f}", change.outcome, style=style)
+    if table.row_count:
+        console.print(table)
+    for text in found.missing:
+        console.print(f"only in the old report: {text}", highlight=False, soft_wrap=True)
+    if found.environment:
+        console.print("other conditions, so that seconds are not judged, only ratios and memory:", style="yellow")
+        for text in found.environment:
+            console.print(f"  {text}", highlight=False, soft_wrap=True)
+    for text in found.caveats:
+        console.print(text, style="yellow", highlight=False, soft_wrap=True)
+    console.print(
+        f"{len(found.worse)} worse beyond noise, {sum(each.outcome == 'better' for each in found.changes)} better, "
+        f"{same} the same",
+        highlight=False,
+    )
+
+
+def _figures(report: Report, workload: str) -> Table:
+    table = Table(
+        Column("", no_wrap=True), *(_right(title) for title in COLUMNS.values()), _right("gain"), _right("bound")
+    )
+    for runner in report.runners:
+        result = report.result(runner.name, workload)
+        if result is None:
+            continue
+        ratio = report.ratio(runner.name, workload, "ttft")
+        table.add_row(
+            runner.name,
+            *(_shown(result.figures.get(name), name in INTERVALS) for name in COLUMNS),
+            "" if ratio is None else f"{ratio.figure.median:.2f}x",
+            "" if ratio is None or ratio.bound is None else f"{ratio.bound:.2f}x",
+        )
+    return table
+
+
+def _right(title: str) -> Column:
+    return Column(title, justify="right", no_wrap=True)
+
+
+def _shown(figure: Figure | None, interval: bool) -> str:
+    if figure is None:
+        return ""
+    digits = 2 if figure.median < 10 else 1 if figure.median < 100 else 0
+    middle = f"{figure.median:,.{digits}f}"
+    return f"{middle} ({figure.p5:,.{digits}f}–{figure.p95:,.{digits}f})" if interval else middle

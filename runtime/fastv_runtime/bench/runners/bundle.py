@@ -1,0 +1,93 @@
+"""A bundle as a runner."""
+
+from __future__ import annotations
+
+import gc
+from contextlib import suppress
+from functools import lru_cache
+from importlib import import_module
+from pathlib import Path
+
+from PIL import Image
+
+from fastv_runtime.backends.registry import BackendName, DeviceName
+from fastv_runtime.bench.protocol import Measurement, Request
+from fastv_runtime.bench.runners.gate import pass_self_test
+from fastv_runtime.config.base import StrictModel
+from fastv_runtime.config.bundle import Bundle, Manifest, read_manifest
+from fastv_runtime.config.wording import dialect_of, precision_of
+from fastv_runtime.generation.clock import STAGES
+from fastv_runtime.generation.pipeline import Pipeline
+from fastv_runtime.hf import import_library
+from fastv_runtime.preprocessing.images.loading import open_image
+
+
+class BackendChoice(StrictModel):
+    """Which bundle, and how it runs."""
+
+    path: str
+    name: str
+    backend: BackendName = "ort"
+    device: DeviceName | None = None
+    threads: int | None = None
+    """Of one operator; None means one per physical core that the process may use."""
+
+
+class BundleRunner:
+    """A loaded bundle that has passed its self-test."""
+
+    def __init__(self, choice: BackendChoice, pipeline: Pipeline, self_test: dict[str, float]):
+        self.name = choice.name
+        self.self_test = self_test
+        self.settings = plan_settings(pipeline.bundle.manifest) | {"backend": pipeline.backend.name}
+        self.pipeline: Pipeline | None = pipeline
+
+    @classmethod
+    def load(cls, choice: BackendChoice, bundle: Bundle | None = None) -> BundleRunner:
+        """Load a bundle and test it. `bundle`: opened by somebody who has checked its hashes; None: not checked again.
+
+        Raises UserError where it cannot be loaded, Refused where it fails its self-test.
+        """
+        bundle = bundle or Bundle(Path(choice.path), read_manifest(choice.path))
+        pipeline = Pipeline(bundle, threads=choice.threads, backend=choice.backend, device=choice.device)
+        return cls(choice, pipeline, pass_self_test(bundle, pipeline.backend))
+
+    def run(self, request: Request) -> Measurement:
+        """One turn. Raises UserError for a request that the bundle's plan cannot bear."""
+        assert self.pipeline is not None, "this runner was closed"
+        images = [_decoded(path) for path in request.images]
+        gc.collect()  # of what earlier turns left, before the clock starts
+        answer = self.pipeline.generate(images, request.prompt, max_new_tokens=request.new_tokens, ignore_stop=True)
+        timings = answer.timings_ms
+        return Measurement(
+            stages_ms={stage: timings[stage] for stage in STAGES},
+            ttft_ms=timings["ttft"],
+            decode_ms=timings["decode_per_token"] if request.new_tokens > 1 else None,
+            prompt_tokens=answer.prompt_tokens,
+            visual_tokens=answer.visual_tokens,
+            pruned_length=answer.pruned_length,
+        )
+
+    def close(self) -> None:
+        self.pipeline = None
+
+
+def import_libraries() -> None:
+    """Load what any bundle on ONNX Runtime needs, so that what comes after is the bundle's own."""
+    import_library()
+    with suppress(ImportError):
+        import_module("onnxruntime")
+
+
+def plan_settings(manifest: Manifest) -> dict[str, str]:
+    """What a bundle's plan is, for the reader of a report."""
+    plan = manifest.plan
+    precision = precision_of(plan, dialect_of(manifest.graphs))
+    if plan.layer is None:
+        return {"plan": "not pruned", "precision": precision}
+    return {"plan": f"K={plan.layer}, keep {plan.keep:g}, {plan.ranker}", "precision": precision}
+
+
+@lru_cache(maxsize=32)
+def _decoded(path: str) -> Image.Image:
+    return open_image(path)

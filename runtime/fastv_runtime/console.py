@@ -1,0 +1,104 @@
+"""What every command shares: where it prints, and how it fails."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
+
+from fastv_runtime import hf
+from fastv_runtime.config.bundle import Bundle, read_manifest
+from fastv_runtime.errors import UserError
+from fastv_runtime.versions import untested
+
+stderr = Console(stderr=True)
+"""People read this one; stdout belongs to answers and to --json."""
+
+Extras = Callable[[argparse.Namespace], Sequence[str]]
+
+
+def no_extras(_: argparse.Namespace) -> Sequence[str]:
+    return ()
+
+
+def backend_extras(args: argparse.Namespace) -> Sequence[str]:
+    """Those of what --backend runs graphs with. TensorRT's age is checked where it is loaded."""
+    return ("cpu", "gpu") if args.backend == "ort" else ()
+
+
+def export_extras(_: argparse.Namespace) -> Sequence[str]:
+    return ("export",)
+
+
+def command(
+    parser: argparse.ArgumentParser,
+    run: Callable[[argparse.Namespace], None],
+    argv: Sequence[str] | None = None,
+    extras: Extras = no_extras,
+) -> None:
+    """Parse, run, and exit: 0 when done, 2 with one line for bad input, 1 with one line for a failure.
+
+    `extras` says, of the parsed arguments, which extras of fastv-edge the command uses: the versions of what these
+    and everyone need are checked first.
+    """
+    add_debug(parser)
+    guarded(parser.prog, run, parser.parse_args(argv), extras)
+
+
+def add_debug(parser: argparse.ArgumentParser) -> None:
+    """The flag that `guarded` reads."""
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+
+
+def guarded(
+    program: str,
+    run: Callable[[argparse.Namespace], None],
+    args: argparse.Namespace,
+    extras: Extras = no_extras,
+) -> None:
+    """Run parsed arguments and exit as `command` does; `program` begins the line of an error."""
+    try:
+        newer = untested(extras(args))
+        if newer is not None:
+            print(f"{program}: warning: {newer}", file=sys.stderr)
+        if not args.debug:
+            _silence_libraries()
+        run(args)
+    except UserError as error:
+        if args.debug:
+            raise
+        _fail(program, str(error), 2)
+    except KeyboardInterrupt:
+        _fail(program, "interrupted", 130)
+    except BrokenPipeError:
+        # The reader of our output went away (`| head`); Python would complain once more while closing stdout.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except Exception as error:
+        if args.debug:
+            raise
+        _fail(program, f"{type(error).__name__}: {error} (run with --debug for the traceback)", 1)
+
+
+def open_bundle(path: str) -> Bundle:
+    """Open a bundle; hashing gigabytes takes a while, so it shows."""
+    total = sum(digest.size for digest in read_manifest(path).files.values())
+    columns = (TextColumn("checking {task.fields[name]}"), BarColumn(), DownloadColumn(binary_units=True))
+    with Progress(*columns, console=stderr, transient=True) as bars:
+        task = bars.add_task("", total=total, name=path)
+        return Bundle.open(path, progress=lambda count: bars.advance(task, count))
+
+
+def _fail(program: str, message: str, code: int) -> None:
+    print(f"{program}: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(code)
+
+
+def _silence_libraries() -> None:
+    hf.silence()
+    warnings.simplefilter("ignore")

@@ -1,0 +1,83 @@
+"""An image of what was kept: the model's view, with the dropped patches faded."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from fastv_runtime.preprocessing import View, Visual
+
+FADED = 0.15
+"""Share of a dropped patch that shows through."""
+LINE = (230, 60, 60)
+MIN_SIDE = 448
+"""Small images are enlarged to this many pixels, so that patches can be told apart."""
+
+
+def numbered(visuals: Sequence[Visual]) -> list[View]:
+    """The views of all visuals of a prompt, in its order: tokens are numbered through, -1 stays none."""
+    views: list[View] = []
+    first = 0
+    for visual in visuals:
+        views += [replace(view, tokens=np.where(view.tokens < 0, -1, view.tokens + first)) for view in visual.views()]
+        first += visual.tokens
+    return views
+
+
+def draw_kept(views: Sequence[View], kept: Sequence[int]) -> Image.Image:
+    """The views side by side, dropped patches faded and kept ones framed.
+
+    kept: numbers of visual tokens, as the views have them.
+    """
+    panels = [_panel(view.image, np.isin(view.tokens, list(kept))) for view in views]
+    gap = 16
+    width = sum(panel.width for panel in panels) + gap * (len(panels) - 1)
+    sheet = Image.new("RGB", (width, max(panel.height for panel in panels)), "white")
+    left = 0
+    for panel in panels:
+        sheet.paste(panel, (left, 0))
+        left += panel.width + gap
+    return sheet
+
+
+def _panel(image: Image.Image, mask: np.ndarray) -> Image.Image:
+    rows, columns = mask.shape
+    scale = max(1, -(-MIN_SIDE // max(image.size)))
+    image = image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
+    faded = Image.blend(Image.new("RGB", image.size, "white"), image, FADED)
+    alpha = Image.fromarray(mask.astype(np.uint8) * 255).resize(image.size, Image.Resampling.NEAREST)
+    panel = Image.composite(image, faded, alpha)
+    draw = ImageDraw.Draw(panel)
+    xs = np.linspace(0, image.width - 1, columns + 1).round().astype(int)
+    ys = np.linspace(0, image.height - 1, rows + 1).round().astype(int)
+    for row, column in np.argwhere(mask):
+        box = (int(xs[column]), int(ys[row]), int(xs[column + 1]), int(ys[row + 1]))
+        # Only the outline of a kept region is drawn: a frame around every patch would hide the image.
+        if row == 0 or not mask[row - 1, column]:
+            draw.line((box[0], box[1], box[2], box[1]), LINE, 2)
+        if row == rows - 1 or not mask[row + 1, column]:
+            draw.line((box[0], box[3], box[2], box[3]), LINE, 2)
+        if column == 0 or not mask[row, column - 1]:
+            draw.line((box[0], box[1], box[0], box[3]), LINE, 2)
+        if column == columns - 1 or not mask[row, column + 1]:
+            draw.line((box[2], box[1], box[2], box[3]), LINE, 2)
+    return panel
+
+
+def save_image(image: Image.Image, path: Path) -> None:
+    """Write a PNG so that it is there whole or not at all."""
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".png", dir=path.absolute().parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            image.save(file, format="PNG")
+        Path(name).chmod(0o644)
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise

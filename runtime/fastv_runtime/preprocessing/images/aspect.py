@@ -1,0 +1,43 @@
+"""What becomes of images that are not square: cropped, or padded as LLaVA 1.5 was trained to see them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from PIL import Image
+
+from fastv_runtime.config.layouts import Aspect, FixedVision, FramesVideo, VideoLayout, Vision
+from fastv_runtime.errors import UserError
+
+
+def pad_to_square(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
+    """The image in RGB, centred on a square of `background` whose side is the image's longer one.
+
+    An odd pixel of padding goes below or to the right. Not padded, an image processor would crop the long side away.
+    Source: LLaVA 1.5, arXiv 2310.03744, `image_aspect_ratio: pad`.
+    """
+    side = max(image.size)
+    square = Image.new("RGB", (side, side), background)
+    square.paste(image.convert("RGB"), ((side - image.width) // 2, (side - image.height) // 2))
+    return square
+
+
+def mean_colour(image_mean: Sequence[float]) -> tuple[int, int, int]:
+    """The background that an image processor's normalisation turns into almost zero: its `image_mean` in 0..255.
+
+    Rounded down, as LLaVA's code and transformers' image processor for it do.
+    """
+    red, green, blue = (int(255 * mean) for mean in image_mean)
+    return red, green, blue
+
+
+def with_aspect(vision: Vision, video: VideoLayout | None, aspect: Aspect) -> tuple[Vision, VideoLayout | None]:
+    """The layouts with another aspect; frames of a video that are seen as images of one size get it as well.
+
+    Raises UserError for models that see the whole image whatever its shape.
+    """
+    if not isinstance(vision, FixedVision):
+        raise UserError(f"--image-aspect {aspect}: this model sees all of any image ({vision.layout}): leave it out")
+    if isinstance(video, FramesVideo):
+        video = video.model_copy(update={"image": video.image.model_copy(update={"aspect": aspect})})
+    return vision.model_copy(update={"aspect": aspect}), video

@@ -1,0 +1,1 @@
+"""Videos: decoded to frames, and those prepared as each layout asks."""

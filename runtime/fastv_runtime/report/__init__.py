@@ -1,0 +1,1 @@
+"""What the pages of fastv-bench and fastv-calibrate are drawn with: scales, marks, numbers."""
