@@ -25,7 +25,7 @@ def test_export_run_and_inspect_the_demo(tmp_path: Path, capsys: pytest.CaptureF
     manifest = json.loads(captured.out)
     assert manifest["plan"]["keep"] == 0.25
     (line,) = [each for each in captured.err.splitlines() if each.startswith(f"{bundle}: ")]
-    cost = manifest["rounding"]
+    cost = manifest["quantization"]
     assert cost["asked"] == 1 + 32
     assert 0 < cost["kl"] < 0.05
     costs = f"{cost['same']} of 33 tokens as unrounded, KL {cost['kl']:.2g}"
@@ -54,7 +54,7 @@ def test_export_run_and_inspect_the_demo(tmp_path: Path, capsys: pytest.CaptureF
     fastv_inspect([str(bundle), "--json"])
     facts = json.loads(capsys.readouterr().out)
     assert facts["precision"] == "int8 weights, int8 activations by row"
-    assert facts["rounding"] == cost
+    assert facts["quantization"] == cost
     assert facts["cost"]["tokens"] == 128 + 144
     assert facts["cost"]["pruned_length"] == 128 + 36
     assert facts["memory"]["graphs"] == sum(graph["bytes"] for graph in facts["graphs"].values())

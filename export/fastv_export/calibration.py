@@ -11,7 +11,7 @@ from fastv_runtime.config.base import StrictModel
 from fastv_runtime.config.bundle import Length, Precision, sha256
 from fastv_runtime.errors import UserError
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 
 class Estimate(StrictModel):

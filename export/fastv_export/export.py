@@ -227,7 +227,7 @@ def _write(
             source=source or {path.name: digests[path].sha256 for path in unhashed},
             versions={name: importlib.metadata.version(name) for name in RECORDED_VERSIONS},
             verified=verified,
-            rounding=cost,
+            quantization=cost,
         )
     (folder / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
     return manifest

@@ -11,7 +11,7 @@ from torch import nn
 
 from fastv_export.hf import Attention
 from fastv_export.passes import declare_opset, lower_to_multi_head_attention
-from fastv_export.passes.common import tidy
+from fastv_export.passes import tidy
 from fastv_export.targets import ORT
 from fastv_export.tracing.tower_attention import WHOLE, Windows, tower_attention
 from fastv_runtime.preprocessing.images.grid import window_slots

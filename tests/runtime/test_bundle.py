@@ -57,7 +57,7 @@ def test_an_unchanged_copy_opens_and_every_byte_is_hashed(copy: Path) -> None:
         (lambda path: (path / "onnx" / "prefix.onnx").unlink(), r"onnx/prefix\.onnx is missing"),
         (lambda path: (path / "onnx" / "select.onnx").write_bytes(b""), r"select\.onnx: 0 bytes where the manifest"),
         (lambda path: _edit(path, schema_version=99), "schema version 99 is newer.*upgrade fastv-edge"),
-        (lambda path: _edit(path, schema_version=3), "schema version 3 is too old"),
+        (lambda path: _edit(path, schema_version=5), "schema version 5 is too old"),
         (lambda path: _edit(path, plan=None), r"bundle\.json: plan: "),
         (lambda path: _edit(path, surprise=1), r"bundle\.json: surprise: "),
         (lambda path: (path / MANIFEST).write_text("{"), r"bundle\.json: the whole file: "),
@@ -73,14 +73,6 @@ def test_a_damaged_bundle_is_refused(copy: Path, damage: Callable[[Path], None],
     with pytest.raises(UserError, match=message) as caught:
         Bundle.open(copy)
     assert "\n" not in str(caught.value)
-
-
-def test_a_bundle_from_before_rounding_was_measured_opens(copy: Path) -> None:
-    manifest = json.loads((copy / MANIFEST).read_text())
-    del manifest["rounding"]
-    (copy / MANIFEST).write_text(json.dumps(manifest))
-    _edit(copy, schema_version=4)
-    assert Bundle.open(copy).manifest.quantization is None
 
 
 def test_the_embedding_table_is_not_loaded(tiny_bundle: Path) -> None:

@@ -22,7 +22,7 @@ from fastv_runtime.config.bundle import DecoderConfig, Plan
 from fastv_runtime.errors import UserError
 from fastv_runtime.generation.clock import STAGES
 
-REPORT_VERSION: Literal[1] = 1
+REPORT_VERSION: Literal[2] = 2
 
 QUANTITIES = (*STAGES, "rest", "prefill", "ttft", "decode", "tokens_per_second", "joules")
 """`rest`: of the time to the first token, what belongs to no stage. `prefill`: prefix, select and suffix. `decode`: per
@@ -153,7 +153,7 @@ class BenchSettings(StrictModel):
 class Report(StrictModel):
     """One run of fastv-bench."""
 
-    schema_version: Literal[1]
+    schema_version: Literal[2]
     version: str
     """Of fastv-edge."""
     created: str

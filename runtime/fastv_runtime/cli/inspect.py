@@ -58,7 +58,7 @@ def inspect(manifest: Manifest) -> dict[str, Any]:
             for name, graph in manifest.graphs.items()
         },
         "verified": manifest.verified,
-        "rounding": None if manifest.quantization is None else manifest.quantization.model_dump(),
+        "quantization": None if manifest.quantization is None else manifest.quantization.model_dump(),
         "capacity": asdict(needed),
         "cost": asdict(cost),
         "other_plans": [

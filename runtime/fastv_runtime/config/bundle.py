@@ -17,10 +17,7 @@ from fastv_runtime.config.layouts import VideoLayout, Vision
 from fastv_runtime.errors import UserError
 from fastv_runtime.memory.layout import numpy_dtype
 
-SCHEMA_VERSION = 5
-OLDEST_SCHEMA = 4
-"""Still read: what 5 adds is optional. It is 5 since a program of 4, which admits no unknown fields, would call such a
-manifest damaged; so it says that it is too old itself."""
+SCHEMA_VERSION = 6
 MANIFEST = "bundle.json"
 EMBEDDING = "embed_tokens.bin"
 GOLDEN = "golden.safetensors"
@@ -165,7 +162,7 @@ class Manifest(StrictModel):
     verified: dict[str, float] | None
     """Largest relative difference from transformers with weights rounded as the bundle's are and activations that are
     not, per graph and END_TO_END: whether graphs are right. None if the export did not compare."""
-    rounding: QuantizationCost | None = None
+    quantization: QuantizationCost | None = None
     """What rounding itself costs. None where weights have all bits, where nothing was compared or no question fits the
     plan, and in bundles of schema 4."""
 
@@ -244,7 +241,7 @@ def read_manifest(path: str | Path) -> Manifest:
                 f"{file}: schema version {version} is newer than this program's {SCHEMA_VERSION}: "
                 "upgrade fastv-edge, or export with this version"
             )
-        if version < OLDEST_SCHEMA:
+        if version < SCHEMA_VERSION:
             raise UserError(f"{file}: schema version {version} is too old (now {SCHEMA_VERSION}): export again")
         return Manifest.model_validate_json(text)
     except UnicodeDecodeError:

@@ -18,7 +18,7 @@ from fastv_export.quantization.activations import Activation
 from fastv_export.quantization.scaling import Method, Scale, activation_aware
 from fastv_export.quantization.weights import Quantization
 
-QuantizationOf = Callable[[str], "Rounding | None"]
+QuantizationOf = Callable[[str], "Quantization | None"]
 Supports = Callable[[str, Activation, "Scale | None"], bool]
 """Whether what a product is given, divided by a scale, bears one range for all rows; by its initializer's name."""
 
