@@ -37,9 +37,8 @@ from fastv_export.checkpoint.checkpoint import Checkpoint
 from fastv_export.checkpoint.skeleton import Skeleton
 from fastv_export.families import family_of
 from fastv_export.graphs.build import build_graph, save_graph
-from fastv_export.passes import quantize_activations, quantize_weights
+from fastv_export.passes import quantize_activations, quantize_weights, scale_inputs
 from fastv_export.passes.common.heads import number
-from fastv_export.passes import scale_inputs
 from fastv_export.plan import Options, decoder_dimensions, make_plan
 from fastv_export.quantization.activations import Activation, activations_of
 from fastv_export.quantization.observer import Observer, Statistics, means

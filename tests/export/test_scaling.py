@@ -17,8 +17,7 @@ from fastv_export.execution.exact import with_exact_products
 from fastv_export.export import export_bundle
 from fastv_export.graphs import write as graphs_module
 from fastv_export.graphs.build import save_graph
-from fastv_export.passes import ScaledInputs, quantize_activations, quantize_weights
-from fastv_export.passes import scale_inputs
+from fastv_export.passes import ScaledInputs, quantize_activations, quantize_weights, scale_inputs
 from fastv_export.plan import Options
 from fastv_export.progress import Progress
 from fastv_export.quantization.activations import Activation

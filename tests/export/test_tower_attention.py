@@ -10,8 +10,7 @@ import torch
 from torch import nn
 
 from fastv_export.hf import Attention
-from fastv_export.passes import declare_opset, lower_to_multi_head_attention
-from fastv_export.passes import tidy
+from fastv_export.passes import declare_opset, lower_to_multi_head_attention, tidy
 from fastv_export.targets import ORT
 from fastv_export.tracing.tower_attention import WHOLE, Windows, tower_attention
 from fastv_runtime.preprocessing.images.grid import window_slots

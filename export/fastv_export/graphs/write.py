@@ -16,8 +16,8 @@ from fastv_export.passes import (
     quantize_activations,
     quantize_float_activations,
     quantize_weights,
+    scale_inputs,
 )
-from fastv_export.passes import scale_inputs
 from fastv_export.progress import Progress
 from fastv_export.quantization.activations import Activation
 from fastv_export.quantization.notes import whole_note

@@ -14,8 +14,7 @@ from torch import nn
 
 from fastv_export.checkpoint.skeleton import Skeleton
 from fastv_export.checkpoint.weights import IR_TYPES, CheckpointTensor
-from fastv_export.passes import keep_last_row
-from fastv_export.passes import tidy
+from fastv_export.passes import keep_last_row, tidy
 from fastv_export.tracing.parts import DecoderPart, VisionPart
 from fastv_runtime.config.base import TensorSpec
 from fastv_runtime.config.io_spec import IOSpec
