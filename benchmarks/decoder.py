@@ -43,8 +43,9 @@ from fastv_export.progress import Progress
 from fastv_export.quantization.presets import FEW_BITS
 from fastv_runtime import Pipeline
 from fastv_runtime.bench.runners.gate import pass_self_test
-from fastv_runtime.config.bundle import Weights, read_manifest
+from fastv_runtime.config.bundle import read_manifest
 from fastv_runtime.config.cost import decoder_flops, tokens_per_layer
+from fastv_runtime.config.plan import Weights
 
 TEXT, VISUAL, LAYER, KEEP = 64, 576, 2, 0.5
 DECODED = 24

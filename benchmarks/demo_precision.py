@@ -33,7 +33,7 @@ from fastv_export.plan import Options
 from fastv_export.progress import Progress
 from fastv_export.quantization.activations import Activation, read_activations, sidecar_of
 from fastv_runtime import Pipeline
-from fastv_runtime.config.bundle import Part, Weights
+from fastv_runtime.config.plan import Part, Weights
 
 ROOT = Path(__file__).resolve().parent.parent
 CHECKPOINT = ROOT / "demo" / "checkpoint"

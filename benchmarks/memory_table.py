@@ -19,9 +19,9 @@ from random_checkpoint import build_on_meta
 
 from fastv_export.families import FAMILIES
 from fastv_export.plan import Options, decoder_dimensions, make_plan
-from fastv_runtime.config.bundle import Weights
 from fastv_runtime.config.cost import plan_cost
 from fastv_runtime.config.lengths import capacity
+from fastv_runtime.config.plan import Weights
 
 GIB = 2**30
 BLOCK = 64

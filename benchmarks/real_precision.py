@@ -30,7 +30,7 @@ from fastv_export.progress import Progress
 from fastv_export.quantization.presets import FEW_BITS
 from fastv_runtime import Pipeline
 from fastv_runtime.backends.onnxruntime import default_threads
-from fastv_runtime.config.bundle import Weights
+from fastv_runtime.config.plan import Weights
 
 FP32 = "fp32"
 INT4 = FEW_BITS["int4"]

@@ -48,8 +48,8 @@ from fastv_export.quantization.static_ranges import LIMIT, bears_one_range
 from fastv_export.support import check_config
 from fastv_export.targets import TARGETS
 from fastv_export.tracing import attention
-from fastv_runtime.config.bundle import Weights
 from fastv_runtime.config.io_spec import io_specs
+from fastv_runtime.config.plan import Weights
 
 SETTING = Weights(bits=8, block=None)
 """Unless a variant is without weights of few bits."""

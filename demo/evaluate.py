@@ -30,7 +30,7 @@ from fastv_export.export import export_bundle
 from fastv_export.plan import Options
 from fastv_export.progress import Progress
 from fastv_runtime import Bundle, Pipeline
-from fastv_runtime.config.bundle import Ranker
+from fastv_runtime.config.plan import Ranker
 
 ROOT = Path(__file__).resolve().parent.parent
 LAYERS = (1, 2, 3)

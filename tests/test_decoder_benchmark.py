@@ -17,8 +17,10 @@ from one_range import write_one_range
 from turns import orders, turns
 
 from fastv_runtime.backends.onnxruntime import OrtEngine
-from fastv_runtime.config.bundle import Bundle, Weights
-from fastv_runtime.verification import difference, golden_cases, known_outputs, read_golden
+from fastv_runtime.config.bundle import Bundle
+from fastv_runtime.config.plan import Weights
+from fastv_runtime.verification.comparison import difference
+from fastv_runtime.verification.golden import golden_cases, known_outputs, read_golden
 from tests.conftest import MakeBundle
 
 

@@ -16,7 +16,7 @@ from fastv_runtime.errors import UserError, missing_extra
 
 if TYPE_CHECKING:
     from fastv_export.calibration import Calibration
-    from fastv_runtime.config.bundle import Precision
+    from fastv_runtime.config.plan import Precision
 
 PRECISIONS: dict[str, Precision] = {"fp32": "float32", "fp16": "float16"}
 DEFAULT_RANKERS = ["fastv", "fastv+uniform", "dart", "random"]

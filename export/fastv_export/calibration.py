@@ -8,7 +8,8 @@ from pydantic import BaseModel, ValidationError
 
 from fastv_export.checkpoint.checkpoint import Checkpoint
 from fastv_runtime.config.base import StrictModel
-from fastv_runtime.config.bundle import Length, Precision, sha256
+from fastv_runtime.config.bundle import sha256
+from fastv_runtime.config.plan import Length, Precision
 from fastv_runtime.errors import UserError
 
 SCHEMA_VERSION = 4

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from fastv_export.quantization.presets import BLOCK, DEFAULTS, FEW_BITS, FLOATING, TRT_BLOCK, WIDE
-from fastv_runtime.config.bundle import END_TO_END, Manifest, Part, Precision, Weights
+from fastv_runtime.config.bundle import END_TO_END, Manifest
+from fastv_runtime.config.plan import Part, Precision, Weights
 from fastv_runtime.config.wording import cost_of, dialect_of, precision_of
 from fastv_runtime.console import command, export_extras, stderr
 from fastv_runtime.errors import UserError, missing_extra

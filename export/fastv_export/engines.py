@@ -8,7 +8,8 @@ from fastv_export.progress import Progress
 from fastv_runtime.backends.tensorrt.device import Device, choose_device, computes
 from fastv_runtime.backends.tensorrt.gpu import find_gpu
 from fastv_runtime.backends.tensorrt.module import BACKENDS, installed, load_tensorrt
-from fastv_runtime.config.bundle import Bundle, Manifest, Weights
+from fastv_runtime.config.bundle import Bundle, Manifest
+from fastv_runtime.config.plan import Weights
 from fastv_runtime.errors import UserError
 from fastv_runtime.tensorrt_build.builder import build_engines
 from fastv_runtime.tensorrt_build.check import tensorrt_loader

@@ -50,15 +50,13 @@ from fastv_runtime.config.bundle import (
     DecoderConfig,
     GraphSpec,
     Manifest,
-    Plan,
-    Precision,
     Tokens,
 )
 from fastv_runtime.config.io_spec import io_specs
 from fastv_runtime.config.layouts import Vision
+from fastv_runtime.config.plan import Plan, Precision
 from fastv_runtime.errors import UserError
 from fastv_runtime.generation.prompt import PromptBuilder
-from fastv_runtime.verification import tolerance
 
 RECORDED_VERSIONS = ("fastv-edge", "torch", "transformers", "onnx", "onnx-ir", "onnxscript", "onnxruntime")
 
@@ -123,8 +121,8 @@ def _write(
     generation = generation_defaults(checkpoint)
     skeleton = Skeleton(checkpoint, family, attention=attention.IMPLEMENTATION, precision=plan.precision)
     support.check_model(checkpoint, skeleton, family, config, vision, video)
-    if plan.layer is not None and not RANKERS[plan.ranker].rotary:
-        scored = hf.layers_of(family.decoder(skeleton.model))[plan.layer - 1]
+    if plan.prunes and not RANKERS[plan.ranker].rotary:
+        scored = hf.layers_of(family.decoder(skeleton.model))[plan.scored_layer]
         check_projections(hf.attention_of(scored), plan.ranker, family.model_type)
     # Beside weights of four or eight bits, a table of fp32 would weigh as much as the layers.
     embedding_dtype: Precision = plan.precision if plan.weights is None else "float16"
@@ -300,22 +298,16 @@ def _verify(
     arrays = {name: tensor.numpy() for name, tensor in golden.items()}
     worst: dict[str, float] = {}
     wrong = []
-    first_of_decoder = "decoder" if plan.layer is None else "prefix"
     for name, spec in graphs.items():
         data = folder / f"{spec.file}.data"
         with progress.weights(f"verify {name}", data.stat().st_size if data.is_file() else 0) as read:
-            if chain is not None and name == first_of_decoder:
+            if chain is not None and name == plan.decoder_graphs[0]:
                 chain.encode(read)
             beside = [] if chain is None else chain.runs(name)
-            differences = verify_graph(name, spec, folder, arrays, plan, read, beside=beside)
-        if not differences:
-            continue
-        worst[name] = max(differences.values())
-        limits = {output: tolerance(plan, spec, dimensions, output) for output in differences}
-        # Written so that a NaN fails too.
-        first = next((output for output, value in differences.items() if not value <= limits[output]), None)
-        if first is not None:
-            wrong.append(f"{name} by {differences[first]:.2g} at {first} (limit {limits[first]:.1g})")
+            compared = verify_graph(name, spec, folder, arrays, plan, dimensions, read, beside=beside)
+        if compared:
+            worst[name] = max(each.difference for each in compared)
+            wrong += [f"{name} {each}" for each in compared if not each.passed][:1]
     if wrong:
         raise VerificationError(f"graphs differ from transformers: {', '.join(wrong)}; no bundle was written")
     return worst
@@ -323,14 +315,10 @@ def _verify(
 
 def _compare(chain: EndToEnd, stock: Any) -> float:
     """Worst difference of the whole chain; VerificationError if it is more than rounding explains."""
-    differences = chain.compare(stock)
-    wrong = [
-        f"{name} by {found:.2g} (limit {limit:.1g})"
-        for name, (found, limit) in differences.items()
-        if not found <= limit
-    ]
+    compared = chain.compare(stock)
+    wrong = [str(each) for each in compared if not each.passed]
     if wrong:
         raise VerificationError(
             f"from image to tokens, the bundle differs from transformers: {', '.join(wrong)}; no bundle was written"
         )
-    return max(found for found, _ in differences.values())
+    return max(each.difference for each in compared)

@@ -9,9 +9,10 @@ from fastv_export.families import Family
 from fastv_export.hf.models import Limit
 from fastv_export.rankers import RANKERS
 from fastv_export.targets import TARGETS, TRT, TRT_LEGACY, choose_precision
-from fastv_runtime.config.bundle import DecoderConfig, Length, Plan, Precision, Ranker, Weights
+from fastv_runtime.config.bundle import DecoderConfig
 from fastv_runtime.config.layouts import VideoLayout, Vision
 from fastv_runtime.config.lengths import capacity, kept_count
+from fastv_runtime.config.plan import Length, Plan, Precision, Ranker, Weights
 from fastv_runtime.errors import UserError
 
 
@@ -139,7 +140,7 @@ def _check_weights(plan: Plan, decoder: DecoderConfig, target: str) -> None:
 def _check_pruned(plan: Plan, target: str) -> None:
     """UserError for a plan that keeps more tokens than the `select` graph can pick on its target."""
     pruned, limit = capacity(plan).pruned, TARGETS[target].most_picked
-    if plan.layer is not None and limit is not None and pruned > limit:
+    if plan.prunes and limit is not None and pruned > limit:
         raise UserError(
             f"--max-text {plan.max_text}, {plan.max_visual} visual tokens and --keep {plan.keep:g} leave {pruned} "
             f"tokens and target {target} picks at most {limit}: lower --max-visual, --image-tokens or --keep"

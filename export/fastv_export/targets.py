@@ -23,7 +23,7 @@ from fastv_export.passes import (
     lower_to_where,
 )
 from fastv_export.tracing.trace import OPSET
-from fastv_runtime.config.bundle import DialectName, Precision
+from fastv_runtime.config.plan import DialectName, Precision
 from fastv_runtime.errors import UserError
 
 MOST_PICKED = 3840

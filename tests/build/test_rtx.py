@@ -31,7 +31,8 @@ from fastv_export.tracing.trace import OPSET, graph_inputs, name_outputs
 from fastv_runtime.backends.tensorrt.device import Device, choose_device
 from fastv_runtime.backends.tensorrt.module import TensorRt, load_tensorrt
 from fastv_runtime.cli.build import main
-from fastv_runtime.config.bundle import Bundle, Weights, read_manifest
+from fastv_runtime.config.bundle import Bundle, read_manifest
+from fastv_runtime.config.plan import Weights
 from fastv_runtime.errors import UserError
 from fastv_runtime.tensorrt_build.builder import build_engines
 from fastv_runtime.tensorrt_build.network import BuildError, BuilderSettings, build, compile_graph, parse

@@ -22,7 +22,8 @@ from fastv_export.hf import probe as hf_probe
 from fastv_export.plan import Options
 from fastv_export.progress import Progress
 from fastv_export.support import check, check_config
-from fastv_runtime.config.bundle import EMBEDDING, Weights
+from fastv_runtime.config.bundle import EMBEDDING
+from fastv_runtime.config.plan import Weights
 from fastv_runtime.errors import UserError
 from tests.cases.decoders import EXPORTED, REFUSED, REFUSED_AS_BUILT, SHORT, config
 from tests.cases.llava import llava_config, write_llava

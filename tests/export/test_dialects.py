@@ -18,9 +18,9 @@ from fastv_export.passes import declare_opset, lower_to_group_query_attention
 from fastv_export.plan import Options, decoder_dimensions, make_plan
 from fastv_export.targets import ORT
 from fastv_export.tracing import attention
-from fastv_runtime.config.bundle import Plan
 from fastv_runtime.config.io_spec import IOSpec, io_specs
 from fastv_runtime.config.layouts import FixedVision
+from fastv_runtime.config.plan import Plan
 
 LAYER = 2
 

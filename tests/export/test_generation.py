@@ -14,8 +14,8 @@ from fastv_export.checkpoint.generation_config import generation_defaults, gener
 from fastv_export.families import FAMILIES
 from fastv_export.verify.reference import load_model
 from fastv_runtime import UserError
-from fastv_runtime.config.bundle import Plan
 from fastv_runtime.config.generation_config import GenerationDefaults
+from fastv_runtime.config.plan import Plan
 
 PLAN = Plan(
     layer=2,

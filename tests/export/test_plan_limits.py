@@ -13,8 +13,8 @@ from fastv_export.plan import Options, decoder_dimensions, make_plan
 from fastv_export.quantization.presets import FEW_BITS, FLOATING
 from fastv_export.targets import TARGETS as DIALECTS
 from fastv_runtime import UserError
-from fastv_runtime.config.bundle import Plan, Weights
 from fastv_runtime.config.lengths import capacity
+from fastv_runtime.config.plan import Plan, Weights
 
 
 def test_the_command_offers_every_target() -> None:

@@ -18,8 +18,9 @@ from fastv_export.export import VerificationError, export_bundle
 from fastv_export.plan import Options
 from fastv_export.progress import Progress
 from fastv_runtime import Pipeline, UserError
-from fastv_runtime.config.bundle import Bundle, Weights
-from fastv_runtime.verification import tolerance
+from fastv_runtime.config.bundle import Bundle
+from fastv_runtime.config.plan import Weights
+from fastv_runtime.verification.tolerances import tolerance
 from tests.conftest import DEMO, MakeBundle
 from tests.tiny import write_tiny_llava
 

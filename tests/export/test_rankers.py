@@ -25,8 +25,8 @@ from fastv_export.targets import TARGETS
 from fastv_export.tracing.trace import OPSET, graph_inputs, name_outputs
 from fastv_export.verify.choices import choose
 from fastv_runtime.config.base import DType
-from fastv_runtime.config.bundle import Ranker
 from fastv_runtime.config.io_spec import decoder_io_specs
+from fastv_runtime.config.plan import Ranker
 from fastv_runtime.errors import UserError
 from tests.export.tensorrt_operators import violations
 from tests.runtime.test_build_profiles import DECODER, FIXED

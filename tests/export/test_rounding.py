@@ -22,7 +22,7 @@ from fastv_export.graphs.build import save_graph
 from fastv_export.passes import lower_to_dynamic_int8, lower_to_matmul_nbits, quantize_weights
 from fastv_export.quantization import rounding as rounding_module
 from fastv_export.quantization.weights import Quantization
-from fastv_runtime.config.bundle import Weights
+from fastv_runtime.config.plan import Weights
 from tests.conftest import MakeBundle
 
 INPUTS, OUTPUTS = 256, 66

@@ -19,7 +19,8 @@ from fastv_export.progress import Progress
 from fastv_export.verify.quantization_cost import BEARABLE, divergence, warning
 from fastv_export.verify.question import ANSWER, QUESTION, SIZE
 from fastv_runtime import Pipeline
-from fastv_runtime.config.bundle import DialectName, Plan, QuantizationCost, Weights
+from fastv_runtime.config.bundle import QuantizationCost
+from fastv_runtime.config.plan import DialectName, Plan, Weights
 from tests.conftest import noise_image
 
 TOKENS = 8

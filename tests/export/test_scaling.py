@@ -23,7 +23,8 @@ from fastv_export.progress import Progress
 from fastv_export.quantization.activations import Activation
 from fastv_export.quantization.scaling import Scale, activation_aware, smoothing
 from fastv_export.quantization.weights import Quantization
-from fastv_runtime.config.bundle import Bundle, Weights
+from fastv_runtime.config.bundle import Bundle
+from fastv_runtime.config.plan import Weights
 from tests.activations import activation_of, tiny_activations
 from tests.export.test_rounding import graph_of
 from tests.tiny import write_tiny_llava

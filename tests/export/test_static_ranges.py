@@ -16,7 +16,7 @@ from fastv_export.progress import Progress
 from fastv_export.quantization.activations import activations_of
 from fastv_export.quantization.observer import Statistics, _add, means, merged
 from fastv_export.quantization.static_ranges import LARGEST, bears_one_range, step_error
-from fastv_runtime.config.bundle import Weights
+from fastv_runtime.config.plan import Weights
 from tests.activations import tiny_activations
 from tests.tiny import write_tiny_llava
 

@@ -7,13 +7,15 @@ from pathlib import Path
 import onnx
 import pytest
 
-from fastv_export.execution import chunks
+from fastv_export.execution import stored_weights
 from fastv_export.execution.chunks import cut
 from fastv_export.execution.exact import with_exact_products
 from fastv_export.verify.graphs import verify_graph
 from fastv_runtime.backends.onnxruntime import OrtEngine
-from fastv_runtime.config.bundle import Bundle, Weights
-from fastv_runtime.verification import golden_cases, read_golden, run_case
+from fastv_runtime.config.bundle import Bundle
+from fastv_runtime.config.plan import Weights
+from fastv_runtime.verification.comparison import compare_engine
+from fastv_runtime.verification.golden import read_golden
 from tests.conftest import MakeBundle
 
 LIMIT = 40_000
@@ -22,7 +24,7 @@ LIMIT = 40_000
 
 @pytest.fixture
 def nothing_is_small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chunks, "WEIGHT", 1 << 10)
+    monkeypatch.setattr(stored_weights, "WEIGHT", 1 << 10)
 
 
 @pytest.mark.usefixtures("nothing_is_small")
@@ -32,19 +34,20 @@ def test_chunks_differ_by_what_the_whole_graph_differs(
     tiny_llava: Path, make_bundle: MakeBundle, options: dict[str, object], factor: float
 ) -> None:
     bundle = Bundle.open(make_bundle(tiny_llava, verify=False, **options))
-    plan = bundle.manifest.plan
+    plan, decoder = bundle.manifest.plan, bundle.manifest.decoder
     golden = {
         name: array * array.dtype.type(factor) if "/out/" in name and array.dtype.kind == "f" else array
         for name, array in read_golden(bundle).items()
     }
     for name, spec in bundle.manifest.graphs.items():
-        chunked = verify_graph(name, spec, bundle.path, golden, plan, limit=LIMIT)
+        chunked = verify_graph(name, spec, bundle.path, golden, plan, decoder, limit=LIMIT)
         engine = OrtEngine(bundle.path / spec.file, threads=1)
-        whole = max(run_case(engine, case) for case in golden_cases(name, spec, golden, plan))
+        compared = compare_engine(name, lambda engine=engine: engine, bundle.manifest, golden)
+        whole = max(each.difference for each in compared)
         # Products whose columns are computed in parts may round otherwise. In half precision ONNX Runtime's optimizer
         # saves a graph roundings between operators that it computes in fp32; it cannot save them between chunks.
         rel = 0.5 if plan.precision == "float16" else 1e-2
-        assert max(chunked.values()) == pytest.approx(whole, rel=rel, abs=2e-6), name
+        assert max(each.difference for each in chunked) == pytest.approx(whole, rel=rel, abs=2e-6), name
         assert factor == 1.0 or whole > 5e-3
 
 
@@ -68,7 +71,9 @@ def test_a_weight_that_ends_early_is_an_error(tiny_llava: Path, make_bundle: Mak
         (tmp_path / "onnx" / name).write_bytes(data if name.endswith("onnx") else data[:-1000])
     spec = bundle.manifest.graphs["suffix"]
     with pytest.raises((OSError, ValueError)):
-        verify_graph("suffix", spec, tmp_path, read_golden(bundle), bundle.manifest.plan, limit=LIMIT)
+        verify_graph(
+            "suffix", spec, tmp_path, read_golden(bundle), bundle.manifest.plan, bundle.manifest.decoder, limit=LIMIT
+        )
 
 
 @pytest.mark.usefixtures("nothing_is_small")
@@ -79,9 +84,10 @@ def test_weights_of_few_bits_are_read_and_activations_left_alone(
     tiny_llava: Path, make_bundle: MakeBundle, weights: Weights
 ) -> None:
     bundle = Bundle.open(make_bundle(tiny_llava, verify=False, weights=weights))
-    golden, plan = read_golden(bundle), bundle.manifest.plan
+    golden, plan, decoder = read_golden(bundle), bundle.manifest.plan, bundle.manifest.decoder
     for name, spec in bundle.manifest.graphs.items():
-        assert max(verify_graph(name, spec, bundle.path, golden, plan, limit=LIMIT).values()) < 1e-4, name
+        compared = verify_graph(name, spec, bundle.path, golden, plan, decoder, limit=LIMIT)
+        assert max(each.difference for each in compared) < 1e-4, name
     path = bundle.path / "onnx" / "suffix.onnx"
     model = onnx.load(path, load_external_data=False)
     with_exact_products(model)

@@ -7,7 +7,8 @@ import pytest
 from fastv_runtime.backends.tensorrt import module
 from fastv_runtime.backends.tensorrt.device import check_precision, check_weights, choose_device, computes
 from fastv_runtime.backends.tensorrt.module import BuildTarget, PythonModule, choose_backend, load_tensorrt
-from fastv_runtime.config.bundle import GraphSpec, Weights
+from fastv_runtime.config.bundle import GraphSpec
+from fastv_runtime.config.plan import Weights
 from fastv_runtime.errors import UserError
 from tests.built import GPU, OldLayer, device, tensorrt
 

@@ -17,7 +17,6 @@ from fastv_runtime.config.bundle import (
     FileDigest,
     GraphSpec,
     Manifest,
-    Plan,
     Tokens,
 )
 from fastv_runtime.config.io_spec import io_specs
@@ -32,6 +31,7 @@ from fastv_runtime.config.layouts import (
     Vision,
 )
 from fastv_runtime.config.lengths import capacity
+from fastv_runtime.config.plan import Plan
 from fastv_runtime.config.tile_layouts import TilesVision, TileText
 from fastv_runtime.errors import UserError
 from fastv_runtime.preprocessing.images.anyres import pack_index

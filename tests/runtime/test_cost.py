@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from fastv_runtime.config.bundle import DecoderConfig, Plan
+from fastv_runtime.config.bundle import DecoderConfig
 from fastv_runtime.config.cost import cache_bytes, decoder_flops, layer_flops, plan_cost, tokens_per_layer
 from fastv_runtime.config.lengths import capacity
+from fastv_runtime.config.plan import Plan
 
 LLAVA_13B = DecoderConfig(
     hidden_size=5120,

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from fastv_runtime.config.bundle import Plan
 from fastv_runtime.config.lengths import capacity, kept_count, pruned_length
+from fastv_runtime.config.plan import Plan
 from fastv_runtime.errors import UserError
 
 

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from fastv_runtime import UserError
-from fastv_runtime.config.bundle import DecoderConfig, GraphSpec, Plan
+from fastv_runtime.config.bundle import DecoderConfig, GraphSpec
 from fastv_runtime.config.io_spec import decoder_io_specs
 from fastv_runtime.config.lengths import Capacity, capacity, pruned_length
+from fastv_runtime.config.plan import Plan
 from fastv_runtime.memory.bindings import STEP, TensorBindings, arena_layout, decoder_links
 from fastv_runtime.memory.layout import Layout, Region
 

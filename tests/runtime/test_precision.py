@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from fastv_runtime.config.bundle import DialectName, Part, Plan, Precision, QuantizationCost, Weights
+from fastv_runtime.config.bundle import QuantizationCost
+from fastv_runtime.config.plan import DialectName, Part, Plan, Precision, Weights
 from fastv_runtime.config.wording import cost_of, precision_of
 
 WIDE: tuple[Part, ...] = ("vision", "prefix", "head")

@@ -13,9 +13,10 @@ from fastv_calib.measurement.measure import Measured, PlanOutcome, unpruned_poin
 from fastv_calib.measurement.rankers import CONTROLS
 from fastv_export.calibration import KeptPoint, Lengths, Objectives, PlanFigures
 from fastv_export.quantization.presets import FEW_BITS
-from fastv_runtime.config.bundle import DecoderConfig, Plan
+from fastv_runtime.config.bundle import DecoderConfig
 from fastv_runtime.config.cost import cache_bytes, decoder_flops, plan_cost, tokens_per_layer
 from fastv_runtime.config.lengths import capacity, kept_count
+from fastv_runtime.config.plan import Plan
 
 TEXT_STEP = 16
 UNPRUNED = unpruned_point()

@@ -10,9 +10,10 @@ import numpy as np
 
 from fastv_calib.samples.data import Sample
 from fastv_export.calibration import BundleLatency, KeptPoint, Spread
-from fastv_runtime.config.bundle import Plan, read_manifest
+from fastv_runtime.config.bundle import read_manifest
 from fastv_runtime.config.cost import decoder_flops, tokens_per_layer
 from fastv_runtime.config.layouts import Vision
+from fastv_runtime.config.plan import Plan
 from fastv_runtime.errors import UserError
 from fastv_runtime.generation.clock import STAGES
 from fastv_runtime.generation.pipeline import Pipeline

@@ -22,11 +22,11 @@ from fastv_calib.measurement.scaled import groups, with_scales
 from fastv_export import hf
 from fastv_export.families import Family
 from fastv_export.quantization.activations import Activation
-from fastv_export.quantization.rules import first_layer, method_of, quantization_of
+from fastv_export.quantization.rules import method_of, quantization_of
 from fastv_export.quantization.scaling import Scale
 from fastv_export.quantization.weights import Quantization, QuantizedRows
-from fastv_runtime.config.bundle import Plan, Precision, Weights
 from fastv_runtime.config.cost import BYTES
+from fastv_runtime.config.plan import Plan, Precision, Weights
 
 TABLE = torch.float16
 """Of the embedding table beside weights of few bits."""
@@ -158,10 +158,10 @@ def rounding_in(product: LinearLayer, weights: Weights, layer: int | None, layer
     plan = plan_of(weights, layer)
     graph, name = "vision", product.name
     if product.name == "head.weight":
-        graph = "decoder" if layer is None else "suffix"
+        graph = plan.decoder_graphs[-1]
     elif product.layer is not None:
-        graph = "decoder" if layer is None else "prefix" if _before_cut(product, layer) else "suffix"
-        name = f"layers.{product.layer - first_layer(graph, plan)}.{product.name}"
+        graph = plan.graph_of(product.layer, attention="attn" in product.name)
+        name = f"layers.{product.layer - plan.first_layer(graph)}.{product.name}"
     outputs, inputs = product.module.weight.shape
     rounding = quantization_of(graph, plan, "ort", layers=layers, width=inputs)(name)
     return rounding if rounding is not None and rounding.fits_shape(inputs, outputs) else None
@@ -184,12 +184,6 @@ def plan_of(weights: Weights, layer: int | None) -> Plan:
 
 def _in_layer(product: LinearLayer) -> str:
     return product.name.removesuffix(".weight")
-
-
-def _before_cut(product: LinearLayer, layer: int) -> bool:
-    """Whether a decoder layer's product is in the prefix, which ends with the attention of layer K-1."""
-    assert product.layer is not None
-    return product.layer < layer - 1 or (product.layer == layer - 1 and "attn" in product.name)
 
 
 def _by_row(rows: Float[torch.Tensor, "... I"]) -> Float[torch.Tensor, "... I"]:

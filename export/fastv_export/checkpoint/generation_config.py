@@ -8,8 +8,8 @@ from pydantic import ValidationError
 
 from fastv_export.checkpoint.checkpoint import Checkpoint
 from fastv_export.hf import models as hf_models
-from fastv_runtime.config.bundle import Plan
 from fastv_runtime.config.generation_config import GenerationDefaults
+from fastv_runtime.config.plan import Plan
 from fastv_runtime.errors import UserError
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from fastv_export.checkpoint.ties import tie
 from fastv_export.checkpoint.weights import CheckpointTensor, Scratch
 from fastv_export.families import Family
 from fastv_export.hf import models as hf_models
-from fastv_runtime.config.bundle import Precision
+from fastv_runtime.config.plan import Precision
 from fastv_runtime.errors import UserError
 
 

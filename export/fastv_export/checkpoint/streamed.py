@@ -24,7 +24,7 @@ from fastv_export.families import Family
 from fastv_export.hf import models as hf_models
 from fastv_export.hf import probe as hf_probe
 from fastv_export.quantization.weights import Quantization
-from fastv_runtime.config.bundle import Precision
+from fastv_runtime.config.plan import Precision
 
 BLOCK = 8 << 20
 """Bytes of fp32 weights held at once: what caches hold, so that a block is still there when it is multiplied."""

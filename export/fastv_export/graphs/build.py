@@ -15,9 +15,9 @@ from fastv_export.graphs.select import build_select
 from fastv_export.rankers import RANKERS
 from fastv_export.tracing.parts import DecoderPart, VisionPart
 from fastv_export.tracing.trace import OPSET, graph_inputs, name_outputs, trace_decoder, trace_vision
-from fastv_runtime.config.bundle import Plan
 from fastv_runtime.config.io_spec import IOSpec
 from fastv_runtime.config.layouts import Vision
+from fastv_runtime.config.plan import Plan
 
 WRITERS = 2
 """Threads that write weights: one transposes while another waits for the disk. Each holds a few blocks of memory."""
@@ -41,12 +41,12 @@ def build_graph(name: str, io_spec: IOSpec, skeleton: Skeleton, family: Family, 
         name_outputs(select, io_spec[1])
         return select
     decoder, head = family.decoder(skeleton.model), family.head(skeleton.model)
+    of_graph = plan.layers(name, len(hf.layers_of(decoder)))
     if name == "prefix":
-        assert plan.layer is not None
         rotary = RANKERS[plan.ranker].rotary
-        layers = DecoderPart(decoder, 0, plan.layer, scored=True, head=None, rotary=rotary)
+        layers = DecoderPart(decoder, of_graph.start, of_graph.stop, scored=True, head=None, rotary=rotary)
     else:
-        layers = DecoderPart(decoder, plan.layer or 0, len(hf.layers_of(decoder)), scored=False, head=head)
+        layers = DecoderPart(decoder, of_graph.start, of_graph.stop, scored=False, head=head)
     return trace_decoder(skeleton, layers, io_spec)
 
 

@@ -25,9 +25,10 @@ from fastv_export.quantization.rules import activation_of, method_of, quantizati
 from fastv_export.quantization.static_ranges import bears_one_range
 from fastv_export.quantization.weights import Quantization
 from fastv_export.targets import Dialect
-from fastv_runtime.config.bundle import DecoderConfig, GraphSpec, Plan
+from fastv_runtime.config.bundle import DecoderConfig, GraphSpec
 from fastv_runtime.config.io_spec import IOSpec
 from fastv_runtime.config.layouts import Vision
+from fastv_runtime.config.plan import Plan
 
 DECODERS = ("prefix", "suffix", "decoder")
 """Graphs of decoder layers."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastv_export.passes import ScaledInputs
 from fastv_export.quantization.static_ranges import HEAD, LIMIT
-from fastv_runtime.config.bundle import Plan, Weights
+from fastv_runtime.config.plan import Plan, Weights
 
 
 def quantization_notes(scaled: list[ScaledInputs], weights: Weights, by: str) -> list[str]:

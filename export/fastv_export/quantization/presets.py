@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fastv_runtime.config.bundle import Part, Weights
+from fastv_runtime.config.plan import Part, Weights
 
 BLOCK = 32
 """Inputs that share a scale in four bits."""

@@ -10,7 +10,7 @@ from fastv_export.quantization.activations import Activation
 from fastv_export.quantization.float_formats import Fp8, Nvfp4
 from fastv_export.quantization.scaling import Method, activation_aware, smoothing, unscaled
 from fastv_export.quantization.weights import Quantization
-from fastv_runtime.config.bundle import DialectName, Part, Plan, Weights
+from fastv_runtime.config.plan import DialectName, Part, Plan, Weights
 
 HEAD_BLOCK = 128
 """The head's block in eight bits: see `_head`."""
@@ -49,7 +49,7 @@ def quantization_of(
         layer = re.match(r"layers\.(\d+)\.", name)
         if layer is not None:
             found |= {"attention"} if "attn" in name else set()
-            index = first_layer(graph, plan) + int(layer[1])
+            index = plan.first_layer(graph) + int(layer[1])
             found |= {"first"} if index == 0 else {"last"} if index == layers - 1 else set()
             found |= {"values"} if ".v_proj." in name else set()
         return found
@@ -62,7 +62,7 @@ def activation_of(graph: str, plan: Plan, activations: Mapping[str, Activation])
 
     def activation(name: str) -> Activation | None:
         product = re.sub(r"\.weight(\.T)?$", "", name)
-        first = first_layer(graph, plan)
+        first = plan.first_layer(graph)
         return activations.get(re.sub(r"^layers\.(\d+)", lambda found: f"layers.{first + int(found[1])}", product))
 
     return activation
@@ -102,8 +102,3 @@ def _head(width: int) -> Quantization:
     """
     block = gcd(width, HEAD_BLOCK)
     return Quantization(8, block if block >= LEAST_BLOCK else None)
-
-
-def first_layer(graph: str, plan: Plan) -> int:
-    """The layer that a graph calls its first: a suffix begins with the MLP of layer K-1."""
-    return plan.layer - 1 if graph == "suffix" and plan.layer is not None else 0

@@ -24,18 +24,13 @@ from fastv_export.rankers import RANKERS
 from fastv_export.verify.question import SIZE, Question
 from fastv_export.verify.reference import pruned
 from fastv_runtime.config.base import DType
-from fastv_runtime.config.bundle import EMBEDDING, DecoderConfig, GraphSpec, Plan
+from fastv_runtime.config.bundle import EMBEDDING, END_TO_END, DecoderConfig, GraphSpec
+from fastv_runtime.config.plan import Plan
 from fastv_runtime.generation.encoder import Encoder
 from fastv_runtime.memory.buffers import Buffer, HostMemory
 from fastv_runtime.memory.layout import Region, numpy_dtype
-from fastv_runtime.verification import difference, tolerance
-
-GRAPHS_IN_CHAIN = 3
-"""Tower, prefix and suffix: each may be off by what rounding explains in one graph, and at worst that adds up."""
-
-LOGITS = 8
-"""By how many root mean squares of an error two logits may change places: what is said of all of them is their mean
-square, and the two largest of a vocabulary's worth of errors are four of these each."""
+from fastv_runtime.verification.comparison import Comparison, compare
+from fastv_runtime.verification.tolerances import chain_tolerance
 
 
 class EndToEnd:
@@ -101,8 +96,8 @@ class EndToEnd:
                 run_chunked(self._folder / spec.file, runs, read, exact=self._exact, rows=rows)
 
     @torch.no_grad()
-    def compare(self, stock: Any) -> dict[str, tuple[float, float]]:
-        """How far prompt, scores and logits are from the stock model's own forward, and how far they may be.
+    def compare(self, stock: Any) -> list[Comparison]:
+        """Prompt, scores and logits beside those of the stock model's own forward, and what of these is chosen.
 
         stock: as `logits` has it; the scores themselves are compared.
         """
@@ -112,13 +107,13 @@ class EndToEnd:
         found = {"prompt": (self._prompt, embedded[0].numpy()), "logits": (ours[None], theirs[None])}
         if scores is not None:
             found["scores"] = (self._made["prefix/prefill/scores"], scores)
-        differences = {
-            name: (difference(actual, expected), self._limit(self._last, name))
-            for name, (actual, expected) in found.items()
-        }
+        compared = [compare(END_TO_END, name, *values, self._limit(name)) for name, values in found.items()]
         tokens = [int(self._made[f"{self._last}/{case}/token"][0, -1]) for case in ("prefill", "decode")]
-        differences["tokens"] = (_missed(theirs, tokens), LOGITS * self._limit(self._last, "logits"))
-        return differences
+        missed = _missed(theirs, tokens)
+        return [
+            *compared,
+            Comparison(END_TO_END, "tokens", missed, self._limit("tokens"), cosine=1.0, max_error=missed),
+        ]
 
     @torch.no_grad()
     def logits(self, stock: Any) -> tuple[Float[np.ndarray, "1+T V"], Float[np.ndarray, "1+T V"]]:
@@ -143,12 +138,12 @@ class EndToEnd:
         )
         prefill, decode = (self._made[f"{self._last}/{case}/logits"][0] for case in ("prefill", "decode"))
         ours = np.concatenate([prefill[-1:], decode])
-        if plan.layer is None:
+        if not plan.prunes:
             return ours, self._family.last_logits(stock, *arguments).float().numpy(), None
         keep = torch.from_numpy(self._made["select/prefill/keep"][0])
         with pruned(
             self._family.decoder(stock),
-            plan.layer,
+            plan.split,
             visual,
             question.pruned,
             rotary=RANKERS[plan.ranker].rotary,
@@ -160,13 +155,13 @@ class EndToEnd:
     @property
     def _last(self) -> str:
         """The graph that makes logits."""
-        return "decoder" if self._plan.layer is None else "suffix"
+        return self._plan.decoder_graphs[-1]
 
     def _token_ids(self) -> Int[np.ndarray, " S+T"]:
         return self._question.token_ids[: self._question.length + self._answered]
 
-    def _limit(self, graph: str, output: str) -> float:
-        return GRAPHS_IN_CHAIN * tolerance(self._plan, self._graphs[graph], self._dimensions, output)
+    def _limit(self, output: str) -> float:
+        return chain_tolerance(self._plan, self._graphs[self._last], self._dimensions, output)
 
     def _input(self, graph: str, case: str, name: str) -> np.ndarray:
         spec = next(tensor for tensor in self._graphs[graph].inputs if tensor.name == name)

@@ -16,9 +16,10 @@ from fastv_export.families import Family
 from fastv_export.rankers import RANKERS
 from fastv_export.verify.choices import choose
 from fastv_export.verify.reference import Pruning, pruned
-from fastv_runtime.config.bundle import DecoderConfig, Plan
+from fastv_runtime.config.bundle import DecoderConfig
 from fastv_runtime.config.layouts import FramesVideo, VideoLayout, Vision
 from fastv_runtime.config.lengths import kept_count
+from fastv_runtime.config.plan import Plan
 from fastv_runtime.generation.positions import position_ids
 from fastv_runtime.preprocessing import GraphRun
 
@@ -46,10 +47,10 @@ def golden_vectors(
             tensors |= _frame_case(model, family, video, generator)
         decoder, head = family.decoder(model), family.head(model)
         prompt = _prompt(decoder, dimensions, generator)
-        if plan.layer is None:
+        if not plan.prunes:
             tensors |= _dense_case(decoder, head, prompt)
         else:
-            tensors |= _split_case(decoder, head, prompt, plan, plan.layer)
+            tensors |= _split_case(decoder, head, prompt, plan, plan.split)
     # Slices share memory with what they were cut from; the file wants tensors that stand alone.
     return {name: tensor.detach().clone().contiguous() for name, tensor in tensors.items()}
 

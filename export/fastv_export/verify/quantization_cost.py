@@ -12,9 +12,10 @@ import numpy as np
 from jaxtyping import Float
 
 from fastv_export.verify.end_to_end import EndToEnd
-from fastv_runtime.config.bundle import DialectName, Plan, Precision, QuantizationCost
+from fastv_runtime.config.bundle import QuantizationCost
+from fastv_runtime.config.plan import DialectName, Plan, Precision
 from fastv_runtime.config.wording import cost_of
-from fastv_runtime.verification import difference
+from fastv_runtime.verification.comparison import difference
 
 UNROUNDED: dict[Precision, str] = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
 

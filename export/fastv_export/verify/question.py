@@ -9,9 +9,10 @@ import numpy as np
 from jaxtyping import Int
 from PIL import Image
 
-from fastv_runtime.config.bundle import DecoderConfig, Plan, Tokens
+from fastv_runtime.config.bundle import DecoderConfig, Tokens
 from fastv_runtime.config.layouts import Vision
 from fastv_runtime.config.lengths import capacity, pruned_length
+from fastv_runtime.config.plan import Plan
 from fastv_runtime.errors import UserError
 from fastv_runtime.generation.positions import position_ids
 from fastv_runtime.generation.prompt import Prompt, PromptBuilder

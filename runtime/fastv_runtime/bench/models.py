@@ -18,7 +18,8 @@ from fastv_runtime.bench.machine.conditions import Conditions
 from fastv_runtime.bench.machine.environment import Environment
 from fastv_runtime.bench.protocol import Measurement
 from fastv_runtime.config.base import StrictModel
-from fastv_runtime.config.bundle import DecoderConfig, Plan
+from fastv_runtime.config.bundle import DecoderConfig
+from fastv_runtime.config.plan import Plan
 from fastv_runtime.errors import UserError
 from fastv_runtime.generation.clock import STAGES
 

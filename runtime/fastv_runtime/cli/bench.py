@@ -169,7 +169,7 @@ def open_bundles(paths: Sequence[str], baseline: str | None) -> dict[str, Bundle
         if whole.count(Path(path).resolve()) > 1:
             raise UserError(f"{path}: given twice")
         read_manifest(path)  # what is no bundle is said before gigabytes of others are hashed
-    if baseline is not None and read_manifest(baseline).plan.layer is not None:
+    if baseline is not None and read_manifest(baseline).plan.prunes:
         raise UserError(f"--baseline {baseline}: it prunes: give a bundle that was exported with --no-prune")
     return {name: open_bundle(path) for name, path in zip(names(list(paths)), paths, strict=True)}
 

@@ -11,9 +11,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from fastv_runtime.config.bundle import EMBEDDING, END_TO_END, Manifest, Plan, read_manifest
+from fastv_runtime.config.bundle import EMBEDDING, END_TO_END, Manifest, read_manifest
 from fastv_runtime.config.cost import plan_cost
 from fastv_runtime.config.lengths import capacity
+from fastv_runtime.config.plan import Plan
 from fastv_runtime.config.wording import cost_of, dialect_of, precision_of
 from fastv_runtime.console import command
 
@@ -93,7 +94,7 @@ def _print(manifest: Manifest, facts: dict[str, Any], console: Console) -> None:
         f"{manifest.vision.tokens} visual tokens at most",
         highlight=False,
     )
-    if plan.layer is None:
+    if not plan.prunes:
         console.print("plan: not pruned", highlight=False)
     else:
         console.print(

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError, field_validator, model_validato
 from fastv_runtime.config.base import DType, StrictModel, TensorSpec
 from fastv_runtime.config.generation_config import GenerationDefaults
 from fastv_runtime.config.layouts import VideoLayout, Vision
+from fastv_runtime.config.plan import DialectName, Plan
 from fastv_runtime.errors import UserError
 from fastv_runtime.memory.layout import numpy_dtype
 
@@ -25,18 +26,9 @@ PROCESSOR = "processor"
 END_TO_END = "end_to_end"
 """In what was verified, beside graphs: from token ids and pixels to tokens. Missing where no question fits the plan."""
 
-DialectName = Literal["onnx", "ort", "trt", "trt-legacy"]
-Ranker = Literal["fastv", "random", "uniform", "fastv+uniform", "pre-rope", "dart"]
-Length = Literal["fixed", "exact"]
-Part = Literal["vision", "prefix", "first", "last", "attention", "values", "head"]
-"""Towers; layers before K (which decide what is pruned); the decoder's first and last layer; of its layers the products
-around attention, and of those the one that makes values; its head."""
-Precision = Literal["float32", "float16", "bfloat16"]
-"""Element type of weights and activations; scores and logits are fp32 in any case."""
-
 
 class GraphSpec(StrictModel):
-    """One ONNX file and its I/O io_spec. `file` is relative to the bundle."""
+    """One ONNX file, its inputs and outputs. `file` is relative to the bundle."""
 
     file: str
     dialect: DialectName
@@ -62,46 +54,6 @@ class DecoderConfig(StrictModel):
     """Axes of a position id: 1, or M-RoPE's 3 (time, height, width)."""
     deepstack_layers: int = 0
     """Visual features are added to the hidden states after each of that many first layers (DeepStack)."""
-
-
-class Weights(StrictModel):
-    """Weights of products in fewer bits than activations.
-
-    `block` consecutive inputs of an output share a scale; None means all of them.
-    """
-
-    bits: Literal[4, 8]
-    block: int | None
-    wide: tuple[Part, ...] = ()
-    """Parts that keep 8 bits where others have 4."""
-    static: bool = False
-    """What products of the decoder are given is rounded as their weights are, in ranges that a calibration saw, or for
-    floating-point values a text."""
-    floating: bool = False
-    """Values are floating point: fp8 (E4M3) and nvfp4 (E2M1 in blocks of 16, whose scales are E4M3); else integers."""
-
-    @property
-    def name(self) -> str:
-        """As `fastv-export --precision` has it, whatever the blocks are."""
-        return ("nvfp4" if self.bits == 4 else "fp8") if self.floating else f"int{self.bits}"
-
-
-class Plan(StrictModel):
-    """How the model is pruned and how long its inputs may be (lengths in tokens).
-
-    `layer` is FastV's K; None means the unsplit, unpruned baseline. `keep` is the fraction of visual tokens kept.
-    """
-
-    layer: int | None
-    keep: float
-    ranker: Ranker
-    length: Length
-    precision: Precision
-    weights: Weights | None = None
-    """None: weights are of `precision`, as activations are."""
-    max_text: int
-    max_visual: int
-    max_new_tokens: int
 
 
 class Tokens(StrictModel):

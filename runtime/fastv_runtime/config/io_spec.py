@@ -7,9 +7,10 @@ packed; a layout's own axes are in `fastv_runtime.config.layouts`. Caches have t
 from __future__ import annotations
 
 from fastv_runtime.config.base import DType, TensorSpec
-from fastv_runtime.config.bundle import DecoderConfig, Plan
+from fastv_runtime.config.bundle import DecoderConfig
 from fastv_runtime.config.layouts import VideoLayout, Vision
 from fastv_runtime.config.lengths import capacity
+from fastv_runtime.config.plan import Plan
 
 IOSpec = tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]
 """Inputs and outputs of one graph, in order."""
@@ -51,7 +52,7 @@ def vision_io_specs(
 
 def decoder_io_specs(decoder: DecoderConfig, plan: Plan, dtype: DType) -> dict[str, IOSpec]:
     """`prefix`, `select` and `suffix`; or `decoder`, unsplit."""
-    width, layers = decoder.hidden_size, decoder.num_hidden_layers
+    width = decoder.hidden_size
     needed = capacity(plan)
 
     def positions(name: str, symbol: str) -> TensorSpec:
@@ -61,15 +62,13 @@ def decoder_io_specs(decoder: DecoderConfig, plan: Plan, dtype: DType) -> dict[s
     def deepstack(prefix: str, symbol: str, added: range) -> tuple[TensorSpec, ...]:
         return tuple(TensorSpec(name=f"{prefix}{layer}", dtype=dtype, shape=(1, symbol, width)) for layer in added)
 
-    def layer_graph(
-        symbol: str, first: int, stop: int, keys: int, added: range, outputs: tuple[TensorSpec, ...]
-    ) -> IOSpec:
+    def layer_graph(graph: str, symbol: str, keys: int, added: range, outputs: tuple[TensorSpec, ...]) -> IOSpec:
         cache = (1, decoder.num_key_value_heads, keys, decoder.head_dim)
 
         def caches(prefix: str) -> tuple[TensorSpec, ...]:
             return tuple(
                 TensorSpec(name=f"{prefix}_{kind}_{layer}", dtype=dtype, shape=cache)
-                for layer in range(first, stop)
+                for layer in plan.layers(graph, decoder.num_hidden_layers)
                 for kind in ("key", "value")
             )
 
@@ -86,16 +85,15 @@ def decoder_io_specs(decoder: DecoderConfig, plan: Plan, dtype: DType) -> dict[s
         TensorSpec(name="logits", dtype="float32", shape=(1, 1, decoder.vocab_size)),
         TensorSpec(name="token", dtype="int64", shape=(1, 1)),
     )
-    if plan.layer is None:
-        graphs["decoder"] = layer_graph("S", 0, layers, needed.prefix_cache, range(decoder.deepstack_layers), logits)
+    if not plan.prunes:
+        graphs["decoder"] = layer_graph("decoder", "S", needed.prefix_cache, range(decoder.deepstack_layers), logits)
         return graphs
-    # Layer K-1 ends in the suffix, so what is added after it is added there.
-    early = range(min(plan.layer - 1, decoder.deepstack_layers))
-    late = range(plan.layer - 1, decoder.deepstack_layers)
+    # The scored layer ends in the suffix, so what is added after it is added there.
+    early = range(min(plan.scored_layer, decoder.deepstack_layers))
+    late = range(plan.scored_layer, decoder.deepstack_layers)
     graphs["prefix"] = layer_graph(
+        "prefix",
         "S",
-        0,
-        plan.layer,
         needed.prefix_cache,
         early,
         (
@@ -119,5 +117,5 @@ def decoder_io_specs(decoder: DecoderConfig, plan: Plan, dtype: DType) -> dict[s
             *deepstack("pruned_deepstack_", "M", late),
         ),
     )
-    graphs["suffix"] = layer_graph("M", plan.layer, layers, needed.suffix_cache, late, logits)
+    graphs["suffix"] = layer_graph("suffix", "M", needed.suffix_cache, late, logits)
     return graphs

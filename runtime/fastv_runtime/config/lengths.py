@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fastv_runtime.config.bundle import Plan
+from fastv_runtime.config.plan import Plan
 from fastv_runtime.errors import UserError
 
 
@@ -34,7 +34,7 @@ def capacity(plan: Plan) -> Capacity:
     """Capacities of a plan, for prompts of `max_text` text tokens and `max_visual` visual tokens."""
     visual = plan.max_visual
     prompt = plan.max_text + visual
-    pruned = prompt if plan.layer is None else plan.max_text + kept_count(visual, plan.keep)
+    pruned = prompt if not plan.prunes else plan.max_text + kept_count(visual, plan.keep)
     return Capacity(prompt, pruned, prompt + plan.max_new_tokens, pruned + plan.max_new_tokens)
 
 
@@ -51,7 +51,7 @@ def pruned_length(plan: Plan, text: int, visual: int, policy: str, capacity: Cap
             f"the prompt has {length} tokens ({text} text, {visual} visual) and this bundle bears "
             f"{capacity.prompt}: shorten it, or export with a larger --max-text, --max-images or --max-visual"
         )
-    if plan.layer is None:
+    if not plan.prunes:
         return length
     budget = text if policy == "exact" else plan.max_text
     pruned = min(length, budget + kept_count(visual, plan.keep))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from fastv_runtime.config.bundle import DialectName, GraphSpec, Plan, QuantizationCost, Weights
+from fastv_runtime.config.bundle import GraphSpec, QuantizationCost
+from fastv_runtime.config.plan import DialectName, Plan, Weights
 
 
 def dialect_of(graphs: Mapping[str, GraphSpec]) -> DialectName:

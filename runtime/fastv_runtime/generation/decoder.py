@@ -53,7 +53,7 @@ class Decoder(Protocol):
 
 def load_decoder(manifest: Manifest, backend: Backend, capacity: Capacity) -> Decoder:
     """The decoder that the bundle's plan calls for."""
-    if manifest.plan.layer is None:
+    if not manifest.plan.prunes:
         return DenseDecoder(manifest, backend, capacity)
     return SplitDecoder(manifest, backend, capacity)
 

@@ -13,9 +13,10 @@ from tokenizers.decoders import DecodeStream
 
 from fastv_runtime.backends.base import Backend
 from fastv_runtime.backends.registry import BackendName, DeviceName, open_backend
-from fastv_runtime.config.bundle import PROCESSOR, Bundle, Plan
+from fastv_runtime.config.bundle import PROCESSOR, Bundle
 from fastv_runtime.config.layouts import Aspect
 from fastv_runtime.config.lengths import capacity, kept_count, pruned_length
+from fastv_runtime.config.plan import Plan
 from fastv_runtime.errors import UserError
 from fastv_runtime.generation.clock import Clock
 from fastv_runtime.generation.decoder import Decoder, load_decoder
@@ -280,7 +281,7 @@ class Pipeline:
 
 def _notes(plan: Plan, total: int, visual: int, pruned: int) -> list[str]:
     """What would otherwise be a silent no-op, or a silent shortage."""
-    if plan.layer is None:
+    if not plan.prunes:
         return ["this bundle does not prune: it was exported with --no-prune"]
     if visual == 0:
         return ["nothing to prune: the prompt has no image"]

@@ -19,7 +19,8 @@ from fastv_runtime.bench.models import (
 )
 from fastv_runtime.bench.protocol import Measurement, Refused, Request
 from fastv_runtime.bench.workloads import Workload
-from fastv_runtime.config.bundle import DecoderConfig, Plan
+from fastv_runtime.config.bundle import DecoderConfig
+from fastv_runtime.config.plan import Plan
 
 TEXT, VISUAL, KEPT = 64, 576, 288
 DECODER = DecoderConfig(

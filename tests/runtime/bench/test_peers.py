@@ -15,7 +15,8 @@ from fastv_runtime.bench.analysis.summary import baseline_of
 from fastv_runtime.bench.models import RunnerRecord
 from fastv_runtime.bench.protocol import Refused, Request
 from fastv_runtime.bench.runners.peers import PeerFile, PeerRunner, read_peers, start_peers, token_counts
-from fastv_runtime.config.bundle import Bundle, Weights, read_manifest
+from fastv_runtime.config.bundle import Bundle, read_manifest
+from fastv_runtime.config.plan import Weights
 from fastv_runtime.errors import UserError
 from tests.conftest import noise_image
 from tests.runtime.bench.runners import DENSE, record

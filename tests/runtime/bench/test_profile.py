@@ -10,7 +10,8 @@ from fastv_runtime import Pipeline, UserError
 from fastv_runtime.bench.analysis.device_profile import ProbePoint, fit, kind, predict, read_profile, run_ms
 from fastv_runtime.bench.analysis.prediction import predicted
 from fastv_runtime.bench.runners.probe import probe
-from fastv_runtime.config.bundle import DecoderConfig, Weights
+from fastv_runtime.config.bundle import DecoderConfig
+from fastv_runtime.config.plan import Weights
 from tests.runtime.bench.runners import DECODER, DENSE, KEPT, PRUNED, TEXT, VISUAL, WORKLOAD, report_of, turn
 
 

@@ -13,7 +13,7 @@ from fastv_runtime.bench.analysis.statistics import figure
 from fastv_runtime.bench.analysis.summary import baseline_of
 from fastv_runtime.bench.machine.conditions import Conditions, load_of_others
 from fastv_runtime.bench.session import without_baseline
-from fastv_runtime.config.bundle import Weights
+from fastv_runtime.config.plan import Weights
 from tests.runtime.bench.runners import (
     DENSE,
     KEPT,

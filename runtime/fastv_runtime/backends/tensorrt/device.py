@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from fastv_runtime.backends.tensorrt.gpu import Gpu
 from fastv_runtime.backends.tensorrt.module import TensorRt
-from fastv_runtime.config.bundle import Precision, Weights
+from fastv_runtime.config.plan import Precision, Weights
 from fastv_runtime.errors import UserError
 
 BF16_SINCE = 80

@@ -17,8 +17,9 @@ from jaxtyping import Float
 from pydantic import ValidationError
 
 from fastv_runtime.config.base import StrictModel
-from fastv_runtime.config.bundle import DecoderConfig, Plan
+from fastv_runtime.config.bundle import DecoderConfig
 from fastv_runtime.config.cost import BYTES, cache_bytes, layer_flops, mlp_flops
+from fastv_runtime.config.plan import Plan
 from fastv_runtime.errors import UserError
 
 PREFILL_PARTS = ("layers", "products", "attention", "elements", "bytes")
@@ -97,7 +98,7 @@ def run_ms(profile: DeviceProfile, point: ProbePoint, plan: Plan) -> float:
 
 def predict(profile: DeviceProfile, decoder: DecoderConfig, plan: Plan, tokens: int, pruned: int) -> dict[str, float]:
     """`prefill` and `decode` of a prompt of `tokens`, of which layers from K on see `pruned`. Milliseconds."""
-    first = decoder.num_hidden_layers if plan.layer is None else plan.layer
+    first = len(plan.layers(plan.decoder_graphs[0], decoder.num_hidden_layers))
     last = decoder.num_hidden_layers - first
 
     def ms(layers: int, rows: int, head: bool, cached: int = 0) -> float:

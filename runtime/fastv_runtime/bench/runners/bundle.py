@@ -83,7 +83,7 @@ def plan_settings(manifest: Manifest) -> dict[str, str]:
     """What a bundle's plan is, for the reader of a report."""
     plan = manifest.plan
     precision = precision_of(plan, dialect_of(manifest.graphs))
-    if plan.layer is None:
+    if not plan.prunes:
         return {"plan": "not pruned", "precision": precision}
     return {"plan": f"K={plan.layer}, keep {plan.keep:g}, {plan.ranker}", "precision": precision}
 

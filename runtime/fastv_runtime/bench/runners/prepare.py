@@ -37,7 +37,7 @@ def load_bundles(
     records, loaded = [], []
     for name, bundle in bundles.items():
         plan = bundle.manifest.plan
-        role = "baseline" if plan.layer is None else "bundle"
+        role = "baseline" if not plan.prunes else "bundle"
         record = RunnerRecord(name=name, role=role, settings=plan_settings(bundle.manifest))  # type: ignore[arg-type]
         choice = BackendChoice(path=str(bundle.path), name=name, backend=backend, device=device, threads=threads)
         try:
@@ -70,7 +70,7 @@ def probe_baselines(
     made = []
     for runner in runners:
         known = facts[runner.name]
-        if known is None or known.plan.layer is not None or runner.pipeline is None:
+        if known is None or known.plan.prunes or runner.pipeline is None:
             continue
         with status(f"{runner.name}: probe for predictions"):
             points = probe(runner.pipeline)

@@ -57,7 +57,7 @@ def _prompt(pipeline: Pipeline, rows: int) -> dict[str, float]:
 
 def _pruning(pipeline: Pipeline, rows: int) -> tuple[np.ndarray, int]:
     prunable = np.arange(rows) < rows - TEXT
-    if pipeline.bundle.manifest.plan.layer is None:
+    if not pipeline.bundle.manifest.plan.prunes:
         return prunable, rows
     return prunable, min(rows - int(prunable.sum()) // 2, pipeline.capacity.pruned)
 
@@ -65,7 +65,7 @@ def _pruning(pipeline: Pipeline, rows: int) -> tuple[np.ndarray, int]:
 def _prompt_points(pipeline: Pipeline, rows: int, ms: dict[str, float]) -> list[ProbePoint]:
     decoder, plan = pipeline.bundle.manifest.decoder, pipeline.bundle.manifest.plan
     whole = decoder.num_hidden_layers
-    first = plan.layer or 0
+    first = len(plan.layers("prefix", whole))
     pruned = _pruning(pipeline, rows)[1]
 
     def point(stage: str, layers: int, rows: int, head: bool) -> ProbePoint:
@@ -87,7 +87,8 @@ def _token_point(pipeline: Pipeline, rows: int) -> ProbePoint:
             pipeline.decoder.step()
         times.append(clock.timings()["suffix"])
     decoder, plan = pipeline.bundle.manifest.decoder, pipeline.bundle.manifest.plan
-    whole, first = decoder.num_hidden_layers, plan.layer or 0
+    whole = decoder.num_hidden_layers
+    first = len(plan.layers("prefix", whole))
     cached = (first * rows + (whole - first) * _pruning(pipeline, rows)[1]) // whole
     ms = median(times[1:] or times)
     return ProbePoint(decoder=decoder, layers=whole, mlps=whole, rows=1, head=True, cached=cached, ms=ms)

@@ -1,0 +1,73 @@
+"""Golden cases of a bundle: inputs of a graph, and what transformers computed from them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from fastv_runtime.backends.base import Engine
+from fastv_runtime.config.bundle import GOLDEN, Bundle, GraphSpec
+from fastv_runtime.config.plan import Plan
+
+
+def read_golden(bundle: Bundle) -> dict[str, np.ndarray]:
+    """The bundle's golden vectors."""
+    from safetensors.numpy import load_file
+
+    return load_file(bundle.file(GOLDEN))
+
+
+@dataclass(frozen=True)
+class Case:
+    """One run of a graph: golden inputs as the graph takes them, and what transformers computed from them."""
+
+    name: str
+    spec: GraphSpec
+    golden: Mapping[str, np.ndarray]
+
+    def inputs(self) -> dict[str, np.ndarray]:
+        """All inputs by name."""
+        return {tensor.name: self.input(tensor.name) for tensor in self.spec.inputs}
+
+    def input(self, name: str) -> np.ndarray:
+        """One input in the graph's element type; a cache is padded with zeros to the capacity that the graph has."""
+        tensor = next(tensor for tensor in self.spec.inputs if tensor.name == name)
+        stored = self.golden.get(f"{self.name}/in/{name}")
+        if stored is not None and not name.startswith("past_"):
+            return np.ascontiguousarray(stored, tensor.dtype)
+        buffer = np.zeros([int(axis) for axis in tensor.shape], tensor.dtype)
+        if stored is not None:
+            buffer[:, :, : stored.shape[2]] = stored
+        return buffer
+
+    def expected(self, name: str) -> np.ndarray | None:
+        """What transformers computed for an output; None if the case does not say."""
+        return self.golden.get(f"{self.name}/out/{name}")
+
+
+def golden_cases(graph: str, spec: GraphSpec, golden: Mapping[str, np.ndarray], plan: Plan) -> list[Case]:
+    """The cases of one graph. `golden`: arrays by their names in the bundle's file."""
+    if graph == "select" and plan.ranker == "random":
+        return []  # golden vectors hold the choice by score: engines round the sine of its noise each in its way
+    names = sorted({"/".join(key.split("/")[:2]) for key in golden if key.startswith(f"{graph}/")})
+    return [Case(name, spec, golden) for name in names]
+
+
+def known_outputs(engine: Engine, case: Case) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """What an engine computes and what transformers did, for each output that the case knows."""
+    inputs = case.inputs()
+    outputs = {}
+    for tensor in case.spec.outputs:
+        past = tensor.name.replace("present_", "past_")
+        expected = case.expected(tensor.name)
+        if past in inputs:
+            outputs[tensor.name] = inputs[past]
+        else:
+            rows = inputs["hidden"].shape[1] if "hidden" in inputs else 0
+            shape = tuple(rows if isinstance(axis, str) else axis for axis in tensor.shape)
+            outputs[tensor.name] = np.zeros(shape if expected is None else expected.shape, tensor.dtype)
+    engine.bind(inputs, outputs).run()
+    known = {tensor.name: case.expected(tensor.name) for tensor in case.spec.outputs}
+    return {name: (outputs[name], expected) for name, expected in known.items() if expected is not None}
