@@ -307,7 +307,7 @@ def _verify(
             compared = verify_graph(name, spec, folder, arrays, plan, dimensions, read, beside=beside)
         if compared:
             worst[name] = max(each.difference for each in compared)
-            wrong += [f"{name} {each}" for each in compared if not each.passed][:1]
+            wrong += [f"{name} by {each.difference:.2g} at {each.output}" for each in compared if not each.passed][:1]
     if wrong:
         raise VerificationError(f"graphs differ from transformers: {', '.join(wrong)}; no bundle was written")
     return worst

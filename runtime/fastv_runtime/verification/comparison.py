@@ -38,7 +38,7 @@ class Comparison:
         return float(np.nan_to_num(self.difference / self.limit, nan=np.inf))
 
     def __str__(self) -> str:
-        return f"by {self.difference:.2g} at {self.output} (limit {self.limit:.1g})"
+        return f"{self.output} by {self.difference:.2g} (limit {self.limit:.1g})"
 
 
 def compare(graph: str, output: str, actual: np.ndarray, expected: np.ndarray, limit: float) -> Comparison:
