@@ -20,6 +20,7 @@ from fastv_calib.report.plots import (
     swatch,
 )
 from fastv_export.calibration import Calibration, Estimate, KeptPoint, PlanFigures, Spread
+from fastv_runtime.generation.kept_image import FRAME, GREY, SHOWN
 from fastv_runtime.report.numbers import mib, milliseconds, share, share_interval, spread
 
 TEMPLATE = "report.html.jinja"
@@ -61,6 +62,9 @@ def report(calibration: Calibration, evidence: Evidence, source: str, output: st
         budget=Markup(budget_plot(calibration)),
         stages=None if calibration.latency is None else Markup(stages_plot(calibration.latency)),
         marks=[Markup(swatch(index)) for index in range(4)],
+        grey=_colour(GREY),
+        dimmed=1 - SHOWN,
+        frame=_colour(FRAME),
         source=source,
         output=output,
     )
@@ -73,6 +77,10 @@ def chosen_plan(calibration: Calibration) -> PlanFigures | None:
         return None
     point = KeptPoint(layer=chosen.layer, keep=chosen.keep, ranker=chosen.ranker, precision=chosen.precision)
     return next(plan for plan in calibration.plans if plan.point == point)
+
+
+def _colour(levels: tuple[int, int, int]) -> str:
+    return "#" + bytes(levels).hex()
 
 
 def _interval(estimate: Estimate | None) -> str:
