@@ -1,11 +1,12 @@
-"""The image of kept tokens in the README: one question, three shares kept. `python demo/kept.py`."""
+"""The image of kept tokens in the README: one question, with all tokens and with ever fewer. `python demo/kept.py`."""
 
 from __future__ import annotations
 
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from fastv_export.export import export_bundle
 from fastv_export.plan import Options
@@ -16,27 +17,56 @@ from fastv_runtime.preprocessing.images.loading import open_image
 
 HERE = Path(__file__).resolve().parent
 IMAGE, QUESTION = "scene3.png", "Tell me about the white object."
-GAP = 16
+PLANS = [Options(layer=None), Options(keep=0.5), Options(keep=0.25), Options(keep=0.1)]
+GAP = 24
+GROUND, INK, QUIET = "#f5f6f8", "#1b1f24", "#5d6673"
+SIZE = 32
+"""Of the text: the image is shown less than half as wide as it is."""
+LINE = 44
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One plan: what it kept, how it is called, what was answered."""
+
+    image: Image.Image
+    title: str
+    answer: str
 
 
 def main() -> None:
-    image = open_image(HERE / "images" / IMAGE)
-    panels = []
     with tempfile.TemporaryDirectory() as scratch:
-        for keep in (0.5, 0.25, 0.1):
-            bundle = Path(scratch) / f"{keep}.fastv"
-            export_bundle(HERE / "checkpoint", bundle, Options(keep=keep), Progress(None))
-            pipeline = Pipeline.load(bundle)
-            generation = pipeline.stream([image], QUESTION)
-            list(generation)
-            answer = generation.answer
-            print(f"keep {keep}: {len(answer.kept_visual_tokens)} of {answer.visual_tokens},{answer.text}")
-            panels.append(generation.draw_kept())
-    size = panels[0].width
-    sheet = Image.new("RGB", (len(panels) * (size + GAP) - GAP, size), "white")
+        panels = [ask(options, Path(scratch) / f"{index}.fastv") for index, options in enumerate(PLANS)]
+    save_image(sheet(panels), HERE.parent / "docs" / "kept.png")
+
+
+def ask(options: Options, bundle: Path) -> Panel:
+    """Export the demo checkpoint to `bundle` and answer the question with it."""
+    export_bundle(HERE / "checkpoint", bundle, options, Progress(None))
+    generation = Pipeline.load(bundle).stream([open_image(HERE / "images" / IMAGE)], QUESTION)
+    list(generation)
+    answer = generation.answer
+    kept = f"{len(answer.kept_visual_tokens)} of {answer.visual_tokens}"
+    title = f"all {answer.visual_tokens} visual tokens" if options.layer is None else f"keep {options.keep:.0%}: {kept}"
+    print(f"{title},{answer.text}")
+    return Panel(generation.draw_kept(), title, answer.text.strip())
+
+
+def sheet(panels: list[Panel]) -> Image.Image:
+    """The panels in a row, the question above them, title and answer below each."""
+    side = panels[0].image.width
+    top = GAP + LINE + GAP // 2
+    size = (len(panels) * (side + GAP) + GAP, top + panels[0].image.height + 2 * LINE + GAP)
+    drawn = Image.new("RGB", size, GROUND)
+    draw = ImageDraw.Draw(drawn)
+    font = ImageFont.load_default(SIZE)
+    draw.text((GAP, GAP), f"“{QUESTION}”", INK, font)
     for index, panel in enumerate(panels):
-        sheet.paste(panel, (index * (size + GAP), 0))
-    save_image(sheet, HERE.parent / "docs" / "kept.png")
+        left, below = GAP + index * (side + GAP), top + panel.image.height + GAP // 2
+        drawn.paste(panel.image, (left, top))
+        draw.text((left, below), panel.title, INK, font)
+        draw.text((left, below + LINE), panel.answer, QUIET, font)
+    return drawn
 
 
 if __name__ == "__main__":

@@ -5,27 +5,55 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from fastv_runtime.generation.kept_image import draw_kept
+from fastv_runtime.generation.kept_image import FRAME, GREY, SHOWN, draw_kept
 from fastv_runtime.preprocessing import View
 
 GRID = np.arange(16).reshape(4, 4)
+KEPT = {0, 5, 15}
 
 
-def test_kept_patches_are_shown_and_dropped_ones_faded() -> None:
+def patches(drawn: np.ndarray) -> dict[int, np.ndarray]:
+    """What is drawn of each patch of a square panel, by its number, without a frame around it."""
+    side = drawn.shape[0] // 4
+    return {
+        index: drawn[row * side + 4 : (row + 1) * side - 4, column * side + 4 : (column + 1) * side - 4]
+        for index, (row, column) in enumerate(np.ndindex(4, 4))
+    }
+
+
+def test_kept_patches_are_shown_and_dropped_ones_dimmed() -> None:
+    stripes = np.tile(np.array([0, 255], np.uint8), (80, 40))  # the most contrast there is
+    drawn = np.asarray(draw_kept([View(Image.fromarray(stripes).convert("RGB"), GRID)], list(KEPT)))
+    assert drawn.shape == (480, 480, 3)  # a whole number of times the image's own pixels, at least 448
+    for index, patch in patches(drawn).items():
+        if index in KEPT:
+            assert (patch.min(), patch.max()) == (0, 255)
+        else:
+            assert int(patch.max()) - int(patch.min()) <= SHOWN * 255 + 1
+            assert abs(float(patch.mean()) - (1 - SHOWN) * GREY[0] - SHOWN * 127.5) < 2
+
+
+def test_dropped_patches_of_a_white_document_are_darker_than_the_page() -> None:
+    drawn = np.asarray(draw_kept([View(Image.new("RGB", (80, 80), "white"), GRID)], list(KEPT)))
+    for index, patch in patches(drawn).items():
+        assert (patch == 255).all() if index in KEPT else patch.max() < 200
+
+
+def test_kept_patches_are_framed_as_one_where_they_touch() -> None:
     image = Image.new("RGB", (80, 80), (0, 0, 200))
-    drawn = np.asarray(draw_kept([View(image, GRID)], [0, 5, 15]))
-    side = drawn.shape[0]
-    assert drawn.shape[:2] == (side, side)
-    assert side >= 448
-    centres = [(int((row + 0.5) * side / 4), int((column + 0.5) * side / 4)) for row in range(4) for column in range(4)]
-    shown = {index for index, (y, x) in enumerate(centres) if tuple(drawn[y, x]) == (0, 0, 200)}
-    assert shown == {0, 5, 15}
+    drawn = np.asarray(draw_kept([View(image, GRID)], [5, 6]))
+    framed = (drawn == FRAME).all(-1)
+    middle = drawn.shape[0] * 3 // 8
+    # Of the row through both: their outer edges, not the one between them.
+    edges = np.flatnonzero(framed[middle]) / drawn.shape[1] * 4
+    assert {round(edge) for edge in edges.tolist()} == {1, 3}
+    assert not framed[drawn.shape[0] * 7 // 8].any()
 
 
 def test_images_stand_side_by_side_in_their_order() -> None:
     views = [View(Image.new("RGB", (80, 80), color), GRID + first) for color, first in (("red", 0), ("blue", 16))]
     drawn = np.asarray(draw_kept(views, [16]))
     left, right = drawn[60, 60], drawn[60, drawn.shape[1] - drawn.shape[0] + 60]
-    assert left[0] == 255
-    assert left[1] > 200  # faded: nothing of the first image was kept
+    # Nothing of the first image was kept.
+    assert abs(left - np.array(GREY) * (1 - SHOWN) - np.array([255, 0, 0]) * SHOWN).max() <= 1
     assert tuple(right) == (0, 0, 255)

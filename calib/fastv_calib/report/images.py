@@ -22,7 +22,7 @@ SHARES = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0)
 
 
 def kept_image(panel: Panel, label: str) -> str:
-    """The image with a veil over what is dropped and a line around what is kept; the page's style draws both."""
+    """The image with a veil over what is dropped and a line around what is kept, as `fastv-run` draws it."""
     image = panel.image
     rows, columns = panel.kept.shape
     # Drawn in units of one token's width, so that a path is a few digits a place.

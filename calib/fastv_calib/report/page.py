@@ -11,16 +11,17 @@ from fastv_calib.measurement.rankers import CONTROLS
 from fastv_calib.report.evidence import Evidence
 from fastv_calib.report.images import SHARES, heat_map, kept_image, opacity
 from fastv_calib.report.plots import (
-    SIZE,
     attention_plot,
     budget_plot,
     lengths_plot,
-    mark,
     plan_plot,
     ranker_class,
     stages_plot,
+    swatch,
 )
 from fastv_export.calibration import Calibration, Estimate, KeptPoint, PlanFigures, Spread
+from fastv_runtime.generation.kept_image import FRAME, GREY, SHOWN
+from fastv_runtime.report.numbers import mib, milliseconds, share, share_interval, spread
 
 TEMPLATE = "report.html.jinja"
 
@@ -29,12 +30,12 @@ def report(calibration: Calibration, evidence: Evidence, source: str, output: st
     """The page. `source`, `output`: as they were typed, for what to type next."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {
-        "share": _share,
+        "share": share,
         "interval": _interval,
         "millinats": _millinats,
         "mib": _mib,
         "count": _count,
-        "ms": _ms,
+        "ms": milliseconds,
         "spread": _spread,
     }
     template = environment.from_string((Path(__file__).parent / TEMPLATE).read_text(encoding="utf-8"))
@@ -60,7 +61,10 @@ def report(calibration: Calibration, evidence: Evidence, source: str, output: st
         lengths=Markup(lengths_plot(evidence.texts, calibration)),
         budget=Markup(budget_plot(calibration)),
         stages=None if calibration.latency is None else Markup(stages_plot(calibration.latency)),
-        marks=[Markup(mark(index, SIZE * 1.5, SIZE * 1.5)) for index in range(4)],
+        marks=[Markup(swatch(index)) for index in range(4)],
+        grey=_colour(GREY),
+        dimmed=1 - SHOWN,
+        frame=_colour(FRAME),
         source=source,
         output=output,
     )
@@ -75,12 +79,12 @@ def chosen_plan(calibration: Calibration) -> PlanFigures | None:
     return next(plan for plan in calibration.plans if plan.point == point)
 
 
-def _share(value: float) -> str:
-    return f"{value:.1%}"
+def _colour(levels: tuple[int, int, int]) -> str:
+    return "#" + bytes(levels).hex()
 
 
 def _interval(estimate: Estimate | None) -> str:
-    return "" if estimate is None else f"{estimate.mean:.1%} ({estimate.low * 100:.1f}–{estimate.high * 100:.1f})"
+    return "" if estimate is None else share_interval(estimate.mean, estimate.low, estimate.high)
 
 
 def _millinats(estimate: Estimate) -> str:
@@ -91,15 +95,11 @@ def _millinats(estimate: Estimate) -> str:
 
 
 def _mib(count: float) -> str:
-    return f"{count / 2**20:,.1f}"
+    return mib(count, digits=1)  # the KV cache of a small model is a few MiB
 
 
-def _ms(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
-
-
-def _spread(spread: Spread) -> str:
-    return f"{_ms(spread.median)} ({_ms(spread.low)}–{_ms(spread.high)})"
+def _spread(times: Spread) -> str:
+    return spread(times.median, times.low, times.high)
 
 
 def _count(value: float) -> str:

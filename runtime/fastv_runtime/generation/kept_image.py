@@ -1,4 +1,4 @@
-"""An image of what was kept: the model's view, with the dropped patches faded."""
+"""An image of what was kept: the model's view, with the dropped patches dimmed."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ from PIL import Image, ImageDraw
 
 from fastv_runtime.preprocessing import View, Visual
 
-FADED = 0.15
+GREY = (120, 120, 120)
+"""What dropped patches are dimmed towards: pages are white or dark, and so are most documents."""
+SHOWN = 0.25
 """Share of a dropped patch that shows through."""
-LINE = (230, 60, 60)
+FRAME = (255, 196, 0)
 MIN_SIDE = 448
 """Small images are enlarged to this many pixels, so that patches can be told apart."""
 
@@ -31,7 +33,7 @@ def numbered(visuals: Sequence[Visual]) -> list[View]:
 
 
 def draw_kept(views: Sequence[View], kept: Sequence[int]) -> Image.Image:
-    """The views side by side, dropped patches faded and kept ones framed.
+    """The views side by side, dropped patches dimmed and kept ones framed.
 
     kept: numbers of visual tokens, as the views have them.
     """
@@ -50,9 +52,9 @@ def _panel(image: Image.Image, mask: np.ndarray) -> Image.Image:
     rows, columns = mask.shape
     scale = max(1, -(-MIN_SIDE // max(image.size)))
     image = image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
-    faded = Image.blend(Image.new("RGB", image.size, "white"), image, FADED)
+    dimmed = Image.blend(Image.new("RGB", image.size, GREY), image, SHOWN)
     alpha = Image.fromarray(mask.astype(np.uint8) * 255).resize(image.size, Image.Resampling.NEAREST)
-    panel = Image.composite(image, faded, alpha)
+    panel = Image.composite(image, dimmed, alpha)
     draw = ImageDraw.Draw(panel)
     xs = np.linspace(0, image.width - 1, columns + 1).round().astype(int)
     ys = np.linspace(0, image.height - 1, rows + 1).round().astype(int)
@@ -60,13 +62,13 @@ def _panel(image: Image.Image, mask: np.ndarray) -> Image.Image:
         box = (int(xs[column]), int(ys[row]), int(xs[column + 1]), int(ys[row + 1]))
         # Only the outline of a kept region is drawn: a frame around every patch would hide the image.
         if row == 0 or not mask[row - 1, column]:
-            draw.line((box[0], box[1], box[2], box[1]), LINE, 2)
+            draw.line((box[0], box[1], box[2], box[1]), FRAME, 2)
         if row == rows - 1 or not mask[row + 1, column]:
-            draw.line((box[0], box[3], box[2], box[3]), LINE, 2)
+            draw.line((box[0], box[3], box[2], box[3]), FRAME, 2)
         if column == 0 or not mask[row, column - 1]:
-            draw.line((box[0], box[1], box[0], box[3]), LINE, 2)
+            draw.line((box[0], box[1], box[0], box[3]), FRAME, 2)
         if column == columns - 1 or not mask[row, column + 1]:
-            draw.line((box[2], box[1], box[2], box[3]), LINE, 2)
+            draw.line((box[2], box[1], box[2], box[3]), FRAME, 2)
     return panel
 
 

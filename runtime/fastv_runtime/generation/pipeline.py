@@ -68,7 +68,7 @@ class Generation(Iterator[str]):
         return self._clock.timings()
 
     def draw_kept(self) -> Image.Image:
-        """The images as the model saw them: patches whose visual tokens were dropped are faded, kept ones framed."""
+        """The images as the model saw them: patches whose visual tokens were dropped are dimmed, kept ones framed."""
         return draw_kept(numbered(self._visuals), self.answer.kept_visual_tokens)
 
     def __next__(self) -> str:

@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
-from fastv_runtime.bench.models import Figure
+from typing import Protocol
 
 MIB = 2**20
+
+
+class Percentiles(Protocol):
+    """Of a quantity's repeats: the median, and between what values nine of ten lie."""
+
+    @property
+    def median(self) -> float: ...
+    @property
+    def p5(self) -> float: ...
+    @property
+    def p95(self) -> float: ...
 
 
 def milliseconds(value: float) -> str:
@@ -12,24 +23,36 @@ def milliseconds(value: float) -> str:
     return f"{value:,.{_digits(value)}f}"
 
 
-def interval(figure: Figure | None) -> str:
+def spread(median: float, low: float, high: float) -> str:
     """Median, and between what values nine of ten lie, as precisely as the median."""
-    if figure is None:
-        return "–"
-    digits = _digits(figure.median)
-    return f"{figure.median:,.{digits}f} ({figure.p5:,.{digits}f}–{figure.p95:,.{digits}f})"
+    digits = _digits(median)
+    return f"{median:,.{digits}f} ({low:,.{digits}f}–{high:,.{digits}f})"
+
+
+def interval(figure: Percentiles | None) -> str:
+    """The `spread` of a figure, or a dash for none."""
+    return "–" if figure is None else spread(figure.median, figure.p5, figure.p95)
 
 
 def times(value: float | None) -> str:
     return "–" if value is None else f"{value:.2f}×"
 
 
-def times_interval(figure: Figure) -> str:
+def times_interval(figure: Percentiles) -> str:
     return f"{figure.median:.2f}× ({figure.p5:.2f}–{figure.p95:.2f})"
 
 
-def mib(count: float) -> str:
-    return f"{count / MIB:,.0f}"
+def share(value: float) -> str:
+    return f"{value:.1%}"
+
+
+def share_interval(mean: float, low: float, high: float) -> str:
+    """A share and its interval: 97.0% (91.5–99.0)."""
+    return f"{share(mean)} ({low * 100:.1f}–{high * 100:.1f})"
+
+
+def mib(count: float, digits: int = 0) -> str:
+    return f"{count / MIB:,.{digits}f}"
 
 
 def _digits(value: float) -> int:

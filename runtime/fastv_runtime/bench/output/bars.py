@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 
 from fastv_runtime.bench.models import MemoryFigures, Report, Result
 from fastv_runtime.generation.clock import STAGES
@@ -115,6 +114,5 @@ def _bars(rows: Sequence[_Row], most: float, unit: str, shown: Callable[[float],
         if row.spread is not None:
             low, high = map(at, row.spread)
             middle = top + 19 + BAR + 2.5
-            title = f"<title>{escape(row.title)}</title>"
-            parts.append(f"<g>{title}{line((low, middle), (high, middle), 'interval')}</g>")
+            parts.append(line((low, middle), (high, middle), "interval", row.title))
     return drawing(parts, label, height)

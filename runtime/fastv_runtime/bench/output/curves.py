@@ -8,7 +8,7 @@ from fastv_runtime.bench.analysis.bounds import prefill_bound
 from fastv_runtime.bench.models import Ratio, Report, RunnerRecord, WorkloadRecord
 from fastv_runtime.config.lengths import kept_count
 from fastv_runtime.report.numbers import interval, times, times_interval
-from fastv_runtime.report.svg import RIGHT, TOP, WIDTH, Axes, dot, drawing, line, path, text, ticks
+from fastv_runtime.report.svg import RIGHT, TOP, WIDTH, Axes, dot, drawing, group, line, path, text, ticks
 
 SERIES = 6
 """Colours of the page's style; more series begin again."""
@@ -43,7 +43,7 @@ def keep_plot(report: Report) -> str | None:
             x, y = axes.at(keep, ttft.median)
             marks.append(line(axes.at(keep, ttft.p5), axes.at(keep, ttft.p95), "whisker"))
             marks.append(dot(x, y, "", f"{runner.name}, {workload.name}: {interval(ttft)} ms"))
-        parts.append(f'<g class="{kind}">{path(allowed, "allowed")}{"".join(marks)}</g>')
+        parts.append(group([path(allowed, "allowed"), *marks], kind))
     return drawing(parts, "Time to the first token over keep", HEIGHT)
 
 
@@ -87,7 +87,7 @@ def _ratio_row(axes: Axes, row: int, ratio: Ratio) -> str:
         at = axes.at(ratio.bound, middle)[0]
         parts.append(line((at, y - 8), (at, y + 8), "bound"))
     parts += [line((low, y), (high, y), "whisker"), dot(x, y, "", title, 4.5)]
-    return f'<g class="series-0">{"".join(parts)}</g>'
+    return group(parts, "series-0")
 
 
 def _points(report: Report, workload: WorkloadRecord) -> list[tuple[float, RunnerRecord]]:

@@ -7,8 +7,8 @@ from rich.table import Column, Table
 
 from fastv_runtime.bench.analysis.compare import Comparison
 from fastv_runtime.bench.models import Figure, Report
+from fastv_runtime.report.numbers import interval, mib, milliseconds
 
-MIB = 2**20
 COLUMNS = {"prefill": "prefill", "ttft": "first token", "decode": "per token"}
 """As many as a terminal of 80 columns bears."""
 INTERVALS = ("ttft",)
@@ -33,7 +33,7 @@ def show(report: Report, console: Console | None = None) -> None:
     for runner in report.runners:
         if (held := runner.memory) is not None:
             parts = (held.weights, held.caches, held.workspace, held.libraries, held.process)
-            memory.add_row(runner.name, *(f"{part / MIB:,.0f}" for part in parts))
+            memory.add_row(runner.name, *map(mib, parts))
     if memory.row_count:
         console.print(memory)
     for note in report.notes:
@@ -95,9 +95,8 @@ def _right(title: str) -> Column:
     return Column(title, justify="right", no_wrap=True)
 
 
-def _shown(figure: Figure | None, interval: bool) -> str:
+def _shown(figure: Figure | None, whole: bool) -> str:
+    """`whole`: with its interval."""
     if figure is None:
         return ""
-    digits = 2 if figure.median < 10 else 1 if figure.median < 100 else 0
-    middle = f"{figure.median:,.{digits}f}"
-    return f"{middle} ({figure.p5:,.{digits}f}–{figure.p95:,.{digits}f})" if interval else middle
+    return interval(figure) if whole else milliseconds(figure.median)
