@@ -39,7 +39,7 @@ class Change:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class ReportComparison:
     """Two reports side by side."""
 
     environment: tuple[str, ...]
@@ -55,7 +55,7 @@ class Comparison:
         return [change for change in self.changes if change.outcome == "worse"]
 
 
-def compare(old: Report, new: Report) -> Comparison:
+def compare(old: Report, new: Report) -> ReportComparison:
     """All that both have, in the new report's order."""
     environment = [*differences(old.environment, new.environment), *_settings(old, new)]
     caveats = [
@@ -66,7 +66,7 @@ def compare(old: Report, new: Report) -> Comparison:
     missing = [
         f"{each.runner}, {each.workload}" for each in old.results if (each.runner, each.workload) not in new_keys
     ]
-    return Comparison(tuple(environment), tuple(caveats), tuple(changes), tuple(missing))
+    return ReportComparison(tuple(environment), tuple(caveats), tuple(changes), tuple(missing))
 
 
 def outcome(old: Figure, new: Figure, *, more_is_better: bool = False) -> Verdict:

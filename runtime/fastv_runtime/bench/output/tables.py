@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Column, Table
 
-from fastv_runtime.bench.analysis.compare import Comparison
+from fastv_runtime.bench.analysis.compare import ReportComparison
 from fastv_runtime.bench.models import Figure, Report
 from fastv_runtime.report.numbers import interval, mib, milliseconds
 
@@ -44,7 +44,7 @@ def show(report: Report, console: Console | None = None) -> None:
         line("interrupted: these are the rounds until then", "red")
 
 
-def show_comparison(found: Comparison, console: Console | None = None) -> None:
+def show_comparison(found: ReportComparison, console: Console | None = None) -> None:
     """Print what changed, and what that is worth."""
     console = console or Console()
     table = Table("", "prompt", "quantity", _right("old"), _right("new"), _right("new/old"), "")
