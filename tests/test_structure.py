@@ -110,3 +110,31 @@ def test_no_two_public_classes_have_one_name() -> None:
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                 places[node.name].append(name)
     assert {name: where for name, where in places.items() if len(where) > 1} == {}
+
+
+def test_the_page_of_structure_has_every_package_in_its_own_words() -> None:
+    page = (ROOT / "docs" / "structure.md").read_text(encoding="utf-8")
+    for name, path in MODULES.items():
+        if path.name == "__init__.py":
+            sentence = " ".join((ast.get_docstring(TREES[name]) or "").split("\n\n")[0].split())
+            assert f"| `{name.replace('.', '/')}` | {sentence} |" in page
+
+
+@pytest.mark.parametrize(
+    ("room", "never"),
+    [
+        ("fastv_runtime.backends", ("fastv_runtime.tensorrt_build", "fastv_runtime.bench", "fastv_runtime.generation")),
+        ("fastv_runtime.report", ("fastv_runtime.bench",)),
+        ("fastv_runtime.config", ("fastv_runtime.generation", "fastv_runtime.bench", "fastv_runtime.preprocessing")),
+        ("fastv_runtime", ("fastv_runtime.cli",)),
+    ],
+)
+def test_rooms_do_not_know_who_uses_them(room: str, never: tuple[str, ...]) -> None:
+    wrong = [
+        f"{name} imports {other}"
+        for name in MODULES
+        if name.startswith(f"{room}.") and not name.startswith(never)
+        for other in imported(name)
+        if other.startswith(never)
+    ]
+    assert wrong == []
