@@ -28,8 +28,8 @@ class Refused(Exception):
 
 
 @dataclass(frozen=True)
-class Turn:
-    """As `Turn` of the contract, milliseconds."""
+class Measurement:
+    """As `Measurement` of the contract, milliseconds."""
 
     stages_ms: dict[str, float]
     ttft_ms: float
@@ -45,7 +45,7 @@ class Peer(Protocol):
     name: str
     settings: dict[str, str]
 
-    def run(self, images: Sequence[str], prompt: str, new_tokens: int) -> Turn: ...
+    def run(self, images: Sequence[str], prompt: str, new_tokens: int) -> Measurement: ...
 
 
 def serve(load: Callable[[argparse.Namespace], Peer], description: str | None, modules: Sequence[str]) -> None:

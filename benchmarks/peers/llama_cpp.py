@@ -27,7 +27,7 @@ from importlib.metadata import version
 from time import monotonic, perf_counter, sleep
 from typing import Any, BinaryIO
 
-from peers.lines import Refused, Turn, decoded, options, receipt, serve, unpruned_only
+from peers.lines import Measurement, Refused, decoded, options, receipt, serve, unpruned_only
 
 CONTEXT = 4096
 """Tokens that its caches have room for."""
@@ -74,7 +74,7 @@ class LlamaCpp:
             "vision": "the tower alone, in fp32",
         }
 
-    def run(self, images: Sequence[str], prompt: str, new_tokens: int) -> Turn:
+    def run(self, images: Sequence[str], prompt: str, new_tokens: int) -> Measurement:
         content: list[dict[str, Any]] = [{"type": "image_url", "image_url": {"url": _uri(path)}} for path in images]
         request = {
             "messages": [{"role": "user", "content": [*content, {"type": "text", "text": prompt}]}],
@@ -94,7 +94,7 @@ class LlamaCpp:
         return turn_of(reply["timings"], 1000 * seconds, log, len(images), new_tokens)
 
 
-def turn_of(timings: dict[str, Any], whole_ms: float, log: str, images: int, new_tokens: int) -> Turn:
+def turn_of(timings: dict[str, Any], whole_ms: float, log: str, images: int, new_tokens: int) -> Measurement:
     """What a request took, by the server's clock, its log, and ours around the call."""
     if timings["predicted_n"] != new_tokens:
         raise Refused(f"it made {timings['predicted_n']} tokens where {new_tokens} were asked for")
@@ -105,7 +105,7 @@ def turn_of(timings: dict[str, Any], whole_ms: float, log: str, images: int, new
         raise Refused("its log does not say what the tower took")
     ttft = whole_ms - timings["predicted_ms"]
     stages = {"preprocess": ttft - timings["prompt_ms"], "suffix": timings["prompt_ms"] - vision_ms}
-    return Turn(
+    return Measurement(
         stages_ms=stages | ({"vision": vision_ms} if images else {}),
         ttft_ms=ttft,
         decode_ms=timings["predicted_ms"] / (new_tokens - 1) if new_tokens > 1 else None,

@@ -21,7 +21,7 @@ from importlib.metadata import version
 from time import perf_counter
 from typing import Any
 
-from peers.lines import Refused, Turn, decoded, options, receipt, serve, unpruned_only
+from peers.lines import Measurement, Refused, decoded, options, receipt, serve, unpruned_only
 
 IMAGE = "<|vision_start|><|image_pad|><|vision_end|>"
 """Where an image goes in Qwen2.5-VL's prompt."""
@@ -57,7 +57,7 @@ class OnnxRuntimeGenAI:
             "vision": "the tower alone, in fp32, traced for one size of image",
         }
 
-    def run(self, images: Sequence[str], prompt: str, new_tokens: int) -> Turn:
+    def run(self, images: Sequence[str], prompt: str, new_tokens: int) -> Measurement:
         import onnxruntime_genai as genai
 
         files = [_file(path) for path in images]
@@ -91,7 +91,7 @@ class OnnxRuntimeGenAI:
         stages = {"preprocess": preprocessed - start, "suffix": known[0] - seen[EMBEDDINGS]}
         if images:
             stages["vision"] = seen[FEATURES] - preprocessed
-        return Turn(
+        return Measurement(
             stages_ms={stage: 1000 * seconds for stage, seconds in stages.items()},
             ttft_ms=1000 * (known[0] - start),
             decode_ms=1000 * (known[-1] - known[0]) / (new_tokens - 1) if new_tokens > 1 else None,

@@ -16,7 +16,7 @@ from importlib.metadata import version
 
 import numpy as np
 
-from peers.lines import Refused, Turn, decoded, options, receipt, serve
+from peers.lines import Measurement, Refused, decoded, options, receipt, serve
 
 MARKERS = 2
 """Tokens of text that Qwen's images bring: where vision starts and ends."""
@@ -56,7 +56,7 @@ class OpenVINOGenAI:
             "vision": "preprocessing, tokenizer, embeddings and its own pruning included",
         }
 
-    def run(self, paths: Sequence[str], prompt: str, new_tokens: int) -> Turn:
+    def run(self, paths: Sequence[str], prompt: str, new_tokens: int) -> Measurement:
         prompt_tokens, visual_tokens = self._counts(paths, prompt)
         images = self._images(paths)
         metrics = self._generate(images, prompt, new_tokens, self._prune if paths else 0)
@@ -69,7 +69,7 @@ class OpenVINOGenAI:
             raise Refused(f"its model saw {pruned_length} tokens where {expected} should be left of {prompt_tokens}")
         ttft = metrics.get_ttft().mean
         vision = metrics.get_prepare_embeddings_duration().mean
-        return Turn(
+        return Measurement(
             stages_ms={"vision": vision, "suffix": ttft - vision},
             ttft_ms=ttft,
             decode_ms=metrics.get_tpot().mean if new_tokens > 1 else None,

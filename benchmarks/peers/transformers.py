@@ -13,7 +13,7 @@ from importlib.metadata import version
 from time import perf_counter
 from typing import Any
 
-from peers.lines import Refused, Turn, decoded, receipt, serve, unpruned_only
+from peers.lines import Measurement, Refused, decoded, receipt, serve, unpruned_only
 
 
 class Marks:
@@ -58,7 +58,7 @@ class Transformers:
             "checkpoint": said["checkpoint"],
         }
 
-    def run(self, paths: Sequence[str], prompt: str, new_tokens: int) -> Turn:
+    def run(self, paths: Sequence[str], prompt: str, new_tokens: int) -> Measurement:
         import torch
 
         images = decoded(paths)
@@ -75,7 +75,7 @@ class Transformers:
         if made.shape[1] != length + new_tokens:
             raise Refused(f"it made {made.shape[1] - length} tokens where {new_tokens} were asked for")
         first, *_, last = marks.times[1:] if new_tokens > 1 else 2 * marks.times[1:]
-        return Turn(
+        return Measurement(
             stages_ms={"preprocess": 1000 * (preprocessed - start)}
             | {stage: 1000 * seconds for stage, seconds in self._spent.items()},
             ttft_ms=1000 * (first - start),

@@ -79,7 +79,7 @@ def test_a_graph_computes_with_the_rounded_weight(
 ) -> None:
     """In blocks of a few outputs as it is written, as it is run, and whole; what it multiplies is left as it is."""
     monkeypatch.setattr(float_formats, "READ", 4 * INPUTS * 4)  # four rows at a time
-    monkeypatch.setattr("fastv_export.execution.chunks.WEIGHT", 1024)  # large enough to be read in parts
+    monkeypatch.setattr("fastv_export.execution.stored_weights.WEIGHT", 1024)  # large enough to be read in parts
     model = graph_of(tmp_path, VALUES, "float16")
     done = quantize_weights(model, lambda _: rounding)
     values, largest = VALUES.numpy(), float(VALUES.abs().max())

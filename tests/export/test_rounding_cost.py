@@ -11,7 +11,7 @@ import torch
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
 from fastv_export.cli import summary
-from fastv_export.execution import chunks
+from fastv_export.execution import stored_weights
 from fastv_export.execution.last_rows import with_last_rows
 from fastv_export.export import export_bundle
 from fastv_export.plan import Options
@@ -34,7 +34,7 @@ def test_what_is_recorded_is_the_distance_from_the_unrounded_checkpoint(
 ) -> None:
     """Beside equally rounded weights two fifths of it would be left in int8, half a hundredth in int4; without rounded
     activations two thirds in int8."""
-    monkeypatch.setattr(chunks, "WEIGHT", 1 << 10)  # else no weight were read as those of large models are
+    monkeypatch.setattr(stored_weights, "WEIGHT", 1 << 10)  # else no weight were read as those of large models are
     notes: list[str] = []
     progress = Progress(None)
     progress.note = notes.append  # type: ignore[method-assign]

@@ -25,7 +25,7 @@ BENCHMARKS = Path(__file__).resolve().parents[3] / "benchmarks"
 ADAPTER = """
 import sys
 sys.path.insert(0, sys.argv.pop(1))
-from peers.lines import Refused, Turn, options, receipt, serve, unpruned_only
+from peers.lines import Refused, Measurement, options, receipt, serve, unpruned_only
 
 class Peer:
     name = "stand-in"
@@ -38,7 +38,7 @@ class Peer:
         print("libraries print where they like")
         if prompt == "no":
             raise Refused("this prompt cannot be had")
-        return Turn({"vision": 1.0, "suffix": 2.0}, 3.5, None, self.tokens, 144 * len(images), self.tokens)
+        return Measurement({"vision": 1.0, "suffix": 2.0}, 3.5, None, self.tokens, 144 * len(images), self.tokens)
 
 serve(Peer, None, sys.argv.pop(1).split(","))
 """

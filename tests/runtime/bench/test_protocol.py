@@ -13,7 +13,7 @@ from fastv_runtime.bench.runners.child import Child
 
 ADAPTER = """
 import sys
-from fastv_runtime.bench.protocol import Refused, Turn
+from fastv_runtime.bench.protocol import Refused, Measurement
 from fastv_runtime.bench.runners.serve import own_stdout, serve
 
 class Peer:
@@ -25,7 +25,7 @@ class Peer:
         if request.prompt == "no":
             raise Refused("this prompt cannot be had")
         stages = {"suffix": 9.0 if request.prompt == "wrong" else 2.0}
-        return Turn(stages_ms=stages, ttft_ms=3.0, decode_ms=None, prompt_tokens=7, visual_tokens=0, pruned_length=7)
+        return Measurement(stages_ms=stages, ttft_ms=3.0, decode_ms=None, prompt_tokens=7, visual_tokens=0, pruned_length=7)
     def close(self):
         pass
 
