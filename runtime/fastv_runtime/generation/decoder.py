@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
 
 from fastv_runtime.backends.base import Backend, Binding
 from fastv_runtime.config.bundle import Manifest
@@ -20,6 +19,9 @@ from fastv_runtime.memory.arena import Arena
 from fastv_runtime.memory.bindings import STEP, TensorBindings, arena_layout, decoder_links
 from fastv_runtime.memory.buffers import Buffer
 from fastv_runtime.memory.layout import Region
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int
 
 Stage = Callable[[str], AbstractContextManager[None]]
 """Called with a stage's name around the work of that stage, to time it."""

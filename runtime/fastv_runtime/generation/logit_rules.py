@@ -7,11 +7,14 @@ what was generated. Source: `transformers.generation.logits_process`.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Float, Int
 
 from fastv_runtime.config.generation_config import GenerationDefaults
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
 
 
 class LogitRules:
