@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.progress import track
 
 from demo import heldout
-from fastv_export.export import export_bundle
+from fastv_export.exporting import export_bundle
 from fastv_export.plan import Options
 from fastv_export.progress import Progress
 from fastv_runtime import Pipeline
