@@ -92,20 +92,20 @@ def calibrate(
         image_tokens=image_tokens,
         precisions=tuple(precisions),
     )
-    bundles = [str(bundle) for bundle in bundles]
-    objectives = _objectives(min_agreement, max_memory, precision, max_new_tokens, max_ttft, timed=bool(bundles))
+    timed = [str(bundle) for bundle in bundles]
+    objectives = _objectives(min_agreement, max_memory, precision, max_new_tokens, max_ttft, timed=bool(timed))
     checkpoint = resolve(str(source), revision, progress)
     calibrator = Calibrator(checkpoint, settings, objectives)
     with progress.step("hash the checkpoint"):
         results = calibrator.results(out.with_suffix(".samples.jsonl"), machines.threads)
-    calibrator.check_bundles(bundles, results)
+    calibrator.check_bundles(timed, results)
     with progress.items("samples", len(samples)) as advance:
         calibrator.measure(samples, results, advance, machines, progress.note)
     times = None
-    if bundles:
+    if timed:
         some = latency.timed(samples)
         with progress.items("bundles, in turns", len(some)) as advance:
-            times = Timed.of(bundles, latency.measure(bundles, some, advance))
+            times = Timed.of(timed, latency.measure(timed, some, advance))
     calibration = calibrator.summarise(samples, results, sidecar_of(out), times)
     write_atomically(out, calibration.model_dump_json(indent=2) + "\n")
     if page is not None:
