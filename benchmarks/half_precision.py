@@ -134,7 +134,7 @@ def logit_differences(pairs: list[tuple[Steps, Steps]]) -> dict[str, float]:
 
 def share(ours: list[Any], theirs: list[Any]) -> float:
     """Share of pairs that are equal."""
-    return sum(a == b for a, b in zip(ours, theirs, strict=True)) / len(ours)
+    return sum(bool(a == b) for a, b in zip(ours, theirs, strict=True)) / len(ours)
 
 
 def markdown(report: dict[str, Any]) -> str:

@@ -80,7 +80,8 @@ class _Linked:
 
     @property
     def logits(self) -> Float[np.ndarray, " V"]:
-        return self.arena["logits"].array()[0, 0]
+        logits: np.ndarray = self.arena["logits"].array()[0, 0]
+        return logits
 
     def _write_positions(self, positions: Int[np.ndarray, "axes S"]) -> None:
         buffer = self.arena["position_ids"]
@@ -147,7 +148,8 @@ class SplitDecoder(_Linked):
         with stage("suffix"):
             self._parts["suffix"].prefill({"M": pruned}, pruned)
         self._clear_first_rows()
-        return self.arena["keep"].leading((1, pruned)).array()[0].copy()
+        kept: np.ndarray = self.arena["keep"].leading((1, pruned)).array()[0]
+        return kept.copy()
 
 
 class _Part:
