@@ -70,7 +70,9 @@ def test_options_that_mean_nothing(options: dict[str, object], message: str, tin
     assert not list(tmp_path.iterdir())
 
 
-def test_a_calibration_that_chooses_nothing_is_written_and_returned(tiny_llava: Path, tmp_path: Path) -> None:
+def test_a_calibration_that_chooses_nothing_is_written_and_returned(
+    tiny_llava: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     from tests.conftest import noise_image
 
     (tmp_path / "images").mkdir()
@@ -88,6 +90,8 @@ def test_a_calibration_that_chooses_nothing_is_written_and_returned(tiny_llava: 
         answer_tokens=8,
         min_agreement=1,
     )
+    captured = capsys.readouterr()
+    assert captured.out == captured.err == ""
     assert found == fastv_calib.read_calibration(out)
     assert len(found.plans) == 2
     assert found.chosen is None

@@ -17,6 +17,7 @@ from tokenizers import Tokenizer
 from torch import nn
 
 from fastv_export.hf import branching, changed, keyword
+from fastv_runtime.hf import without_bars
 
 COMPUTED = (r"rotary_emb\.inv_freq$", r"(^|\.)position_ids$")
 """Stored by older versions of transformers, computed today; it does not warn of them either."""
@@ -70,9 +71,10 @@ def build(model: Any, config: Any, *, attention: str | None = None) -> Any:
 
 def load(model: Any, path: Path) -> Any:
     """A model of that class with its weights, in fp32, with eager attention: the only one that returns its weights."""
-    return model.from_pretrained(
-        path, dtype=torch.float32, attn_implementation="eager", local_files_only=True, trust_remote_code=False
-    )
+    with without_bars():
+        return model.from_pretrained(
+            path, dtype=torch.float32, attn_implementation="eager", local_files_only=True, trust_remote_code=False
+        )
 
 
 def renamed(model: Any, stored: Iterable[str]) -> dict[str, str]:
