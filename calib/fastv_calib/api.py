@@ -16,7 +16,7 @@ from fastv_export.calibration import Calibration, CalibrationSettings, Objective
 from fastv_export.checkpoint.hub import resolve
 from fastv_export.progress import Progress
 from fastv_export.quantization.activations import sidecar_of
-from fastv_runtime.config.bundle import Precision
+from fastv_runtime.config.plan import Precision
 from fastv_runtime.errors import UserError
 from fastv_runtime.files import write_atomically
 
@@ -27,7 +27,7 @@ PRECISIONS: dict[str, Precision] = {"fp32": "float32", "fp16": "float16"}
 def calibrate(
     source: str | Path,
     data: str | Path,
-    out: str | Path,
+    output: str | Path,
     *,
     prompt: str | None = None,
     revision: str | None = None,
@@ -51,14 +51,14 @@ def calibrate(
 ) -> Calibration:
     """Measure what pruning costs a model on your images, and choose the cheapest plan that agrees often enough.
 
-    Writes `out`, and beside it the measurements (`out` without .json, then .samples.jsonl and .activations) and what
-    scales and ranges are made of (.activations.safetensors). An interrupted call goes on when it is made again; one
-    with other objectives measures nothing anew. Options are those of the command `fastv-calibrate`, by the same names.
+    Writes `output`, and beside it (NAME.json: NAME) the measurements, .samples.jsonl and .activations, and what scales
+    and ranges are made of, .activations.safetensors. An interrupted call goes on when it is made again; one with other
+    objectives measures nothing anew. Options are those of the command `fastv-calibrate`, by the same names.
 
     source: a checkpoint directory, as `save_pretrained` writes it, or a hub id (org/name).
     data: a folder of images, or a file with a JSON object a line: "image", "images" or "video", "prompt", and "answer"
         where it is known; paths are relative to the file.
-    out: the calibration to write; an existing one is replaced.
+    output: the calibration to write; an existing one is replaced.
     prompt: what every image of a folder is asked.
     revision: branch, tag or commit of a hub id; None means main.
     report: also write the figures as this HTML page.
@@ -81,7 +81,7 @@ def calibrate(
     be calibrated.
     """
     progress = progress or Progress(None)
-    out, page = _writable(out), None if report is None else _writable(report)
+    output, page = _writable(output), None if report is None else _writable(report)
     machines = Machines(ray, workers, threads)
     samples = read_data(Path(data), prompt)
     settings = CalibrationSettings(
@@ -97,7 +97,7 @@ def calibrate(
     checkpoint = resolve(str(source), revision, progress)
     calibrator = Calibrator(checkpoint, settings, objectives)
     with progress.step("hash the checkpoint"):
-        results = calibrator.results(out.with_suffix(".samples.jsonl"), machines.threads)
+        results = calibrator.results(output.with_suffix(".samples.jsonl"), machines.threads)
     calibrator.check_bundles(timed, results)
     with progress.items("samples", len(samples)) as advance:
         calibrator.measure(samples, results, advance, machines, progress.note)
@@ -106,12 +106,12 @@ def calibrate(
         some = latency.timed(samples)
         with progress.items("bundles, in turns", len(some)) as advance:
             times = Timed.of(timed, latency.measure(timed, some, advance))
-    calibration = calibrator.summarise(samples, results, sidecar_of(out), times)
-    write_atomically(out, calibration.model_dump_json(indent=2) + "\n")
+    calibration = calibrator.summarise(samples, results, sidecar_of(output), times)
+    write_atomically(output, calibration.model_dump_json(indent=2) + "\n")
     if page is not None:
         with progress.items("images of the report", len(samples)) as advance:
             evidence = calibrator.evidence(calibration, samples, results, advance)
-        write_atomically(page, report_page(calibration, evidence, str(source), str(out)))
+        write_atomically(page, report_page(calibration, evidence, str(source), str(output)))
     return calibration
 
 

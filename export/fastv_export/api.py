@@ -16,7 +16,8 @@ from fastv_export.progress import Progress
 from fastv_export.quantization.activations import read_activations, sidecar_of
 from fastv_export.quantization.presets import BLOCK, BLOCKS, DEFAULTS, FEW_BITS, FLOATING, PARTS, TRT_BLOCK, WIDE
 from fastv_export.targets import TARGETS
-from fastv_runtime.config.bundle import Length, Manifest, Part, Precision, Ranker, Weights
+from fastv_runtime.config.bundle import Manifest
+from fastv_runtime.config.plan import Length, Part, Precision, Ranker, Weights
 from fastv_runtime.errors import UserError
 
 PRECISIONS: dict[str, Precision] = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
@@ -25,7 +26,7 @@ PRECISIONS: dict[str, Precision] = {"fp32": "float32", "fp16": "float16", "bf16"
 
 def export(
     source: str | Path,
-    out: str | Path,
+    output: str | Path,
     *,
     revision: str | None = None,
     target: str = "ort",
@@ -48,11 +49,11 @@ def export(
 ) -> Manifest:
     """Split a checkpoint at decoder layer K and write it as a bundle that prunes visual tokens there.
 
-    The bundle appears at `out` whole or not at all. For a `trt` target its engines are built too, where TensorRT is at
-    hand. Options are those of the command `fastv-export`, by the same names; lengths are in tokens.
+    The bundle appears at `output` whole or not at all. For a `trt` target its engines are built too, where TensorRT is
+    at hand. Options are those of the command `fastv-export`, by the same names; lengths are in tokens.
 
     source: a checkpoint directory, as `save_pretrained` writes it, or a hub id (org/name).
-    out: where the bundle is written; must not exist.
+    output: where the bundle is written; must not exist.
     revision: branch, tag or commit of a hub id; None means main.
     target: `ort` (ONNX Runtime), `trt` (TensorRT), `trt-rtx` or `trt-legacy` (TensorRT 10.3 to 10.14).
     precision: `fp32`, `fp16`, `bf16`, `int8`, `int4`, `fp8` or `nvfp4`; None means the target's: int8 for `ort`, else
@@ -86,7 +87,7 @@ def export(
     _check("int8_parts", int8_parts or (), PARTS)
     _check("length", [] if length is None else [length], get_args(Length))
     calibrated = None if calibration is None else read_calibration(calibration)
-    check_output(out)
+    check_output(output)
     source = resolve(str(source), revision, progress)
     digests, chosen = None, None
     if calibrated is None:
@@ -114,8 +115,8 @@ def export(
         target=target,
         verify=verify,
     )
-    manifest = export_bundle(source, out, options, progress, activations, digests=digests)
-    build_after_export(Path(out), manifest, target, progress)
+    manifest = export_bundle(source, output, options, progress, activations, digests=digests)
+    build_after_export(Path(output), manifest, target, progress)
     return manifest
 
 
@@ -140,10 +141,10 @@ def _weights(
     if weights is not None and weights.floating:
         for flag, given in (("--block", block), ("--int8-parts", parts)):
             if given is not None:
-                raise UserError(f"{flag}: --precision {precision} has blocks and parts of its own: leave it out")
+                raise UserError(f"{flag}: --precision {precision} has blocks and parts of its own: leave it output")
         return weights
     if parts is not None and (weights is None or weights.bits == 8):
-        raise UserError("--int8-parts: they keep 8 bits where others have 4: add --precision int4, or leave it out")
+        raise UserError("--int8-parts: they keep 8 bits where others have 4: add --precision int4, or leave it output")
     if weights is None:
         if block is not None:
             raise UserError(f"--block {block}: is of weights of few bits: add --precision int4 or int8")
