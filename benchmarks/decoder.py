@@ -37,7 +37,7 @@ from rich.progress import track
 from scoring_cost import scoring_ms, selecting_ms
 from turns import orders, turns
 
-from fastv_export.export import export_bundle
+from fastv_export.exporting import export_bundle
 from fastv_export.plan import Options
 from fastv_export.progress import Progress
 from fastv_export.quantization.presets import FEW_BITS

@@ -28,7 +28,7 @@ from demo import calibration_split, heldout
 from fastv_calib.cli import main as calibrate
 from fastv_calib.measurement.activations import SAMPLES
 from fastv_export.calibration import read_calibration
-from fastv_export.export import export_bundle
+from fastv_export.exporting import export_bundle
 from fastv_export.plan import Options
 from fastv_export.progress import Progress
 from fastv_export.quantization.activations import Activation, read_activations, sidecar_of

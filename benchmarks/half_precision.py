@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.progress import track
 
 from demo import heldout
-from fastv_export.export import export_bundle
+from fastv_export.exporting import export_bundle
 from fastv_export.plan import Options
 from fastv_export.progress import Progress
 from fastv_runtime import Pipeline
@@ -134,7 +134,7 @@ def logit_differences(pairs: list[tuple[Steps, Steps]]) -> dict[str, float]:
 
 def share(ours: list[Any], theirs: list[Any]) -> float:
     """Share of pairs that are equal."""
-    return sum(a == b for a, b in zip(ours, theirs, strict=True)) / len(ours)
+    return sum(bool(a == b) for a, b in zip(ours, theirs, strict=True)) / len(ours)
 
 
 def markdown(report: dict[str, Any]) -> str:

@@ -23,7 +23,7 @@ from random_checkpoint import write_random_checkpoint
 from rich.console import Console
 from rich.progress import track
 
-from fastv_export.export import export_bundle
+from fastv_export.exporting import export_bundle
 from fastv_export.plan import Options
 from fastv_export.progress import Progress
 from fastv_runtime import Bundle

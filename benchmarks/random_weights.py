@@ -100,7 +100,7 @@ def write_shards(
 
 def nbytes(name: str, shape: tuple[int, ...], dtype: str) -> int:
     """Bytes that a tensor takes in a checkpoint of `dtype`."""
-    return prod(shape) * np.dtype(_element(name, dtype)[1]).itemsize
+    return prod(shape) * int(np.dtype(_element(name, dtype)[1]).itemsize)
 
 
 def _element(name: str, dtype: str) -> tuple[str, Any]:

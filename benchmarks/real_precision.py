@@ -24,7 +24,7 @@ from real_speed import milliseconds
 from real_text import MOST, distance, read_text, text_ids, witness
 from rich.console import Console
 
-from fastv_export.export import export_bundle
+from fastv_export.exporting import export_bundle
 from fastv_export.plan import Options
 from fastv_export.progress import Progress
 from fastv_export.quantization.presets import FEW_BITS

@@ -73,5 +73,6 @@ def distance(found: LogProbabilities, exact: LogProbabilities, ids: Int[np.ndarr
 
 def log_softmax(logits: Float[np.ndarray, " V"]) -> Float32[np.ndarray, " V"]:
     """Log-probabilities of one row of logits."""
-    shifted = logits - logits.max()
-    return shifted - np.log(np.exp(shifted).sum(dtype=np.float64)).astype(np.float32)
+    shifted: np.ndarray = logits - logits.max()
+    likelihoods: np.ndarray = shifted - np.log(np.exp(shifted).sum(dtype=np.float64)).astype(np.float32)
+    return likelihoods

@@ -20,7 +20,7 @@ from configurations import configuration
 from random_checkpoint import write_random_checkpoint
 from rich.console import Console
 
-from fastv_export.export import export_bundle
+from fastv_export.exporting import export_bundle
 from fastv_export.plan import Options
 from fastv_export.progress import Progress
 from fastv_runtime.cli.bench import main as fastv_bench

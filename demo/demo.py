@@ -15,7 +15,7 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from fastv_export.export import export_bundle
+from fastv_export.exporting import export_bundle
 from fastv_export.plan import Options
 from fastv_export.progress import Progress
 from fastv_runtime import Pipeline

@@ -26,7 +26,7 @@ from rich.progress import Progress as Bars
 from demo import heldout
 from demo.card import model_card
 from fastv_export.checkpoint.checkpoint import Checkpoint
-from fastv_export.export import export_bundle
+from fastv_export.exporting import export_bundle
 from fastv_export.plan import Options
 from fastv_export.progress import Progress
 from fastv_runtime import Bundle, Pipeline

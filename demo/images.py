@@ -40,7 +40,8 @@ def answer(model: LlavaForConditionalGeneration, processor: LlavaProcessor, imag
     prompt = processor.apply_chat_template(messages, add_generation_prompt=True)
     inputs = processor(images=[image], text=[prompt], return_tensors="pt")
     tokens = model.generate(**inputs, max_new_tokens=32, do_sample=False)
-    return processor.tokenizer.decode(tokens[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True).strip()
+    said = processor.tokenizer.decode(tokens[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+    return str(said).strip()
 
 
 def main() -> None:

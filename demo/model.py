@@ -62,7 +62,7 @@ def build_model(tokenizer: PreTrainedTokenizerFast, seed: int = 0) -> LlavaForCo
         **ids,
     )
     torch.manual_seed(seed)
-    model = LlavaForConditionalGeneration(config).float()
+    model: LlavaForConditionalGeneration = LlavaForConditionalGeneration(config).float()
     # Written-out attention trains faster than the fused kernel at this size, on a CPU.
     model.model.vision_tower.set_attn_implementation("eager")
     model.generation_config = GenerationConfig(**ids, do_sample=False, max_new_tokens=32)
@@ -103,7 +103,8 @@ def _grid_positions() -> Tensor:
 def image_features(model: LlavaForConditionalGeneration, pixels: Tensor) -> Tensor:
     """Projected visual tokens [B, 144, D] of normalised pixels [B, 3, 168, 168]."""
     hidden = model.model.vision_tower(pixel_values=pixels, output_hidden_states=True).hidden_states
-    return model.model.multi_modal_projector(hidden[model.config.vision_feature_layer][:, 1:])
+    features: Tensor = model.model.multi_modal_projector(hidden[model.config.vision_feature_layer][:, 1:])
+    return features
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,8 @@ class Prompter:
         text: Any = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         if answer is not None:
             text += f" {answer}{self.tokenizer.eos_token}"
-        return self.tokenizer(text)["input_ids"]
+        ids: list[int] = self.tokenizer(text)["input_ids"]
+        return ids
 
     def _encode(self, question: str, answer: str) -> tuple[list[int], int]:
         """Tokens after <image>, and how many of them are prompt."""

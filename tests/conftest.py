@@ -11,7 +11,7 @@ import torch
 from hypothesis import settings
 from PIL import Image
 
-from fastv_export.export import export_bundle
+from fastv_export.exporting import export_bundle
 from fastv_export.plan import Options
 from fastv_export.progress import Progress
 from fastv_export.tracing import trace

@@ -6,6 +6,7 @@ import os
 import subprocess
 from pathlib import Path
 
+import fastv_calib
 import fastv_export
 import fastv_runtime
 
@@ -13,7 +14,7 @@ import fastv_runtime
 def run(python: str | Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
     """Run Python: what it is told about packages by the environment does not count, but the project is ours."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "TRANSFORMERS"))}
-    sources = (Path(str(module.__file__)).parents[1] for module in (fastv_runtime, fastv_export))
+    sources = (Path(str(module.__file__)).parents[1] for module in (fastv_runtime, fastv_export, fastv_calib))
     # Where the project is installed like any package, its folder holds all that a device must not have.
     environment["PYTHONPATH"] = os.pathsep.join(str(path) for path in sources if path.name != "site-packages")
     command = [str(python), *map(str, arguments)]

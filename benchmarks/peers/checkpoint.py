@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 import string
+from collections.abc import Iterator
 from itertools import islice, product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from configurations import configuration
@@ -68,7 +70,7 @@ def write_tokenizer(out: Path, vocabulary: int) -> None:
     from transformers.convert_slow_tokenizer import bytes_to_unicode
 
     words = sorted(bytes_to_unicode().values())
-    merges = list(islice(_merges(), vocabulary - len(words) - len(SPECIAL)))
+    merges: Any = list(islice(_merges(), vocabulary - len(words) - len(SPECIAL)))
     words += ["".join(pair) for pair in merges] + list(SPECIAL)
     tokenizer = Qwen2Tokenizer(
         vocab={word: index for index, word in enumerate(words)},
@@ -123,7 +125,7 @@ def write_image(path: Path) -> None:
     Image.fromarray(small).resize((PIXELS, PIXELS), Image.Resampling.BILINEAR).save(path)
 
 
-def _merges():
+def _merges() -> Iterator[tuple[str, ...]]:
     pairs = list(product(string.ascii_lowercase, repeat=2))
     yield from pairs
     yield from (("".join(pair), letter) for pair in pairs for letter in string.ascii_lowercase)

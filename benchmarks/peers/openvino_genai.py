@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from importlib.metadata import version
+from typing import Any
 
 import numpy as np
 
@@ -87,7 +88,7 @@ class OpenVINOGenAI:
             self._lengths[key] = (whole, whole - text - MARKERS * len(paths))
         return self._lengths[key]
 
-    def _generate(self, images: list[object], prompt: str, new_tokens: int, prune: int):
+    def _generate(self, images: list[object], prompt: str, new_tokens: int, prune: int) -> Any:
         import openvino_genai
 
         config = openvino_genai.GenerationConfig(max_new_tokens=new_tokens, ignore_eos=True, do_sample=False)

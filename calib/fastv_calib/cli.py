@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
+from fastv_calib import defaults
 from fastv_export.cli import RANKERS
 from fastv_runtime.console import command, export_extras, stderr
 from fastv_runtime.errors import UserError, missing_extra
 
 if TYPE_CHECKING:
     from fastv_export.calibration import Calibration
-    from fastv_runtime.config.plan import Precision
 
-PRECISIONS: dict[str, Precision] = {"fp32": "float32", "fp16": "float16"}
-DEFAULT_RANKERS = ["fastv", "fastv+uniform", "dart", "random"]
-"""The paper's, what mends its bias for places, one that looks at likeness instead of attention, and the control."""
+PRECISIONS = ("fp32", "fp16")
 DESCRIPTION = (
     "Measure, on your own images and questions, what pruning visual tokens costs a model for every K, keep and "
     "ranker, and choose the cheapest plan that agrees with the unpruned model often enough."
@@ -49,27 +43,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prompt", metavar="TEXT", help="what every image of a folder is asked")
     parser.add_argument("-o", "--output", required=True, metavar="OUT", help="calibration.json to write")
     parser.add_argument("--report", metavar="HTML", help="also write the figures as one HTML page")
-    parser.add_argument("--layers", type=int, nargs="+", default=[1, 2, 3], metavar="K", help="default: 1 2 3")
+    parser.add_argument("--layers", type=int, nargs="+", default=defaults.LAYERS, metavar="K", help="default: 1 2 3")
     parser.add_argument(
         "--keeps",
         type=float,
         nargs="+",
-        default=[0.75, 0.5, 0.25, 0.1],
+        default=defaults.KEEPS,
         metavar="R",
         help="fractions of visual tokens kept; 1, the unpruned model, is always there (default: 0.75 0.5 0.25 0.1)",
     )
     parser.add_argument(
         "--rankers",
         nargs="+",
-        default=DEFAULT_RANKERS,
+        default=defaults.RANKERS,
         metavar="NAME",
         help=f"of {', '.join(RANKERS)}; random is a control, which is never chosen. Every one more costs a rerun of "
-        f"the layers from K on for each K and keep (default: {' '.join(DEFAULT_RANKERS)})",
+        f"the layers from K on for each K and keep (default: {' '.join(defaults.RANKERS)})",
     )
     parser.add_argument(
         "--precisions",
         nargs="+",
-        default=["fp32"],
+        default=defaults.PRECISIONS,
         metavar="NAME",
         help="of weights: fp32, as they are stored, int8 and int4, as fastv-export rounds them for ort; the answers "
         "compared with are always those of fp32 (default: fp32)",
@@ -77,7 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--answer-tokens",
         type=int,
-        default=16,
+        default=defaults.ANSWER_TOKENS,
         metavar="N",
         help="tokens of the unpruned answer on which plans are compared (default: 16)",
     )
@@ -90,7 +84,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--min-agreement",
         type=float,
-        default=0.99,
+        default=defaults.MIN_AGREEMENT,
         metavar="SHARE",
         help="share of answers that must equal the unpruned model's, token by token. A plan meets it unless its 95%% "
         "interval lies below: few samples exclude little. Of those that do the one with the fewest FLOPs is chosen "
@@ -124,7 +118,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "fp32)",
     )
     parser.add_argument(
-        "--max-new-tokens", type=int, default=256, metavar="N", help="tokens an answer may have (default: 256)"
+        "--max-new-tokens",
+        type=int,
+        default=defaults.MAX_NEW_TOKENS,
+        metavar="N",
+        help="tokens an answer may have (default: 256)",
     )
     parser.add_argument(
         "--ray",
@@ -150,73 +148,42 @@ def run(args: argparse.Namespace) -> None:
     try:
         import torch  # noqa: F401  first, so that a device's user reads of torch and not of some helper
 
-        from fastv_calib.calibrate import Calibrator
-        from fastv_calib.distribution.machines import Machines
-        from fastv_calib.measurement import latency
-        from fastv_calib.measurement.predict import Timed
-        from fastv_calib.report.page import report
-        from fastv_export.calibration import CalibrationSettings, Objectives
-        from fastv_export.checkpoint.hub import resolve
-        from fastv_export.progress import Progress as ExportProgress
-        from fastv_export.quantization.activations import sidecar_of
+        from fastv_calib.api import calibrate
+        from fastv_calib.choice.choose import refusal
+        from fastv_export.progress import Progress
     except ImportError as error:
         raise missing_extra(error.name or "torch", "export") from None
-    from fastv_calib.samples.data import read_data
 
-    output = _writable(args.output)
-    page = None if args.report is None else _writable(args.report)
-    machines = Machines(args.ray, args.workers, args.threads)
-    samples = read_data(Path(args.data), args.prompt)
-    settings = CalibrationSettings(
-        layers=tuple(args.layers),
-        keeps=tuple(args.keeps),
-        rankers=tuple(args.rankers),
-        answer_tokens=args.answer_tokens,
-        image_tokens=args.image_tokens,
-        precisions=tuple(args.precisions),
-    )
-    if args.max_new_tokens < 1:
-        raise UserError(f"--max-new-tokens {args.max_new_tokens}: must be at least 1")
-    if args.max_ttft is not None and not args.bundle:
-        raise UserError(
-            f"--max-ttft {args.max_ttft:g}: nothing tells how long a plan takes: add --bundle BUNDLE, of this "
-            "checkpoint and for this machine (fastv-export)"
+    with Progress(stderr) as progress:
+        calibration = calibrate(
+            args.source,
+            args.data,
+            args.output,
+            prompt=args.prompt,
+            revision=args.revision,
+            report=args.report,
+            layers=args.layers,
+            keeps=args.keeps,
+            rankers=args.rankers,
+            precisions=args.precisions,
+            answer_tokens=args.answer_tokens,
+            image_tokens=args.image_tokens,
+            min_agreement=args.min_agreement,
+            max_memory=args.max_memory,
+            bundles=args.bundle,
+            max_ttft=args.max_ttft,
+            precision=args.precision,
+            max_new_tokens=args.max_new_tokens,
+            ray=args.ray,
+            workers=args.workers,
+            threads=args.threads,
+            progress=progress,
         )
-    objectives = Objectives(
-        min_agreement=args.min_agreement,
-        max_memory=args.max_memory,
-        precision=PRECISIONS[args.precision],
-        max_new_tokens=args.max_new_tokens,
-        max_ttft=args.max_ttft,
-    )
-    with ExportProgress(stderr) as progress:
-        source = resolve(args.source, args.revision, progress)
-        calibrator = Calibrator(source, settings, objectives)
-        with progress.step("hash the checkpoint"):
-            results = calibrator.results(output.with_suffix(".samples.jsonl"), machines.threads)
-        calibrator.check_bundles(args.bundle, results)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=stderr) as bars:
-        task = bars.add_task("samples", total=len(samples))
-        calibrator.measure(samples, results, lambda: bars.advance(task), machines, _say)
-    times = None
-    if args.bundle:
-        some = latency.timed(samples)
-        with Progress(*columns, console=stderr) as bars:
-            task = bars.add_task("bundles, in turns", total=len(some))
-            times = Timed.of(args.bundle, latency.measure(args.bundle, some, lambda: bars.advance(task)))
-    outcome = calibrator.summarise(samples, results, sidecar_of(output), times)
-    calibration = outcome.calibration
-    _write(output, calibration.model_dump_json(indent=2) + "\n")
-    if page is not None:
-        with Progress(*columns, console=stderr) as bars:
-            task = bars.add_task("images of the report", total=len(samples))
-            evidence = calibrator.evidence(calibration, samples, results, lambda: bars.advance(task))
-        _write(page, report(calibration, evidence, args.source, args.output))
     if args.json:
         print(calibration.model_dump_json())
-    if outcome.refusal is not None:
-        raise UserError(f"{outcome.refusal}; the measurements are in {output}")
+    if calibration.chosen is None:
+        why = refusal(calibration.plans, calibration.objectives)
+        raise UserError(f"{why}; the measurements are in {args.output}")
     _conclude(calibration, args.source, args.output)
 
 
@@ -239,23 +206,6 @@ def _conclude(calibration: Calibration, source: str, output: str) -> None:
         f"next: fastv-export {source} -o NAME.fastv --calibration {output}",
     ):
         _say(line)
-
-
-def _writable(name: str) -> Path:
-    path = Path(name)
-    if path.is_dir():
-        raise UserError(f"{path}: is a directory: give a file to write")
-    if not path.absolute().parent.is_dir():
-        raise UserError(f"{path.absolute().parent}: no such directory: make it first")
-    return path
-
-
-def _write(path: Path, text: str) -> None:
-    """The file appears whole or not at all."""
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}.partial-", dir=path.absolute().parent) as folder:
-        staged = Path(folder) / path.name
-        staged.write_text(text, encoding="utf-8")
-        staged.replace(path)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -6,22 +6,18 @@ import argparse
 import signal
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from fastv_export.quantization.presets import BLOCK, DEFAULTS, FEW_BITS, FLOATING, TRT_BLOCK, WIDE
+from fastv_export.quantization.presets import BLOCKS, FEW_BITS, FLOATING, PARTS
 from fastv_runtime.config.bundle import END_TO_END, Manifest
-from fastv_runtime.config.plan import Part, Precision, Weights
 from fastv_runtime.config.wording import cost_of, dialect_of, precision_of
 from fastv_runtime.console import command, export_extras, stderr
-from fastv_runtime.errors import UserError, missing_extra
+from fastv_runtime.errors import missing_extra
 
 TARGETS = ("ort", "trt", "trt-rtx", "trt-legacy")
 RANKERS = ("fastv", "random", "uniform", "fastv+uniform", "pre-rope", "dart")
 """As `rankers.RANKERS` has them, which needs packages that --help does not."""
-PRECISIONS: dict[str, Precision] = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
-PLANNED = ("layer", "keep", "ranker", "length", "max_text", "image_tokens")
-"""Flags whose values a calibration can give, and otherwise `Options`."""
+PRECISIONS = ("fp32", "fp16", "bf16", *FEW_BITS, *FLOATING)
 DESCRIPTION = (
     "Split a vision-language model at decoder layer K and write it as a bundle that prunes visual tokens there."
 )
@@ -42,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--precision",
-        choices=(*PRECISIONS, *FEW_BITS, *FLOATING),
+        choices=PRECISIONS,
         help="of weights and activations; int4 and int8 are of weights alone, but with int8 products are int8 as well "
         "on ort, and on trt targets with --calibration; fp8 (GPUs since SM89) and nvfp4 (since SM100) are of the "
         "decoder's products on trt targets (default: fp16; for ort int8, which is for CPUs: its CUDA provider wants "
@@ -51,13 +47,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--block",
         type=int,
-        choices=[32, 64, 128],
+        choices=BLOCKS,
         help="weights that share a scale (default: in int4 32, for trt 64; in int8 all inputs of an output)",
     )
     parser.add_argument(
         "--int8-parts",
         nargs="*",
-        choices=["vision", "prefix", "first", "last", "values", "head"],
+        choices=PARTS,
         metavar="PART",
         help="parts that keep 8 bits in int4: vision (towers), prefix (layers before K), first or last (one layer), "
         "values (of attention), head (default: vision prefix values head; with --no-prune first for prefix)",
@@ -111,54 +107,36 @@ def run(args: argparse.Namespace) -> None:
     try:
         import torch  # noqa: F401  first, so that a device's user reads of torch and not of some helper
 
-        from fastv_export.calibration import chosen_for, read_calibration, source_digests
-        from fastv_export.checkpoint.checkpoint import Checkpoint
-        from fastv_export.checkpoint.hub import resolve
-        from fastv_export.engines import build_after_export
-        from fastv_export.export import check_output, export_bundle
-        from fastv_export.plan import Options
-        from fastv_export.quantization.activations import read_activations, sidecar_of
+        from fastv_export.api import export
     except ImportError as error:
         raise missing_extra(error.name or "torch", "export") from None
     from fastv_export.progress import Progress
 
     # A terminated export cleans up as an interrupted one does.
     signal.signal(signal.SIGTERM, _raise_exit)
-    calibration = None if args.calibration is None else read_calibration(args.calibration)
-    check_output(args.output)
     with Progress(stderr) as progress:
-        source = resolve(args.source, args.revision, progress)
-        chosen: dict[str, Any] = {}
-        digests = None
-        precision = args.precision
-        if precision is None and calibration is None:
-            precision = DEFAULTS.get(args.target)
-        if calibration is not None:
-            with progress.step("compare with the calibration"):
-                digests = source_digests(Checkpoint(source))
-                choice = chosen_for(calibration, source, digests)
-            chosen = choice.model_dump(include=set(PLANNED))
-            if precision is None and choice.precision in FEW_BITS:  # others are the target's own
-                precision = choice.precision
-        weights = _weights(precision, args.block, args.int8_parts, args.target, calibration is not None)
-        if args.no_prune and weights is not None:
-            weights = _unsplit(weights, args.int8_parts)
-        activations = None
-        if calibration is not None and weights is not None:
-            activations = read_activations(sidecar_of(Path(args.calibration)), calibration.activations)
-        given = {name: value for name in PLANNED if (value := getattr(args, name)) is not None}
-        options = Options(
-            **chosen | given | ({"layer": None} if args.no_prune else {}),
+        manifest = export(
+            args.source,
+            args.output,
+            revision=args.revision,
+            target=args.target,
+            precision=args.precision,
+            block=args.block,
+            int8_parts=args.int8_parts,
+            calibration=args.calibration,
+            layer=args.layer,
+            keep=args.keep,
+            ranker=args.ranker,
+            length=args.length,
+            max_text=args.max_text,
             max_images=args.max_images,
             max_visual=args.max_visual,
+            image_tokens=args.image_tokens,
             max_new_tokens=args.max_new_tokens,
-            precision=PRECISIONS.get(precision),
-            weights=weights,
-            target=args.target,
+            prune=not args.no_prune,
             verify=not args.no_verify,
+            progress=progress,
         )
-        manifest = export_bundle(source, args.output, options, progress, activations, digests=digests)
-        build_after_export(Path(args.output), manifest, args.target, progress)
     if args.json:
         print(manifest.model_dump_json())
     stderr.print(f"{args.output}: {summary(manifest)}", highlight=False, soft_wrap=True)
@@ -180,35 +158,6 @@ def summary(manifest: Manifest) -> str:
         cost = "not measured" if manifest.quantization is None else cost_of(manifest.quantization)
         said.append(f"rounding itself costs: {cost}")
     return "; ".join(said)
-
-
-def _weights(
-    precision: str | None, block: int | None, parts: Sequence[Part] | None, target: str, calibrated: bool
-) -> Weights | None:
-    weights = None if precision is None else (FEW_BITS | FLOATING).get(precision)
-    if weights is not None and weights.floating:
-        for flag, given in (("--block", block), ("--int8-parts", parts)):
-            if given is not None:
-                raise UserError(f"{flag}: --precision {precision} has blocks and parts of its own: leave it out")
-        return weights
-    if parts is not None and (weights is None or weights.bits == 8):
-        raise UserError("--int8-parts: they keep 8 bits where others have 4: add --precision int4, or leave it out")
-    if weights is None:
-        if block is not None:
-            raise UserError(f"--block {block}: is of weights of few bits: add --precision int4 or int8")
-        return None
-    if weights.bits == 8:
-        return weights.model_copy(update={"block": block, "static": calibrated and target != "ort" and block is None})
-    wide = WIDE if parts is None else tuple(dict.fromkeys(parts))
-    return weights.model_copy(update={"block": block or (BLOCK if target == "ort" else TRT_BLOCK), "wide": wide})
-
-
-def _unsplit(weights: Weights, parts: Sequence[Part] | None) -> Weights:
-    """Of a decoder without a prefix: its first layer keeps its bits instead."""
-    if parts is not None and "prefix" in parts:
-        raise UserError("--int8-parts prefix: with --no-prune there is none: use first, the decoder's first layer")
-    wide: list[Part] = ["first" if part == "prefix" else part for part in weights.wide]
-    return weights.model_copy(update={"wide": tuple(dict.fromkeys(wide))})
 
 
 def _raise_exit(signum: int, _: Any) -> None:

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import rich.progress
 from rich.console import Console
+from rich.text import Text
+
+logger = logging.getLogger("fastv_export")
 
 
 class Progress:
-    """Draws on `console`; silent when there is none."""
+    """Draws on `console`; without one nothing is drawn, and notes go to the logger `fastv_export`."""
 
     def __init__(self, console: Console | None):
         self._bars = rich.progress.Progress(
             rich.progress.TextColumn("{task.description:<34}"),
             rich.progress.BarColumn(bar_width=30),
             rich.progress.TextColumn("{task.fields[amount]:>18}"),
-            rich.progress.TimeElapsedColumn(),
+            _Clock(),
             console=console,
             disable=console is None,
         )
@@ -30,8 +34,10 @@ class Progress:
         self._bars.stop()
 
     def note(self, text: str) -> None:
-        """One line that stays, above the bars."""
-        if not self._bars.disable:
+        """One line that stays, above the bars; of level WARNING where it begins so and is logged."""
+        if self._bars.disable:
+            logger.log(logging.WARNING if text.startswith("warning: ") else logging.INFO, text)
+        else:
             self._bars.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     @contextmanager
@@ -42,12 +48,36 @@ class Progress:
         self._bars.update(task, total=1, completed=1)
 
     @contextmanager
+    def items(self, description: str, total: int) -> Iterator[Callable[[], None]]:
+        """Work measured in items; yields what is called after each. The time shown is what is left."""
+        task = self._bars.add_task(description, total=total, amount=f"0/{total}", left=True)
+        done = 0
+
+        def advance() -> None:
+            nonlocal done
+            done += 1
+            self._bars.update(task, completed=done, amount=f"{done}/{total}")
+
+        yield advance
+
+    @contextmanager
     def weights(self, description: str, total: int = 0) -> Iterator[Bytes]:
         """Work measured in bytes; yields what is called with how many more are done. Done when the context ends."""
         task = self._bars.add_task(description, total=max(total, 1), amount="")
         amount = Bytes(self._bars, task, total)
         yield amount
         amount.finish()
+
+
+class _Clock(rich.progress.ProgressColumn):
+    """Time that a task took so far, or, for one that asks so, has left."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._elapsed, self._left = rich.progress.TimeElapsedColumn(), rich.progress.TimeRemainingColumn()
+
+    def render(self, task: rich.progress.Task) -> Text:
+        return self._left.render(task) if task.fields.get("left") and not task.finished else self._elapsed.render(task)
 
 
 class Bytes:

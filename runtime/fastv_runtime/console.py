@@ -14,7 +14,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 from fastv_runtime import hf
 from fastv_runtime.config.bundle import Bundle, read_manifest
 from fastv_runtime.errors import UserError
-from fastv_runtime.versions import untested
+from fastv_runtime.versions import __version__, untested
 
 stderr = Console(stderr=True)
 """People read this one; stdout belongs to answers and to --json."""
@@ -46,6 +46,7 @@ def command(
     `extras` says, of the parsed arguments, which extras of fastv-edge the command uses: the versions of what these
     and everyone need are checked first.
     """
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     add_debug(parser)
     guarded(parser.prog, run, parser.parse_args(argv), extras)
 

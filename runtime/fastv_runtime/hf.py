@@ -71,6 +71,20 @@ def silence() -> None:
         theirs.disable_progress_bar()
 
 
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """Inside, transformers draws no progress bars of its own: whoever calls us says what is drawn."""
+    from transformers.utils import logging as theirs
+
+    drawn = theirs.is_progress_bar_enabled()
+    theirs.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if drawn:
+            theirs.enable_progress_bar()
+
+
 @cache
 def _selects_best_resolution() -> Callable[[tuple[int, int], list[list[int]]], tuple[int, int]]:
     with _without_torch():

@@ -1,4 +1,4 @@
-"""Whether the packages that we reach into are neither older than we need nor newer than was tested.
+"""Our own version, and whether packages that we reach into are neither older than needed nor newer than was tested.
 
 pyproject.toml says both, once: a package that it caps is one we reach into. The installed metadata of fastv-edge
 repeats its lines, so there is no second table to disagree with them. No package is imported here.
@@ -13,6 +13,16 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 from fastv_runtime.errors import UserError
+
+
+def _own_version() -> str:
+    try:
+        return version("fastv-edge")
+    except PackageNotFoundError:  # run from its sources, not installed
+        return "0+sources"
+
+
+__version__ = _own_version()
 
 
 def untested(extras: Sequence[str] = ()) -> str | None:

@@ -19,7 +19,7 @@ pytest.importorskip("tensorrt_rtx", reason="make test installs it")
 pytest.importorskip("polygraphy")
 
 from fastv_export.engines import build_after_export
-from fastv_export.export import export_bundle
+from fastv_export.exporting import export_bundle
 from fastv_export.families import FAMILIES
 from fastv_export.graphs.build import save_graph
 from fastv_export.graphs.select import build_select

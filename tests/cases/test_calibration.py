@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fastv_calib.calibrate import Calibrator
+from fastv_calib.calibrator import Calibrator
 from fastv_calib.measurement.sweep import Sweep
 from fastv_calib.samples.inputs import InputMaker
 from fastv_export.calibration import CalibrationSettings, Objectives

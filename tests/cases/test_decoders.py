@@ -15,7 +15,7 @@ from transformers import LlamaConfig, MistralConfig, Qwen2Config
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaModel
 
 from fastv_export.checkpoint.checkpoint import Checkpoint
-from fastv_export.export import export_bundle
+from fastv_export.exporting import export_bundle
 from fastv_export.families import FAMILIES
 from fastv_export.hf import models as hf_models
 from fastv_export.hf import probe as hf_probe

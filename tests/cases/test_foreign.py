@@ -10,7 +10,7 @@ import pytest
 
 from fastv_export.checkpoint.checkpoint import Checkpoint
 from fastv_export.checkpoint.foreign import check_names
-from fastv_export.export import export_bundle
+from fastv_export.exporting import export_bundle
 from fastv_export.plan import Options
 from fastv_export.progress import Progress
 from fastv_runtime.errors import UserError

@@ -24,8 +24,8 @@ a graph that is verified (64 MiB of weights, twice that in fp32, and what ONNX R
 EXPORT = """
 import sys
 from pathlib import Path
-import fastv_export.export, onnxruntime, torch.onnx, onnxscript.optimizer
-fastv_export.export.family_of("llava", "config.json").model_class()
+import fastv_export.exporting, onnxruntime, torch.onnx, onnxscript.optimizer
+fastv_export.exporting.family_of("llava", "config.json").model_class()
 def peak():
     return 1024 * int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])
 imported = peak()

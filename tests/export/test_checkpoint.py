@@ -14,7 +14,7 @@ from rich.console import Console
 from safetensors.torch import load_file, save_file
 
 from fastv_export.checkpoint.checkpoint import Checkpoint
-from fastv_export.export import export_bundle
+from fastv_export.exporting import export_bundle
 from fastv_export.families import FAMILIES, family_of
 from fastv_export.plan import Options
 from fastv_export.progress import Progress

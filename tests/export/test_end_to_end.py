@@ -12,7 +12,7 @@ from PIL import Image
 from fastv_export.checkpoint.checkpoint import Checkpoint
 from fastv_export.checkpoint.streamed import stream_model
 from fastv_export.execution.chunked import run_chunked
-from fastv_export.export import VerificationError, export_bundle
+from fastv_export.exporting import VerificationError, export_bundle
 from fastv_export.families import FAMILIES
 from fastv_export.plan import Options
 from fastv_export.progress import Progress

@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file
 
-from fastv_export.export import export_bundle
+from fastv_export.exporting import export_bundle
 from fastv_export.plan import Options
 from fastv_export.progress import Progress
 from fastv_runtime.config.generation_config import GenerationDefaults

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from fastv_export.api import _unsplit
 from fastv_export.checkpoint.checkpoint import Checkpoint
-from fastv_export.cli import TARGETS, _unsplit, main
+from fastv_export.cli import TARGETS, main
 from fastv_export.families import FAMILIES
 from fastv_export.plan import Options, decoder_dimensions, make_plan
 from fastv_export.quantization.presets import FEW_BITS, FLOATING

@@ -14,7 +14,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from demo import heldout
-from fastv_export.export import VerificationError, export_bundle
+from fastv_export.exporting import VerificationError, export_bundle
 from fastv_export.plan import Options
 from fastv_export.progress import Progress
 from fastv_runtime import Pipeline, UserError

@@ -13,7 +13,7 @@ from transformers import LlavaForConditionalGeneration, LlavaProcessor
 from fastv_export.cli import summary
 from fastv_export.execution import stored_weights
 from fastv_export.execution.last_rows import with_last_rows
-from fastv_export.export import export_bundle
+from fastv_export.exporting import export_bundle
 from fastv_export.plan import Options
 from fastv_export.progress import Progress
 from fastv_export.verify.quantization_cost import BEARABLE, divergence, warning

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from fastv_export.checkpoint.checkpoint import Checkpoint
 from fastv_export.checkpoint.weights import CheckpointTensor, Scratch
 from fastv_export.execution.exact import with_exact_products
-from fastv_export.export import export_bundle
+from fastv_export.exporting import export_bundle
 from fastv_export.graphs import write as graphs_module
 from fastv_export.graphs.build import save_graph
 from fastv_export.passes import ScaledInputs, quantize_activations, quantize_weights, scale_inputs

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from fastv_export.checkpoint.weights import CheckpointTensor
-from fastv_export.export import export_bundle
+from fastv_export.exporting import export_bundle
 from fastv_export.plan import Options
 from fastv_export.progress import Progress
 from fastv_export.staging import staging

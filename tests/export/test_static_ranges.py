@@ -10,7 +10,7 @@ import onnx
 import pytest
 import torch
 
-from fastv_export.export import export_bundle
+from fastv_export.exporting import export_bundle
 from fastv_export.plan import Options
 from fastv_export.progress import Progress
 from fastv_export.quantization.activations import activations_of

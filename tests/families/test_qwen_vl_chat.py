@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from fastv_export.checkpoint.checkpoint import Checkpoint
-from fastv_export.export import export_bundle
+from fastv_export.exporting import export_bundle
 from fastv_export.families import FAMILIES
 from fastv_export.plan import Options
 from fastv_export.progress import Progress

@@ -13,7 +13,7 @@ import pytest
 from tests.conftest import noise_image
 from tests.processes import run
 
-HOST_ONLY = ("torch", "functorch", "nvidia", "triton", "onnxscript", "onnx", "accelerate")
+HOST_ONLY = ("torch", "functorch", "nvidia", "triton", "onnxscript", "onnx", "accelerate", "jaxtyping", "wadler")
 """Beginnings of the names, in site-packages, of what a device does not have."""
 MOST_MEMORY = 250
 """MiB that a command on a tiny bundle may have resident: it takes about 140, and with torch 440."""
@@ -101,6 +101,7 @@ def test_no_runtime_module_imports_the_host_side() -> None:
     assert len(sources) > 15
     for source in sources:
         for line in source.read_text(encoding="utf-8").splitlines():
+            assert not line.startswith("from jaxtyping"), f"{source}: import it under `if TYPE_CHECKING:`"
             words = line.split()
             if words[:1] in (["import"], ["from"]):
                 assert words[1].split(".")[0] not in ("torch", "onnx", "onnx_ir", "fastv_export", "fastv_calib"), source

@@ -41,5 +41,5 @@ def told_apart(first: Sequence[bool], second: Sequence[bool]) -> bool:
     only_first = sum(a and not b for a, b in zip(first, second, strict=True))
     only_second = sum(b and not a for a, b in zip(first, second, strict=True))
     n = only_first + only_second
-    tail = sum(comb(n, k) for k in range(min(only_first, only_second) + 1)) / 2**n
+    tail: float = sum(comb(n, k) for k in range(min(only_first, only_second) + 1)) / 2**n
     return min(1.0, 2 * tail) < 0.05

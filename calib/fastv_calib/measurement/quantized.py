@@ -150,7 +150,7 @@ def weight_bytes(model: Any, family: Family, weights: Weights, layer: int | None
             total += weight.numel() * rounding.bits // 8 + blocks * BYTES[precision]
             total += blocks // 2 if rounding.zero_points else 0
     rest = {id(each): prod(each.shape) for each in model.parameters() if id(each) not in rounded}
-    return total + sum(rest.values()) * BYTES[precision]
+    return int(total + sum(rest.values()) * BYTES[precision])
 
 
 def rounding_in(product: LinearLayer, weights: Weights, layer: int | None, layers: int) -> Quantization | None:

@@ -94,7 +94,8 @@ class Sweep:
         cosine, sine = (table.squeeze(-3)[..., rows, :] for table in dense.rotary)
         last = len(hf.layers_of(self._decoder))
         hidden = self._through(layer, last, dense.hidden[layer][0, rows], (cosine, sine), dense.inputs, keeps)
-        return self._head(hf.norm_of(self._decoder)(hidden[:, -answer:])).float()
+        logits: torch.Tensor = self._head(hf.norm_of(self._decoder)(hidden[:, -answer:]))
+        return logits.float()
 
     @torch.no_grad()
     def forced(self, inputs: DecoderInputs, reference: Dense, layer: int) -> Dense:
@@ -119,7 +120,8 @@ class Sweep:
         )
 
     def _embed(self, tokens: list[int]) -> Float[torch.Tensor, "1 n D"]:
-        return hf.embeddings_of(self._decoder)(torch.tensor([tokens], dtype=torch.int64))
+        rows: torch.Tensor = hf.embeddings_of(self._decoder)(torch.tensor([tokens], dtype=torch.int64))
+        return rows
 
     def _through(
         self,

@@ -170,4 +170,5 @@ def _heat(images: Sequence[tuple[np.ndarray, np.ndarray]], shape: tuple[int, int
         )
         kept += places[np.ix_(rows, columns)]
         seen += tokens[np.ix_(rows, columns)] >= 0
-    return np.divide(kept, seen, out=np.full(shape, np.nan), where=seen > 0)
+    share: np.ndarray = np.divide(kept, seen, out=np.full(shape, np.nan), where=seen > 0)
+    return share

@@ -96,7 +96,8 @@ class InputMaker:
         return self._videos(video)
 
     def _embed(self, token_ids: Int[torch.Tensor, " S"]) -> Float[torch.Tensor, "1 S D"]:
-        return hf.embeddings_of(self._family.decoder(self._model))(token_ids)[None]
+        rows: torch.Tensor = hf.embeddings_of(self._family.decoder(self._model))(token_ids)
+        return rows[None]
 
     def _features(self, visual: Visual) -> tuple[torch.Tensor, ...]:
         """Features [N, D] of a visual's tokens, then those of each deepstack layer."""

@@ -42,13 +42,14 @@ class StoredTensor:
     @property
     def nbytes(self) -> int:
         """Bytes of the values, as `dtype`."""
-        return prod(self.shape) * np.dtype(DTYPES[self.dtype]).itemsize
+        return prod(self.shape) * int(np.dtype(DTYPES[self.dtype]).itemsize)
 
     def read(self) -> np.ndarray:
         """The tensor's values."""
         data = np.empty(self.nbytes, np.uint8)
         self.read_into(data)
-        return data.view(DTYPES[self.dtype]).reshape(self.shape)
+        values: np.ndarray = data.view(DTYPES[self.dtype])
+        return values.reshape(self.shape)
 
     def read_into(self, buffer: UInt8[np.ndarray, " nbytes"]) -> None:
         """The tensor's bytes, as stored. Read by offset: mapped pages would stay resident for the whole export."""
@@ -127,7 +128,7 @@ class Checkpoint:
             raise UserError(f"{file}: not a JSON object ({error}): copy the checkpoint again") from None
         if not model_type:
             raise UserError(f"{file}: it names no model_type: give a directory that save_pretrained wrote")
-        return model_type
+        return str(model_type)
 
     def named_weights(self) -> str | None:
         """The file of weights, or their index, that config.json names (`transformers_weights`); mostly it names none.

@@ -44,7 +44,8 @@ def generation_config(checkpoint: Checkpoint) -> GenerationConfig:
     Raises UserError for files that transformers does not read.
     """
     try:
-        return hf_models.generation_config(checkpoint.path)
+        config: GenerationConfig = hf_models.generation_config(checkpoint.path)
+        return config
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise UserError(f"{checkpoint.path / source_name(checkpoint)}: {str(error).splitlines()[0]}") from None
 

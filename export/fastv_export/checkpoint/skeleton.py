@@ -75,7 +75,8 @@ class Skeleton:
     @property
     def dtype(self) -> torch.dtype:
         """Element type of its parameters."""
-        return getattr(torch, self._dtype)
+        dtype: torch.dtype = getattr(torch, self._dtype)
+        return dtype
 
     @property
     def parameters(self) -> int:

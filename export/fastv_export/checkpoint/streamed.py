@@ -138,10 +138,8 @@ class _Reader:
         return torch.from_numpy(buffer).view(STORED_TYPES[stored.dtype])
 
 
-def _linear(
-    rows: Float[torch.Tensor, "... I"], matrix: Any, bias: torch.Tensor | None = None
-) -> Float[torch.Tensor, "... O"]:
-    """torch.nn.functional.linear, block by block of the matrix's rows."""
+def _linear(rows: Float[torch.Tensor, "... I"], matrix: Any, bias: torch.Tensor | None = None) -> Any:
+    """torch.nn.functional.linear, block by block of the matrix's rows: [... O], or NotImplemented."""
     if not isinstance(matrix, StreamedParameter) or isinstance(rows, StreamedParameter):
         return NotImplemented
     if isinstance(bias, StreamedParameter):
@@ -156,8 +154,11 @@ def _linear(
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
 
 
-def _embedding(indices: Int[torch.Tensor, ...], table: Any, *_: Any, **__: Any) -> Float[torch.Tensor, "... D"]:
-    """torch.nn.functional.embedding; each row that is needed is read on its own, unless the table fits a block."""
+def _embedding(indices: Int[torch.Tensor, ...], table: Any, *_: Any, **__: Any) -> Any:
+    """torch.nn.functional.embedding: [... D], or NotImplemented.
+
+    Each row that is needed is read on its own, unless the table fits a block.
+    """
     if not isinstance(table, StreamedParameter):
         return NotImplemented
     if 4 * table.numel() <= table.reader.block:

@@ -51,7 +51,7 @@ class CheckpointTensor(ir.LazyTensor):
         shape = ir.Shape(stored.shape[::-1] if transposed else stored.shape)
         super().__init__(self._materialise, IR_TYPES[dtype], shape, name=name)
         self._stored, self._scratch, self._transposed, self._factor = stored, scratch, transposed, factor
-        self._type = getattr(torch, dtype)
+        self._type: torch.dtype = getattr(torch, dtype)
 
     def transpose(self, name: str) -> CheckpointTensor:
         """The same matrix with its axes swapped."""
@@ -106,7 +106,7 @@ class CheckpointTensor(ir.LazyTensor):
                 piece = data[column * width : (column + 1) * width]
                 _write_at(descriptor, piece, position + (column * rows + start) * block.itemsize)
 
-    def _materialise(self) -> ir.Tensor:
+    def _materialise(self) -> ir.Tensor[np.ndarray]:
         whole = torch.cat([block.clone() for _, block in self._blocks()])
         whole = (whole.t() if self._transposed else whole).contiguous()
         array = np.frombuffer(_bytes(whole), self.dtype.numpy()).reshape(self.shape.numpy())

@@ -10,9 +10,10 @@ import numpy as np
 import onnx
 import onnxruntime
 
-from fastv_export.execution.chunks import Chunk, Weight, cut
+from fastv_export.execution.chunks import Chunk, cut
 from fastv_export.execution.exact import with_exact_products
 from fastv_export.execution.last_rows import with_last_rows
+from fastv_export.execution.stored_weights import Weight
 from fastv_runtime.backends.onnxruntime import default_threads
 
 AS_REQUESTED = 1

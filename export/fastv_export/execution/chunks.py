@@ -94,7 +94,7 @@ class Chunk:
         graph = helper.make_graph(nodes, "chunk", inputs, outputs, [*self.constants, *inside])
         functions = [fp4_dynamic_quantize()] if any(node.op_type == OPERATOR for node in nodes) else []
         model = helper.make_model(graph, opset_imports=opsets, ir_version=ir_version, functions=functions)
-        return model.SerializeToString()
+        return bytes(model.SerializeToString())
 
 
 def cut(model: onnx.ModelProto, folder: Path, limit: int) -> Iterator[Chunk]:

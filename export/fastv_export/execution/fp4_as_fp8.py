@@ -13,4 +13,5 @@ _PAIRS = (_BITS[None, :] | (_BITS[:, None].astype(np.uint16) << 8)).astype("<u2"
 
 def widened(packed: UInt8[np.ndarray, " n"]) -> UInt8[np.ndarray, " 2n"]:
     """Bytes of two values each as bytes of one."""
-    return _PAIRS[packed].view(np.uint8)
+    pairs: np.ndarray = _PAIRS[packed]
+    return pairs.view(np.uint8)

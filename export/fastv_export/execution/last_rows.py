@@ -38,7 +38,8 @@ def _tensor(node: NodeProto) -> TensorProto | None:
     """The value of a Constant of integers."""
     (attribute,) = node.attribute
     if attribute.type == AttributeProto.TENSOR:
-        return attribute.t
+        tensor: TensorProto = attribute.t
+        return tensor
     if attribute.type == AttributeProto.INTS:
         return helper.make_tensor("", TensorProto.INT64, [len(attribute.ints)], attribute.ints)
     return None

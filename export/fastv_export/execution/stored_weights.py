@@ -134,4 +134,4 @@ def _weight(tensor: TensorProto, width: int, by_output: bool) -> Weight:
 
 
 def integer_attribute(node: NodeProto, name: str) -> int:
-    return next(attribute.i for attribute in node.attribute if attribute.name == name)
+    return next(int(attribute.i) for attribute in node.attribute if attribute.name == name)

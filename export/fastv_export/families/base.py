@@ -113,11 +113,12 @@ class Family:
 
     def image_token_id(self, config: Any) -> int:
         """Id of the placeholder that stands for one visual token of an image."""
-        return config.image_token_id
+        return int(config.image_token_id)
 
     def video_token_id(self, config: Any) -> int | None:
         """The same for a video, where the family has a layout for videos."""
-        return config.video_token_id
+        token: int | None = config.video_token_id
+        return token
 
     def aspect(self, config: Any) -> Aspect:
         """What becomes of images that are not square, where the tower sees one size."""

@@ -21,7 +21,7 @@ class InternVL(Family):
     video_marker = "<video>"
 
     def video_token_id(self, config: Any) -> int:
-        return config.image_token_id
+        return int(config.image_token_id)
 
     def vision(self, config: Any, image_tokens: int | None) -> TilesVision:
         tower = config.vision_config

@@ -48,7 +48,7 @@ class SmolVLM(Family):
         return {"pixel_values": super().pixels(visual, size)["pixel_values"][None]}
 
     def video_token_id(self, config: Any) -> int:
-        return config.image_token_id
+        return int(config.image_token_id)
 
     def vision(self, config: Any, image_tokens: int | None) -> TilesVision:
         tower = config.vision_config
@@ -67,7 +67,7 @@ class SmolVLM(Family):
 
 def _side(config: Any) -> int:
     """Visual tokens on each side of a tile."""
-    return config.vision_config.image_size // config.vision_config.patch_size // config.scale_factor
+    return int(config.vision_config.image_size // config.vision_config.patch_size // config.scale_factor)
 
 
 def _tiles(splits: int) -> int:

@@ -21,12 +21,14 @@ class LayerInputs:
 
     @property
     def hidden(self) -> Float[torch.Tensor, "1 S D"]:
-        return self.args[0] if self.args else self.kwargs["hidden_states"]
+        hidden: torch.Tensor = self.args[0] if self.args else self.kwargs["hidden_states"]
+        return hidden
 
     @property
     def mask(self) -> torch.Tensor | None:
         """Added to attention logits; None where no row is masked."""
-        return self.kwargs["attention_mask"]
+        mask: torch.Tensor | None = self.kwargs["attention_mask"]
+        return mask
 
     @property
     def cached_rows(self) -> int:

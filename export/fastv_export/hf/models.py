@@ -17,6 +17,7 @@ from tokenizers import Tokenizer
 from torch import nn
 
 from fastv_export.hf import branching, changed, keyword
+from fastv_runtime.hf import without_bars
 
 COMPUTED = (r"rotary_emb\.inv_freq$", r"(^|\.)position_ids$")
 """Stored by older versions of transformers, computed today; it does not warn of them either."""
@@ -70,9 +71,10 @@ def build(model: Any, config: Any, *, attention: str | None = None) -> Any:
 
 def load(model: Any, path: Path) -> Any:
     """A model of that class with its weights, in fp32, with eager attention: the only one that returns its weights."""
-    return model.from_pretrained(
-        path, dtype=torch.float32, attn_implementation="eager", local_files_only=True, trust_remote_code=False
-    )
+    with without_bars():
+        return model.from_pretrained(
+            path, dtype=torch.float32, attn_implementation="eager", local_files_only=True, trust_remote_code=False
+        )
 
 
 def renamed(model: Any, stored: Iterable[str]) -> dict[str, str]:
@@ -125,7 +127,8 @@ def decoder(model: Any) -> Any:
 
 def head(model: Any) -> nn.Module:
     """From the last hidden state to logits."""
-    return model.get_output_embeddings()
+    module: nn.Module = model.get_output_embeddings()
+    return module
 
 
 def last_logits(
@@ -145,14 +148,17 @@ def last_logits(
         **{keyword(model, ("logits_to_keep",)): rows},
         **arguments,
     )
-    return output.logits[0]
+    logits: torch.Tensor = output.logits[0]
+    return logits
 
 
 def last_logits_of_embedded(
     language_model: Any, embedded: Float[torch.Tensor, "1 S D"], rows: int
 ) -> Float[torch.Tensor, "rows V"]:
     """The same by a language model with its head, from an embedded prompt."""
-    return language_model(inputs_embeds=embedded, use_cache=False, logits_to_keep=rows).logits[0]
+    output = language_model(inputs_embeds=embedded, use_cache=False, logits_to_keep=rows)
+    logits: torch.Tensor = output.logits[0]
+    return logits
 
 
 def before_decoder(decoder: Any, hook: Callable[[Float[torch.Tensor, "1 S D"]], None]) -> Any:
@@ -162,12 +168,14 @@ def before_decoder(decoder: Any, hook: Callable[[Float[torch.Tensor, "1 S D"]], 
 
 def newline(model: Any) -> nn.Parameter:
     """The embedding [D] that ends a row of visual tokens in LLaVA-NeXT and its heirs."""
-    return model.model.image_newline
+    embedding: nn.Parameter = model.model.image_newline
+    return embedding
 
 
 def image_features(model: Any, pixel_values: torch.Tensor, **inputs: torch.Tensor) -> Float[torch.Tensor, "N D"]:
     """Visual features of one image, by the model's own way in."""
-    return _pooled(model.model.get_image_features(pixel_values, **inputs, return_dict=True))[0]  # see `PIXELS`
+    # Pixels by position: see `PIXELS`.
+    return _first(model.model.get_image_features(pixel_values, **inputs, return_dict=True))
 
 
 def tile_features(model: Any, **inputs: torch.Tensor) -> Float[torch.Tensor, "N D"]:
@@ -176,12 +184,12 @@ def tile_features(model: Any, **inputs: torch.Tensor) -> Float[torch.Tensor, "N 
 
     # Tower, choice of layer and projector are LLaVA-1.5's, and so are their names: its own method does what these
     # models do before they pack.
-    return _pooled(LlavaModel.get_image_features(model.model, **inputs, return_dict=True))[0]
+    return _first(LlavaModel.get_image_features(model.model, **inputs, return_dict=True))
 
 
 def frame_features(model: Any, pixel_values: Float[torch.Tensor, "1 3 H W"]) -> Float[torch.Tensor, "N D"]:
     """Visual features of one frame, of a model with a tower for videos."""
-    return _pooled(model.model.get_video_features(pixel_values[None], return_dict=True))[0]
+    return _first(model.model.get_video_features(pixel_values[None], return_dict=True))
 
 
 def patch_tower(model: Any, pixel_values: torch.Tensor, grid: torch.Tensor) -> tuple[Any, ...]:
@@ -220,7 +228,8 @@ def shuffled_tile(model: Any, pixel_values: Float[torch.Tensor, "1 3 H W"]) -> F
     tower = model.model.vision_model
     patches = tower.embeddings.patch_embedding(pixel_values).flatten(2).transpose(1, 2)
     encoded = tower.encoder(patches + tower.embeddings.position_embedding.weight).last_hidden_state
-    return model.model.connector(tower.post_layernorm(encoded))[0]
+    features: torch.Tensor = model.model.connector(tower.post_layernorm(encoded))[0]
+    return features
 
 
 def clip_layers(config: Any) -> nn.Module:
@@ -236,7 +245,7 @@ def timm_stride(config: Any) -> int:
     from transformers import AutoModel
 
     with torch.device("meta"):
-        return AutoModel.from_config(config).timm_model.feature_info[-1]["reduction"]
+        return int(AutoModel.from_config(config).timm_model.feature_info[-1]["reduction"])
 
 
 def generation_config(path: Path) -> Any:
@@ -268,10 +277,16 @@ def byte_pair_tokenizer(ranks: dict[bytes, int], pattern: str) -> Tokenizer:
         def load_tiktoken_bpe(tiktoken_url: str) -> dict[bytes, int]:
             return ranks
 
-    return Converter("", pattern).converted()
+    return Converter("", pattern).converted()  # type: ignore[no-untyped-call]
 
 
 def _pooled(output: Any) -> Any:
     if "pooler_output" not in output:
         raise changed(f"{type(output).__name__} has no pooler_output")
     return output.pooler_output
+
+
+def _first(output: Any) -> torch.Tensor:
+    """Of a batch of one."""
+    features: torch.Tensor = _pooled(output)[0]
+    return features

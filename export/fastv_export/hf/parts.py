@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -50,7 +51,8 @@ def layers_of(decoder: Any) -> Any:
 
 def norm_of(decoder: Any) -> nn.Module:
     """The norm before the head."""
-    return decoder.norm
+    norm: nn.Module = decoder.norm
+    return norm
 
 
 def embeddings_of(decoder: Any) -> Any:
@@ -60,7 +62,8 @@ def embeddings_of(decoder: Any) -> Any:
 
 def rotary_of(decoder: Any) -> nn.Module:
     """The rotary embedding: called with hidden states and positions, it returns cosines and sines."""
-    return decoder.rotary_emb
+    rotary: nn.Module = decoder.rotary_emb
+    return rotary
 
 
 def cosines_and_sines(
@@ -70,9 +73,9 @@ def cosines_and_sines(
 
     Some types choose frequencies by the longest position at hand; up to `hf_models.position_limit` that is these.
     """
-    if branches(rotary):
-        return inspect.unwrap(type(rotary).forward)(rotary, hidden, positions)
-    return rotary(hidden, positions)
+    call = partial(inspect.unwrap(type(rotary).forward), rotary) if branches(rotary) else rotary
+    tables: tuple[torch.Tensor, ...] = call(hidden, positions)
+    return tables
 
 
 def branches(rotary: Any) -> bool:
@@ -132,7 +135,7 @@ def projections(attention: Any) -> dict[str, nn.Module]:
     return found
 
 
-def replaced(module: nn.Module, **parts: nn.Module) -> Any:
+def replaced(module: nn.Module, **parts: nn.Module) -> nn.Module:
     """The same module, its other parts shared, with some replaced."""
     changed = copy.copy(module)
     changed._modules = {**module._modules, **parts}

@@ -70,7 +70,8 @@ def _embedded(decoder: Any, row: Float[torch.Tensor, " D"]) -> Float[torch.Tenso
     table = nn.Parameter(row.expand(module.weight.shape), requires_grad=False)
     probe._parameters = {**module._parameters, "weight": table}
     with torch.no_grad():
-        return probe(torch.tensor([[1, 0]]))[0, 0]
+        made: torch.Tensor = probe(torch.tensor([[1, 0]]))[0, 0]
+        return made
 
 
 def embedding_width(decoder: Any) -> int:
@@ -204,7 +205,8 @@ class _Recorder(nn.Module):
         others = {name: value for name, value in kwargs.items() if name not in OWN}
         others |= {f"argument {index}": value for index, value in enumerate(args) if index}
         calls.others.append({name: value for name, value in others.items() if not isinstance(value, bool | None)})
-        return hidden + (self._number + 1)
+        output: torch.Tensor = hidden + (self._number + 1)
+        return output
 
 
 class _Norm(nn.Module):

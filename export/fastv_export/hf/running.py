@@ -37,7 +37,8 @@ def run_layer(
     """One decoder layer. `to_attention` arrives at the attention function as `Attention.extra`."""
     # Nothing may vanish in the layer's **kwargs: `check_decoder` has found these keywords in its signature.
     caching = {} if cache is None else {keyword(layer, CACHE): cache}
-    return layer(hidden, attention_mask=mask, position_embeddings=rotary, **caching, **to_attention)
+    rows: torch.Tensor = layer(hidden, attention_mask=mask, position_embeddings=rotary, **caching, **to_attention)
+    return rows
 
 
 def run_decoder(

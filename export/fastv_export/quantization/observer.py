@@ -95,7 +95,9 @@ def merged(name: str, first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Statistics of two lots of rows as one, by their name."""
     kind = name.rpartition(".")[2]
     if kind == "max_abs":
-        return np.maximum(first, second)
+        largest: np.ndarray = np.maximum(first, second)
+        return largest
     if kind == "range":
         return np.array([min(first[0], second[0]), max(first[1], second[1])], first.dtype)
-    return first + second
+    total: np.ndarray = first + second
+    return total

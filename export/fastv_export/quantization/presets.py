@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from fastv_runtime.config.plan import Part, Weights
 
+BLOCKS = (32, 64, 128)
+"""Inputs that may share a scale."""
 BLOCK = 32
 """Inputs that share a scale in four bits."""
 TRT_BLOCK = 64
@@ -13,6 +15,8 @@ FLOAT_BLOCK = 16
 WIDE: tuple[Part, ...] = ("vision", "prefix", "values", "head")
 """Parts that keep eight bits where others have four. The values of attention are few and need them most: see
 docs/precision.md."""
+PARTS: tuple[Part, ...] = ("vision", "prefix", "first", "last", "values", "head")
+"""Parts that a user may choose to keep in eight bits."""
 FEW_BITS = {"int8": Weights(bits=8, block=None), "int4": Weights(bits=4, block=BLOCK, wide=WIDE)}
 FLOATING = {
     "fp8": Weights(bits=8, block=None, static=True, floating=True),

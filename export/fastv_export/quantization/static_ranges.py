@@ -9,6 +9,8 @@ the median product has 0.03. Perplexity is 32% above that of fp32 with a range e
 
 from __future__ import annotations
 
+import math
+
 from jaxtyping import Float
 from torch import Tensor
 
@@ -35,4 +37,4 @@ def step_error(activation: Activation, scale: Float[Tensor, " I"] | None) -> flo
     largest, squares = activation.max_abs, activation.typical_square
     if scale is not None:
         largest, squares = largest / scale, squares / scale.square()
-    return float(largest.max()) / LARGEST / 12**0.5 / float(squares.mean()) ** 0.5
+    return float(largest.max()) / LARGEST / math.sqrt(12) / math.sqrt(float(squares.mean()))

@@ -253,5 +253,5 @@ def _put(whole: np.ndarray, start: int, rows: Int8[torch.Tensor, "O I"], four: b
 
 
 def _counted(rows: Int8[torch.Tensor, "O I"], bits: int) -> torch.Tensor:
-    counted = (rows.to(torch.int16) + 2 ** (bits - 1)).to(torch.uint8)
+    counted: torch.Tensor = (rows.to(torch.int16) + 2 ** (bits - 1)).to(torch.uint8)
     return counted[:, ::2] | (counted[:, 1::2] << 4) if bits == 4 else counted

@@ -74,5 +74,6 @@ def divergence(logits: Float[np.ndarray, " V"], other: Float[np.ndarray, " V"]) 
 
 
 def _log_softmax(logits: Float[np.ndarray, " V"]) -> Float[np.ndarray, " V"]:
-    shifted = logits.astype(np.float64) - logits.max()
-    return shifted - np.log(np.exp(shifted).sum())
+    shifted: np.ndarray = logits.astype(np.float64) - logits.max()
+    likelihoods: np.ndarray = shifted - np.log(np.exp(shifted).sum())
+    return likelihoods

@@ -10,13 +10,15 @@ import ctypes
 import importlib
 import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import UInt8
 
 from fastv_runtime.errors import UserError, missing_extra
 from fastv_runtime.memory.buffers import Memory, Place
+
+if TYPE_CHECKING:
+    from jaxtyping import UInt8
 
 DEVICE = 0
 

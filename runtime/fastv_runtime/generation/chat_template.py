@@ -70,7 +70,8 @@ def user_turn(tokenizer: Any, content: list[dict[str, str]], *, parts: bool) -> 
 
 def _rendered(tokenizer: Any, content: Any) -> str:
     turn = [{"role": "user", "content": content}]
-    return tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+    rendered: str = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+    return rendered
 
 
 def _unusable(why: str) -> UserError:
@@ -89,11 +90,12 @@ def _in_json(file: Path) -> Any:
 def _default(found: Any, directory: Path) -> str | None:
     if isinstance(found, list):  # the form of old tokenizer_config.json
         found = {each["name"]: each["template"] for each in found}
-    if not isinstance(found, dict):
+    if found is None or isinstance(found, str):
         return found
     if "default" not in found:
         raise UserError(
             f"{directory}: chat templates {', '.join(sorted(found))} and none called default: name one so, "
             "and export again"
         )
-    return found["default"]
+    template: str = found["default"]
+    return template

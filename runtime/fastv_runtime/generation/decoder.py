@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
 
 from fastv_runtime.backends.base import Backend, Binding
 from fastv_runtime.config.bundle import Manifest
@@ -20,6 +19,9 @@ from fastv_runtime.memory.arena import Arena
 from fastv_runtime.memory.bindings import STEP, TensorBindings, arena_layout, decoder_links
 from fastv_runtime.memory.buffers import Buffer
 from fastv_runtime.memory.layout import Region
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int
 
 Stage = Callable[[str], AbstractContextManager[None]]
 """Called with a stage's name around the work of that stage, to time it."""
@@ -78,7 +80,8 @@ class _Linked:
 
     @property
     def logits(self) -> Float[np.ndarray, " V"]:
-        return self.arena["logits"].array()[0, 0]
+        logits: np.ndarray = self.arena["logits"].array()[0, 0]
+        return logits
 
     def _write_positions(self, positions: Int[np.ndarray, "axes S"]) -> None:
         buffer = self.arena["position_ids"]
@@ -145,7 +148,8 @@ class SplitDecoder(_Linked):
         with stage("suffix"):
             self._parts["suffix"].prefill({"M": pruned}, pruned)
         self._clear_first_rows()
-        return self.arena["keep"].leading((1, pruned)).array()[0].copy()
+        kept: np.ndarray = self.arena["keep"].leading((1, pruned)).array()[0]
+        return kept.copy()
 
 
 class _Part:

@@ -7,11 +7,14 @@ what was generated. Source: `transformers.generation.logits_process`.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Float, Int
 
 from fastv_runtime.config.generation_config import GenerationDefaults
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
 
 
 class LogitRules:
@@ -72,4 +75,5 @@ def repeated_ngrams(ids: Int[np.ndarray, " T"], size: int) -> list[int]:
     if size == 0 or ids.size < size:
         return []
     windows = np.lib.stride_tricks.sliding_window_view(ids, size)
-    return windows[(windows[:, :-1] == ids[ids.size - size + 1 :]).all(axis=1), -1].tolist()
+    banned: list[int] = windows[(windows[:, :-1] == ids[ids.size - size + 1 :]).all(axis=1), -1].tolist()
+    return banned

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Float
 from PIL import Image
 from tokenizers.decoders import DecodeStream
 
@@ -29,6 +29,9 @@ from fastv_runtime.generation.sampling import Sampler, Sampling
 from fastv_runtime.preprocessing import Visual, load_images, load_videos, no_videos
 from fastv_runtime.preprocessing.images.aspect import with_aspect
 from fastv_runtime.preprocessing.videos.decoding import Video
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 
 @dataclass

@@ -7,11 +7,14 @@ position as origin and spread over their grid; what follows starts after the lar
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Int
 
 from fastv_runtime.preprocessing.visual import GraphRun
+
+if TYPE_CHECKING:
+    from jaxtyping import Int
 
 
 def position_ids(axes: int, length: int, runs: Sequence[tuple[int, GraphRun]]) -> Int[np.ndarray, "axes length"]:

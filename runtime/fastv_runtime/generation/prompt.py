@@ -7,15 +7,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Bool, Int
 
 from fastv_runtime.config.bundle import Tokens
 from fastv_runtime.errors import UserError
 from fastv_runtime.generation.chat_template import chat_template, takes_parts, user_turn
 from fastv_runtime.hf import load_tokenizer
 from fastv_runtime.preprocessing import GraphRun, Visual
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Int
 
 
 @dataclass(frozen=True)

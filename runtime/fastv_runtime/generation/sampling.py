@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Float
 
 from fastv_runtime.errors import UserError
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,7 @@ def distribution(logits: Float[np.ndarray, " vocab"], sampling: Sampling) -> Flo
     Top-p keeps the smallest set of the likeliest tokens whose probability reaches p, at least one token.
     """
     scaled = logits.astype(np.float64) / sampling.temperature
-    probabilities = np.exp(scaled - scaled.max())
+    probabilities: np.ndarray = np.exp(scaled - scaled.max())
     order = np.argsort(-scaled, kind="stable")
     if 0 < sampling.top_k < order.size:
         probabilities[order[sampling.top_k :]] = 0

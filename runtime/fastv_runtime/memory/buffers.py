@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol, cast
+from typing import TYPE_CHECKING, Literal, Protocol, cast
 
 import numpy as np
-from jaxtyping import UInt8
 
 from fastv_runtime.config.base import DType
 from fastv_runtime.memory.layout import ALIGNMENT, Region, numpy_dtype
+
+if TYPE_CHECKING:
+    from jaxtyping import UInt8
 
 Place = Literal["cpu", "cuda"]
 

@@ -27,6 +27,7 @@ from fastv_runtime.preprocessing.images.anyres import AnyresImages
 from fastv_runtime.preprocessing.images.fixed import FixedImages
 from fastv_runtime.preprocessing.images.patches import PatchImages
 from fastv_runtime.preprocessing.images.tiles import TileImages
+from fastv_runtime.preprocessing.videos.decoding import Video
 from fastv_runtime.preprocessing.videos.frames import FrameVideos
 from fastv_runtime.preprocessing.videos.patches import PatchVideos
 from fastv_runtime.preprocessing.videos.pooled import PooledVideos
@@ -35,14 +36,16 @@ from fastv_runtime.preprocessing.visual import GraphRun, Pack, Piece, View, Visu
 
 Images = Callable[[Image.Image], Visual]
 """Makes an image ready for the graphs."""
+Videos = Callable[[Video], Visual]
+"""Makes a video ready for the graphs."""
 
-IMAGES: dict[type, Any] = {
+IMAGES: dict[type, Callable[[Path, Any], Images]] = {
     FixedVision: FixedImages,
     AnyresVision: AnyresImages,
     PatchesVision: PatchImages,
     TilesVision: TileImages,
 }
-VIDEOS: dict[type, Any] = {
+VIDEOS: dict[type, Callable[[Path, Any], Videos]] = {
     FramesVideo: FrameVideos,
     PooledVideo: PooledVideos,
     PatchesVideo: PatchVideos,
@@ -55,8 +58,8 @@ def load_images(directory: Path, vision: Vision) -> Images:
     return IMAGES[type(vision)](directory, vision)
 
 
-def load_videos(directory: Path, video: VideoLayout) -> Any:
-    """The code of a layout of videos: called with a `videos.decoding.Video`, it makes a `Visual`."""
+def load_videos(directory: Path, video: VideoLayout) -> Videos:
+    """The code of a layout of videos. `directory` holds the checkpoint's processor files."""
     return VIDEOS[type(video)](directory, video)
 
 

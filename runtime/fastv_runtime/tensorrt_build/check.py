@@ -52,4 +52,5 @@ class _Alone:
     name: str
 
     def bind(self, inputs: Buffers, outputs: Buffers) -> Binding:
-        return self.backend.engine(self.name).bind(inputs, outputs)
+        bound: Binding = self.backend.engine(self.name).bind(inputs, outputs)
+        return bound

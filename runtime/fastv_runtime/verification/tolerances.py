@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from fastv_runtime.config.bundle import DecoderConfig, GraphSpec
 from fastv_runtime.config.plan import Plan, Precision
 
@@ -46,7 +48,7 @@ def tolerance(plan: Plan, spec: GraphSpec, decoder: DecoderConfig, output: str) 
     if plan.precision == "float32":
         return TOLERANCE_FP32
     layers = sum(tensor.name.startswith("present_key_") for tensor in spec.outputs) or decoder.num_hidden_layers
-    return 4 * ROUNDOFF[plan.precision] * layers**0.5 * (LOGIT if output == "scores" else 1)
+    return 4 * ROUNDOFF[plan.precision] * math.sqrt(layers) * (LOGIT if output == "scores" else 1)
 
 
 def engine_tolerance(graph: str, plan: Plan, spec: GraphSpec, decoder: DecoderConfig, output: str) -> float:

@@ -124,7 +124,8 @@ class QwenVLChat(Family):
         return hf_models.head(model.language_model)
 
     def encode(self, model: Any, **inputs: torch.Tensor) -> Float[torch.Tensor, "N D"]:
-        return model.visual(inputs["pixel_values"])[0]
+        features: torch.Tensor = model.visual(inputs["pixel_values"])[0]
+        return features
 
     def last_logits(
         self, model: Any, token_ids: torch.Tensor, pixels: dict[str, torch.Tensor], visual: torch.Tensor, rows: int
@@ -157,7 +158,7 @@ class QwenVLChat(Family):
 def _published(directory: Path) -> dict[str, Any]:
     """config.json, all that is read of it there; UserError for what is not Qwen-VL-Chat."""
     file = directory / "config.json"
-    published = json.loads(file.read_text(encoding="utf-8"))
+    published: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     visual = published.get("visual")
     if not visual:
         raise UserError(f"{file}: a Qwen language model that sees no images: give a checkpoint of Qwen-VL-Chat")

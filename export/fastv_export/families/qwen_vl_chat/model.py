@@ -25,4 +25,4 @@ class QwenVLModel(PreTrainedModel):
         super().__init__(config)
         self.language_model = Qwen2ForCausalLM(config.text_config)
         self.visual = Tower(config.vision_config, config.image_seq_length, config.text_config.hidden_size)
-        self.post_init()
+        self.post_init()  # type: ignore[no-untyped-call]

@@ -40,7 +40,8 @@ class Tower(nn.Module):
     def forward(self, pixel_values: Float[torch.Tensor, "B 3 H W"]) -> Float[torch.Tensor, "B N D"]:
         patches = self.conv1(pixel_values).flatten(2).transpose(1, 2)
         hidden = self.encoder(self.ln_pre(patches + self.positions)).last_hidden_state
-        return self.ln_post(self.resampler(hidden)) @ self.proj
+        rows: torch.Tensor = self.ln_post(self.resampler(hidden))
+        return rows @ self.proj
 
 
 class Resampler(nn.Module):
@@ -72,7 +73,9 @@ class Resampler(nn.Module):
             self._heads(self.k_proj(values + self.key_positions)),
             self._heads(self.v_proj(values)),
         )
-        return self.out_proj(mixed.transpose(1, 2).flatten(2))
+        rows: torch.Tensor = self.out_proj(mixed.transpose(1, 2).flatten(2))
+        return rows
 
     def _heads(self, rows: Float[torch.Tensor, "B R D"]) -> Float[torch.Tensor, "B H R Dh"]:
-        return rows.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        heads: torch.Tensor = rows.unflatten(-1, (self.heads, -1))
+        return heads.transpose(1, 2)

@@ -10,10 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from jaxtyping import Float
 from pydantic import ValidationError
 
 from fastv_runtime.config.base import StrictModel
@@ -21,6 +20,9 @@ from fastv_runtime.config.bundle import DecoderConfig
 from fastv_runtime.config.cost import BYTES, cache_bytes, layer_flops, mlp_flops
 from fastv_runtime.config.plan import Plan
 from fastv_runtime.errors import UserError
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 PREFILL_PARTS = ("layers", "products", "attention", "elements", "bytes")
 DECODE_PARTS = ("layers", "bytes")

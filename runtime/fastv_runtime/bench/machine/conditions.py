@@ -99,7 +99,7 @@ def _guest(times: Any) -> float:
 def _own_seconds(psutil: Any) -> float:
     """Processor time of this process, of its children that have ended and of those that run."""
     own = psutil.Process()
-    total = sum(own.cpu_times()[:4])
+    total: float = sum(own.cpu_times()[:4])
     for child in own.children(recursive=True):
         try:
             total += sum(child.cpu_times()[:2])

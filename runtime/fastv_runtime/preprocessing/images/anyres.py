@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Float, Int
 from PIL import Image
 
 from fastv_runtime.config.layouts import AnyresVision
@@ -14,6 +13,9 @@ from fastv_runtime.hf import load_image_processor, select_best_resolution
 from fastv_runtime.preprocessing.images.fixed import UNNORMALISED, check_shape, pixels_as_seen
 from fastv_runtime.preprocessing.images.resample import bilinear, single
 from fastv_runtime.preprocessing.visual import GraphRun, Pack, Piece, View, Visual
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
 
 
 class AnyresImages:

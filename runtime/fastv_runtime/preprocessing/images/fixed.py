@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Float
 from PIL import Image
 
 from fastv_runtime.config.layouts import FixedVision
@@ -15,6 +14,9 @@ from fastv_runtime.errors import UserError
 from fastv_runtime.hf import load_image_processor
 from fastv_runtime.preprocessing.images.aspect import mean_colour, pad_to_square
 from fastv_runtime.preprocessing.visual import GraphRun, Piece, View, Visual
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 
 def pixels_as_seen(values: Float[np.ndarray, "3 H W"]) -> Image.Image:

@@ -6,10 +6,14 @@ the patches of a block in raster order, as transformers' processors emit them.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-from jaxtyping import Float, Int
 
 from fastv_runtime.config.layouts import PatchesVision
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
 
 Grid = tuple[int, int]
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Float
 from PIL import Image
 
 from fastv_runtime.config.layouts import PatchesVision
@@ -14,6 +13,9 @@ from fastv_runtime.errors import UserError
 from fastv_runtime.hf import load_image_processor
 from fastv_runtime.preprocessing.images.grid import Grid, grid_inputs
 from fastv_runtime.preprocessing.visual import GraphRun, Piece, View, Visual
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 
 class PatchImages:

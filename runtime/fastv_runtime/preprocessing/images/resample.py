@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-import numpy as np
-from jaxtyping import Float, Int
+from typing import TYPE_CHECKING, TypeAlias
 
-Mixture = tuple[Int[np.ndarray, "*grid taps"], Float[np.ndarray, "*grid taps"]]
+import numpy as np
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+
+Mixture: TypeAlias = "tuple[Int[np.ndarray, '*grid taps'], Float[np.ndarray, '*grid taps']]"
 """Features to mix into each token, and their weights."""
 
 

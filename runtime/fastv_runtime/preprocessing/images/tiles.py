@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Float
 from PIL import Image
 
 from fastv_runtime.config.tile_layouts import TilesVision
 from fastv_runtime.hf import load_image_processor
 from fastv_runtime.preprocessing.images.fixed import UNNORMALISED, check_shape, pixels_as_seen
 from fastv_runtime.preprocessing.visual import GraphRun, Piece, View, Visual
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 
 class TileImages:

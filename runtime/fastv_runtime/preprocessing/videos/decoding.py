@@ -17,6 +17,7 @@ from fastv_runtime.preprocessing.images.loading import MAX_PIXELS
 
 if TYPE_CHECKING:
     from av.container import InputContainer
+    from av.packet import Packet
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
 
@@ -84,7 +85,8 @@ def uniform_indices(total: int, count: int) -> list[int]:
     transformers has it; LLaVA-NeXT's code truncates where it rounds, and transformers' `default_sample_indices_fn`
     (`i * total // count`) ends before the last frame.
     """
-    return np.linspace(0, total - 1, min(count, total)).round().astype(int).tolist()
+    indices: list[int] = np.linspace(0, total - 1, min(count, total)).round().astype(int).tolist()
+    return indices
 
 
 @dataclass
@@ -144,12 +146,12 @@ def _decode(path: Path, wanted: list[int]) -> _Sample:
                     _check_size(path, frame.width, frame.height, len(wanted))
                     sample.frames.append(_upright(frame))
                     sample.indices.append(sample.total)
-                    sample.times.append(None if frame.pts is None else frame.pts * frame.time_base)
+                    sample.times.append(_time_of(frame))
                 sample.total += 1
     return sample
 
 
-def _packets(container: InputContainer, stream: VideoStream) -> Iterator:
+def _packets(container: InputContainer, stream: VideoStream) -> Iterator[Packet[VideoStream]]:
     """The stream's packets, up to its end or to where the file can be read no further."""
     import av
 
@@ -159,13 +161,17 @@ def _packets(container: InputContainer, stream: VideoStream) -> Iterator:
         return
 
 
+def _time_of(frame: VideoFrame) -> Fraction | None:
+    return None if frame.pts is None or frame.time_base is None else frame.pts * frame.time_base
+
+
 def _upright(frame: VideoFrame) -> Image.Image:
     """The frame in RGB, turned and mirrored as its display matrix says.
 
     The matrix [a b u; c d v; x y w] takes (p, q) to (a p + c q, b p + d q), q downwards: ISO/IEC 14496-12, 6.2.2.
     Other angles than quarter turns are left as they are.
     """
-    image = frame.to_image()
+    image: Image.Image = frame.to_image()
     matrix: Any = frame.side_data.get("DISPLAYMATRIX")
     if matrix is None:
         return image

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Float
 from PIL import Image
 
 from fastv_runtime.config.layouts import PooledVideo
@@ -15,6 +14,9 @@ from fastv_runtime.preprocessing.images.fixed import UNNORMALISED, check_shape, 
 from fastv_runtime.preprocessing.images.resample import bilinear
 from fastv_runtime.preprocessing.videos.settings import PIXELS, chosen, video_settings
 from fastv_runtime.preprocessing.visual import GraphRun, Pack, Piece, View, Visual
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 SETTINGS = (*PIXELS, "do_resize", "size", "resample")
 

@@ -1,9 +1,8 @@
-"""The whole calibration: checkpoint and samples in, measurements and the chosen plan out."""
+"""A checkpoint and what is measured on it: samples in, measurements and the chosen plan out."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from math import prod
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from fastv_calib.choice.choose import check_objectives, choose, doubts, refusal
+from fastv_calib.choice.choose import check_objectives, choose, doubts
 from fastv_calib.choice.summary import Costing, figures, lengths, pareto, prefill_flops, unpruned
 from fastv_calib.distribution.cluster import Work, measure_on_ray
 from fastv_calib.distribution.machines import (
@@ -59,14 +58,6 @@ from fastv_runtime.config.lengths import kept_count
 from fastv_runtime.errors import UserError
 
 PRECISIONS = ("fp32", *FEW_BITS)
-
-
-@dataclass(frozen=True)
-class CalibrationResult:
-    """A calibration, and why it chose nothing, if it did not."""
-
-    calibration: Calibration
-    refusal: str | None
 
 
 class Calibrator:
@@ -148,9 +139,10 @@ class Calibrator:
 
     def summarise(
         self, samples: Sequence[Sample], results: Results, sidecar: Path, times: Timed | None = None
-    ) -> CalibrationResult:
+    ) -> Calibration:
         """Figures of all plans from samples that were measured, and the choice.
 
+        Nothing is chosen where no plan meets the objectives.
         sidecar: gets the activations. times: of bundles, on some of the samples.
         """
         measured = [results.measured[sample.key] for sample in samples]
@@ -175,7 +167,7 @@ class Calibrator:
             )
         if chosen is not None and times is not None:
             warnings += times.doubts(plans[chosen], self.objectives)
-        calibration = Calibration(
+        return Calibration(
             schema_version=SCHEMA_VERSION,
             family=self.family.model_type,
             source=results.source,
@@ -192,7 +184,6 @@ class Calibrator:
             warnings=tuple(warnings),
             latency=None if times is None else times.latency,
         )
-        return CalibrationResult(calibration, refusal(plans, self.objectives) if chosen is None else None)
 
     def evidence(
         self, calibration: Calibration, samples: Sequence[Sample], results: Results, advance: Callable[[], None]

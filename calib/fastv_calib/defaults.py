@@ -1,0 +1,12 @@
+"""What a calibration measures where nothing is said: shown by the command's help, so nothing heavy is imported."""
+
+from __future__ import annotations
+
+LAYERS = (1, 2, 3)
+KEEPS = (0.75, 0.5, 0.25, 0.1)
+RANKERS = ("fastv", "fastv+uniform", "dart", "random")
+"""The paper's, what mends its bias for places, one that looks at likeness instead of attention, and the control."""
+PRECISIONS = ("fp32",)
+ANSWER_TOKENS = 16
+MIN_AGREEMENT = 0.99
+MAX_NEW_TOKENS = 256

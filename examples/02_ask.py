@@ -1,0 +1,23 @@
+"""Ask the bundle of 01_export.py about an image, and draw which visual tokens were kept. Needs no torch.
+
+python examples/02_ask.py out
+"""
+
+import sys
+from pathlib import Path
+
+from PIL import Image
+
+from fastv_runtime import Pipeline
+
+IMAGE = Path(__file__).resolve().parents[1] / "demo" / "images" / "scene3.png"
+
+folder = Path(sys.argv[1])
+pipeline = Pipeline.load(folder / "pruned.fastv", threads=1)  # more threads do not help a model this small
+generation = pipeline.stream([Image.open(IMAGE)], "Tell me about the white object.")
+for piece in generation:
+    print(piece, end="", flush=True)
+answer = generation.answer
+generation.draw_kept().save(folder / "kept.png")
+print(f"\n{len(answer.kept_visual_tokens)} of {answer.visual_tokens} visual tokens kept: see {folder / 'kept.png'}")
+print(f"time to first token: {answer.timings_ms['ttft']:.1f} ms")

@@ -1,0 +1,33 @@
+"""Measure which plan suits your images, and export the one that was chosen.
+
+python examples/03_calibrate.py out
+"""
+
+import sys
+from pathlib import Path
+
+from fastv_calib import calibrate
+from fastv_export import export
+
+DEMO = Path(__file__).resolve().parents[1] / "demo"
+
+folder = Path(sys.argv[1])
+folder.mkdir(exist_ok=True)
+calibration = calibrate(
+    DEMO / "checkpoint",
+    DEMO / "images",  # four images; give as many of your own as you can, or a file of questions and answers
+    folder / "calibration.json",
+    prompt="Tell me about the white object.",
+    layers=(1, 2),
+    keeps=(0.5, 0.25),
+    rankers=("fastv", "random"),
+    report=folder / "report.html",
+)
+for each in calibration.plans:
+    print(f"{each.point!s:<26} same answer {each.match.mean:4.0%}   FLOPs {each.flops_share:4.0%} of unpruned")
+if calibration.chosen is None:
+    sys.exit("no plan agrees with the unpruned model often enough")
+# The chosen plan leaves room for the longest prompt of the data; max_text leaves more.
+bundle = folder / "chosen.fastv"
+plan = export(DEMO / "checkpoint", bundle, calibration=folder / "calibration.json", max_text=128).plan
+print(f"exported: layer {plan.layer}, keep {plan.keep}, ranker {plan.ranker}")

@@ -1,0 +1,163 @@
+"""`fastv_export.export`: the command fastv-export as a function."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+from fastv_export.calibration import ChosenPlan, chosen_for, read_calibration, source_digests
+from fastv_export.checkpoint.checkpoint import Checkpoint
+from fastv_export.checkpoint.hub import resolve
+from fastv_export.engines import build_after_export
+from fastv_export.exporting import check_output, export_bundle
+from fastv_export.plan import Options
+from fastv_export.progress import Progress
+from fastv_export.quantization.activations import read_activations, sidecar_of
+from fastv_export.quantization.presets import BLOCK, BLOCKS, DEFAULTS, FEW_BITS, FLOATING, PARTS, TRT_BLOCK, WIDE
+from fastv_export.targets import TARGETS
+from fastv_runtime.config.bundle import Manifest
+from fastv_runtime.config.plan import Length, Part, Precision, Ranker, Weights
+from fastv_runtime.errors import UserError
+
+PRECISIONS: dict[str, Precision] = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+"""Precisions of weights and activations alike, as options name them."""
+
+
+def export(
+    source: str | Path,
+    output: str | Path,
+    *,
+    revision: str | None = None,
+    target: str = "ort",
+    precision: str | None = None,
+    block: int | None = None,
+    int8_parts: Sequence[Part] | None = None,
+    calibration: str | Path | None = None,
+    layer: int | None = None,
+    keep: float | None = None,
+    ranker: Ranker | None = None,
+    length: Length | None = None,
+    max_text: int | None = None,
+    max_images: int = 1,
+    max_visual: int | None = None,
+    image_tokens: int | None = None,
+    max_new_tokens: int = 256,
+    prune: bool = True,
+    verify: bool = True,
+    progress: Progress | None = None,
+) -> Manifest:
+    """Split a checkpoint at decoder layer K and write it as a bundle that prunes visual tokens there.
+
+    The bundle appears at `output` whole or not at all. For a `trt` target its engines are built too, where TensorRT is
+    at hand. Options are those of the command `fastv-export`, by the same names; lengths are in tokens.
+
+    source: a checkpoint directory, as `save_pretrained` writes it, or a hub id (org/name).
+    output: where the bundle is written; must not exist.
+    revision: branch, tag or commit of a hub id; None means main.
+    target: `ort` (ONNX Runtime), `trt` (TensorRT), `trt-rtx` or `trt-legacy` (TensorRT 10.3 to 10.14).
+    precision: `fp32`, `fp16`, `bf16`, `int8`, `int4`, `fp8` or `nvfp4`; None means the target's: int8 for `ort`, else
+        fp16.
+    block: weights that share a scale; None means 32 in int4 (64 for TensorRT), in int8 all inputs of an output.
+    int8_parts: parts that keep 8 bits in int4; None means vision, prefix, values and head.
+    calibration: the file that `fastv_calib.calibrate` wrote for this checkpoint. Its plan stands in for `layer`,
+        `keep`, `ranker`, `length`, `max_text`, `image_tokens` and a `precision` of few bits where they are None; what
+        it saw scales weights and activations.
+    layer: K, prune after this many decoder layers; None means 2.
+    keep: fraction of visual tokens kept, above 0 and at most 1; None means 0.5.
+    ranker: what chooses the tokens that stay; None means `fastv`.
+    length: pruned length, `exact` per prompt or `fixed` by `max_text`; None means `exact`.
+    max_text: text tokens a prompt may have; None means 128.
+    max_images: images a prompt may have.
+    max_visual: visual tokens a prompt may have; None means those of `max_images` images, or of one video.
+    image_tokens: most visual tokens of one image, for models that take any size; None means the family's.
+    max_new_tokens: tokens an answer may have.
+    prune: False writes the unsplit, unpruned baseline.
+    verify: compare the graphs with transformers before the bundle appears.
+    progress: draws on a console while its context is entered; None is quiet, and what an export has to say goes to the
+        logger `fastv_export`.
+
+    Returns the bundle's manifest. Raises UserError for what cannot be exported, VerificationError when a graph does not
+    compute what transformers computes.
+    """
+    progress = progress or Progress(None)
+    _check("target", [target], TARGETS)
+    _check("precision", [] if precision is None else [precision], (*PRECISIONS, *FEW_BITS, *FLOATING))
+    _check("block", [] if block is None else [block], BLOCKS)
+    _check("int8_parts", int8_parts or (), PARTS)
+    _check("length", [] if length is None else [length], get_args(Length))
+    calibrated = None if calibration is None else read_calibration(calibration)
+    check_output(output)
+    source = resolve(str(source), revision, progress)
+    digests, chosen = None, None
+    if calibrated is None:
+        precision = precision or DEFAULTS.get(target)
+    else:
+        with progress.step("compare with the calibration"):
+            digests = source_digests(Checkpoint(source))
+            chosen = chosen_for(calibrated, source, digests)
+        if precision is None and chosen.precision in FEW_BITS:  # others are the target's own
+            precision = chosen.precision
+    weights = _weights(precision, block, int8_parts, target, calibrated is not None)
+    if weights is not None and not prune:
+        weights = _unsplit(weights, int8_parts)
+    activations = None
+    if calibration is not None and calibrated is not None and weights is not None:
+        activations = read_activations(sidecar_of(Path(calibration)), calibrated.activations)
+    given = {"layer": layer, "keep": keep, "ranker": ranker, "length": length, "max_text": max_text}
+    options = Options(
+        **_planned(chosen, given | {"image_tokens": image_tokens}, prune),
+        max_images=max_images,
+        max_visual=max_visual,
+        max_new_tokens=max_new_tokens,
+        precision=None if precision is None else PRECISIONS.get(precision),
+        weights=weights,
+        target=target,
+        verify=verify,
+    )
+    manifest = export_bundle(source, output, options, progress, activations, digests=digests)
+    build_after_export(Path(output), manifest, target, progress)
+    return manifest
+
+
+def _check(option: str, given: Iterable[object], known: Collection[object]) -> None:
+    """UserError for a value of an option that is none of those that there are."""
+    for value in given:
+        if value not in known:
+            raise UserError(f"{option} {value}: not known; there are {', '.join(map(str, known))}")
+
+
+def _planned(chosen: ChosenPlan | None, given: dict[str, Any], prune: bool) -> dict[str, Any]:
+    """Options of the plan: what is given, else what a calibration chose; others have their defaults."""
+    options = {} if chosen is None else chosen.model_dump(include=set(given))
+    options |= {name: value for name, value in given.items() if value is not None}
+    return options if prune else options | {"layer": None}
+
+
+def _weights(
+    precision: str | None, block: int | None, parts: Sequence[Part] | None, target: str, calibrated: bool
+) -> Weights | None:
+    weights = None if precision is None else (FEW_BITS | FLOATING).get(precision)
+    if weights is not None and weights.floating:
+        for flag, given in (("--block", block), ("--int8-parts", parts)):
+            if given is not None:
+                raise UserError(f"{flag}: --precision {precision} has blocks and parts of its own: leave it output")
+        return weights
+    if parts is not None and (weights is None or weights.bits == 8):
+        raise UserError("--int8-parts: they keep 8 bits where others have 4: add --precision int4, or leave it output")
+    if weights is None:
+        if block is not None:
+            raise UserError(f"--block {block}: is of weights of few bits: add --precision int4 or int8")
+        return None
+    if weights.bits == 8:
+        return weights.model_copy(update={"block": block, "static": calibrated and target != "ort" and block is None})
+    wide = WIDE if parts is None else tuple(dict.fromkeys(parts))
+    return weights.model_copy(update={"block": block or (BLOCK if target == "ort" else TRT_BLOCK), "wide": wide})
+
+
+def _unsplit(weights: Weights, parts: Sequence[Part] | None) -> Weights:
+    """Of a decoder without a prefix: its first layer keeps its bits instead."""
+    if parts is not None and "prefix" in parts:
+        raise UserError("--int8-parts prefix: with --no-prune there is none: use first, the decoder's first layer")
+    wide: list[Part] = ["first" if part == "prefix" else part for part in weights.wide]
+    return weights.model_copy(update={"wide": tuple(dict.fromkeys(wide))})
