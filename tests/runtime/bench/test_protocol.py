@@ -25,7 +25,8 @@ class Peer:
         if request.prompt == "no":
             raise Refused("this prompt cannot be had")
         stages = {"suffix": 9.0 if request.prompt == "wrong" else 2.0}
-        return Measurement(stages_ms=stages, ttft_ms=3.0, decode_ms=None, prompt_tokens=7, visual_tokens=0, pruned_length=7)
+        tokens = dict(prompt_tokens=7, visual_tokens=0, pruned_length=7)
+        return Measurement(stages_ms=stages, ttft_ms=3.0, decode_ms=None, **tokens)
     def close(self):
         pass
 
