@@ -6,13 +6,14 @@ import argparse
 import signal
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from fastv_export.quantization.presets import BLOCK, DEFAULTS, FEW_BITS, FLOATING, TRT_BLOCK, WIDE
 from fastv_runtime.config.bundle import END_TO_END, Manifest, Part, Precision, Weights
 from fastv_runtime.config.wording import cost_of, dialect_of, precision_of
-from fastv_runtime.console import command, export_extras, stderr
+from fastv_runtime.console import command, export_extras, stderr, with_flags
 from fastv_runtime.errors import UserError, missing_extra
 
 TARGETS = ("ort", "trt", "trt-rtx", "trt-legacy")
@@ -24,6 +25,12 @@ PLANNED = ("layer", "keep", "ranker", "length", "max_text", "image_tokens")
 DESCRIPTION = (
     "Split a vision-language model at decoder layer K and write it as a bundle that prunes visual tokens there."
 )
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="fastv-export", description=DESCRIPTION)
+    add_arguments(parser)
+    return parser
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -125,7 +132,7 @@ def run(args: argparse.Namespace) -> None:
     signal.signal(signal.SIGTERM, _raise_exit)
     calibration = None if args.calibration is None else read_calibration(args.calibration)
     check_output(args.output)
-    with Progress(stderr) as progress:
+    with Progress(stderr, partial(with_flags, parser=parser())) as progress:
         source = resolve(args.source, args.revision, progress)
         chosen: dict[str, Any] = {}
         digests = None
@@ -215,6 +222,4 @@ def _raise_exit(signum: int, _: Any) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="fastv-export", description=DESCRIPTION)
-    add_arguments(parser)
-    command(parser, run, argv, export_extras)
+    command(parser(), run, argv, export_extras)

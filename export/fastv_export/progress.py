@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import rich.progress
@@ -10,9 +10,10 @@ from rich.console import Console
 
 
 class Progress:
-    """Draws on `console`; silent when there is none."""
+    """Draws on `console`; silent when there is none. `wording`: what a note is printed as."""
 
-    def __init__(self, console: Console | None):
+    def __init__(self, console: Console | None, wording: Callable[[str], str] = str):
+        self._wording = wording
         self._bars = rich.progress.Progress(
             rich.progress.TextColumn("{task.description:<34}"),
             rich.progress.BarColumn(bar_width=30),
@@ -32,7 +33,7 @@ class Progress:
     def note(self, text: str) -> None:
         """One line that stays, above the bars."""
         if not self._bars.disable:
-            self._bars.console.print(text, highlight=False, markup=False, soft_wrap=True)
+            self._bars.console.print(self._wording(text), highlight=False, markup=False, soft_wrap=True)
 
     @contextmanager
     def step(self, description: str) -> Iterator[None]:
