@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import tempfile
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from fastv_export.cli import RANKERS
-from fastv_runtime.console import command, export_extras, stderr
+from fastv_runtime.console import command, export_extras, stderr, with_flags
 from fastv_runtime.errors import UserError, missing_extra
 
 if TYPE_CHECKING:
@@ -31,6 +32,12 @@ EPILOG = (
     "anew. OUT without .json, then .activations.safetensors, belongs to OUT: scales and ranges for fewer bits are made "
     "of it."
 )
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="fastv-calibrate", description=DESCRIPTION, epilog=EPILOG)
+    add_arguments(parser)
+    return parser
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -104,6 +111,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--bundle",
+        dest="bundles",
         nargs="+",
         default=[],
         metavar="BUNDLE",
@@ -177,7 +185,7 @@ def run(args: argparse.Namespace) -> None:
     )
     if args.max_new_tokens < 1:
         raise UserError(f"--max-new-tokens {args.max_new_tokens}: must be at least 1")
-    if args.max_ttft is not None and not args.bundle:
+    if args.max_ttft is not None and not args.bundles:
         raise UserError(
             f"--max-ttft {args.max_ttft:g}: nothing tells how long a plan takes: add --bundle BUNDLE, of this "
             "checkpoint and for this machine (fastv-export)"
@@ -189,22 +197,22 @@ def run(args: argparse.Namespace) -> None:
         max_new_tokens=args.max_new_tokens,
         max_ttft=args.max_ttft,
     )
-    with ExportProgress(stderr) as progress:
+    with ExportProgress(stderr, partial(with_flags, parser=parser())) as progress:
         source = resolve(args.source, args.revision, progress)
         calibrator = Calibrator(source, settings, objectives)
         with progress.step("hash the checkpoint"):
             results = calibrator.results(output.with_suffix(".samples.jsonl"), machines.threads)
-        calibrator.check_bundles(args.bundle, results)
+        calibrator.check_bundles(args.bundles, results)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=stderr) as bars:
         task = bars.add_task("samples", total=len(samples))
         calibrator.measure(samples, results, lambda: bars.advance(task), machines, _say)
     times = None
-    if args.bundle:
+    if args.bundles:
         some = latency.timed(samples)
         with Progress(*columns, console=stderr) as bars:
             task = bars.add_task("bundles, in turns", total=len(some))
-            times = Timed.of(args.bundle, latency.measure(args.bundle, some, lambda: bars.advance(task)))
+            times = Timed.of(args.bundles, latency.measure(args.bundles, some, lambda: bars.advance(task)))
     outcome = calibrator.summarise(samples, results, sidecar_of(output), times)
     calibration = outcome.calibration
     _write(output, calibration.model_dump_json(indent=2) + "\n")
@@ -221,7 +229,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _say(line: str) -> None:
-    stderr.print(line, highlight=False, markup=False, soft_wrap=True)
+    stderr.print(with_flags(line, parser()), highlight=False, markup=False, soft_wrap=True)
 
 
 def _conclude(calibration: Calibration, source: str, output: str) -> None:
@@ -259,6 +267,4 @@ def _write(path: Path, text: str) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="fastv-calibrate", description=DESCRIPTION, epilog=EPILOG)
-    add_arguments(parser)
-    command(parser, run, argv, export_extras)
+    command(parser(), run, argv, export_extras)
