@@ -70,11 +70,11 @@ class TestRun:
             (["--image", "missing.png", "--prompt", "What?"], "missing.png: no such image"),
             (["--prompt", ""], "the prompt is empty"),
             (["--prompt", " \n"], "the prompt is empty"),
-            (["--prompt", "word " * 300], "export with a larger --max-text"),
-            (["--prompt", "What?", "--max-new-tokens", "1000"], "export with a larger --max-new-tokens"),
-            (["--prompt", "What?", "--max-new-tokens", "0"], "max-new-tokens 0"),
-            (["--prompt", "What?", "--temperature", "-1"], "temperature -1"),
-            (["--prompt", "What?", "--top-p", "2"], "top-p 2"),
+            (["--prompt", "word " * 300], "export with a larger max_text"),
+            (["--prompt", "What?", "--max-new-tokens", "1000"], "export with a larger max_new_tokens"),
+            (["--prompt", "What?", "--max-new-tokens", "0"], "--max-new-tokens 0"),
+            (["--prompt", "What?", "--temperature", "-1"], "--temperature -1"),
+            (["--prompt", "What?", "--top-p", "2"], "--top-p 2"),
             (["--prompt", "What?", "--threads", "0"], "--threads 0"),
             (["--prompt", "What?", "--show-kept", "out.png"], "--show-kept: there is no image"),
             (["--prompt", "What?", "--show-kept", "out.gif"], "ends in .png"),
@@ -87,7 +87,7 @@ class TestRun:
 
     def test_too_many_images(self, fails: Fails, tiny_bundle: Path, image_file: Path) -> None:
         line = fails(fastv_run, tiny_bundle, "--image", *[image_file] * 3, "--prompt", "What?")
-        assert "--max-images" in line
+        assert "max_images" in line
 
     @pytest.mark.parametrize(
         ("damage", "message"),

@@ -25,10 +25,8 @@ COMMANDS = re.findall(r"^    (fastv-\S+ .*)$", PAGE, re.MULTILINE)
 
 
 def parsers() -> dict[str, argparse.ArgumentParser]:
-    exporter = argparse.ArgumentParser()
-    export.add_arguments(exporter)
     return {
-        "fastv-export": exporter,
+        "fastv-export": export.parser(),
         "fastv-build": build.parser(),
         "fastv-run": run.parser(),
         "fastv-inspect": inspect.parser(),

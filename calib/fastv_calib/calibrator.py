@@ -128,8 +128,8 @@ class Calibrator:
         results = Results(path, source_digests(self.checkpoint), self.settings, new)
         if threads is not None and threads != results.threads:
             raise UserError(
-                f"--threads {threads}: {path} has measurements on {results.threads}, and figures' last bits depend on "
-                "it: leave the flag out, or give another -o"
+                f"`threads` {threads}: {path} has measurements on {results.threads}, and figures' last bits depend on "
+                "it: leave it out, or give another `output`"
             )
         return results
 
@@ -238,7 +238,7 @@ class Calibrator:
                         return list(left)
                     say(
                         f"{threads} of {threads * workers} cores are at work: pip install 'fastv-edge[ray]' to measure "
-                        f"{workers} samples at a time, or give --threads {threads * workers}"
+                        f"{workers} samples at a time, or give `threads` {threads * workers}"
                     )
         return []
 
@@ -264,26 +264,26 @@ def _check_settings(settings: CalibrationSettings, decoder: DecoderConfig) -> No
     last = decoder.num_hidden_layers - 1
     for layer in settings.layers:
         if not 1 <= layer <= last:
-            raise UserError(f"--layers {layer}: must be 1 to {last}; this decoder has {last + 1} layers")
+            raise UserError(f"`layers` {layer}: must be 1 to {last}; this decoder has {last + 1} layers")
     for keep in settings.keeps:
         if not 0 < keep < 1:
-            raise UserError(f"--keeps {keep:g}: must be above 0 and below 1; the unpruned model is always measured")
+            raise UserError(f"`keeps` {keep:g}: must be above 0 and below 1; the unpruned model is always measured")
     for ranker in settings.rankers:
         if ranker not in RANKERS:
-            raise UserError(f"--rankers {ranker}: not known; there are {', '.join(RANKERS)}")
+            raise UserError(f"`rankers` {ranker}: not known; there are {', '.join(RANKERS)}")
     for precision in settings.precisions:
         if precision not in PRECISIONS:
-            raise UserError(f"--precisions {precision}: not measured; there are {', '.join(PRECISIONS)}")
+            raise UserError(f"`precisions` {precision}: not measured; there are {', '.join(PRECISIONS)}")
     if not set(settings.rankers) - CONTROLS:
-        raise UserError(f"--rankers {' '.join(settings.rankers)}: a control is not chosen: add fastv")
-    for flag, values in (
-        ("--layers", settings.layers),
-        ("--keeps", settings.keeps),
-        ("--rankers", settings.rankers),
-        ("--precisions", settings.precisions),
+        raise UserError(f"`rankers` {' '.join(settings.rankers)}: a control is not chosen: add fastv")
+    for name, values in (
+        ("layers", settings.layers),
+        ("keeps", settings.keeps),
+        ("rankers", settings.rankers),
+        ("precisions", settings.precisions),
     ):
         if len(set(values)) != len(values):
-            raise UserError(f"{flag} {' '.join(map(str, values))}: each one only once")
-    for flag, value in (("--answer-tokens", settings.answer_tokens), ("--image-tokens", settings.image_tokens)):
+            raise UserError(f"`{name}` {' '.join(map(str, values))}: each one only once")
+    for name, value in (("answer_tokens", settings.answer_tokens), ("image_tokens", settings.image_tokens)):
         if value is not None and value < 1:
-            raise UserError(f"{flag} {value}: must be at least 1")
+            raise UserError(f"`{name}` {value}: must be at least 1")

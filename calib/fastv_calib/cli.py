@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from fastv_calib import defaults
 from fastv_export.cli import RANKERS
-from fastv_runtime.console import command, export_extras, stderr
+from fastv_runtime.console import command, export_extras, stderr, with_flags
 from fastv_runtime.errors import UserError, missing_extra
 
 if TYPE_CHECKING:
@@ -25,6 +26,12 @@ EPILOG = (
     "anew. OUT without .json, then .activations.safetensors, belongs to OUT: scales and ranges for fewer bits are made "
     "of it."
 )
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="fastv-calibrate", description=DESCRIPTION, epilog=EPILOG)
+    add_arguments(parser)
+    return parser
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -98,6 +105,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--bundle",
+        dest="bundles",
         nargs="+",
         default=[],
         metavar="BUNDLE",
@@ -154,7 +162,7 @@ def run(args: argparse.Namespace) -> None:
     except ImportError as error:
         raise missing_extra(error.name or "torch", "export") from None
 
-    with Progress(stderr) as progress:
+    with Progress(stderr, partial(with_flags, parser=parser())) as progress:
         calibration = calibrate(
             args.source,
             args.data,
@@ -170,7 +178,7 @@ def run(args: argparse.Namespace) -> None:
             image_tokens=args.image_tokens,
             min_agreement=args.min_agreement,
             max_memory=args.max_memory,
-            bundles=args.bundle,
+            bundles=args.bundles,
             max_ttft=args.max_ttft,
             precision=args.precision,
             max_new_tokens=args.max_new_tokens,
@@ -188,7 +196,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _say(line: str) -> None:
-    stderr.print(line, highlight=False, markup=False, soft_wrap=True)
+    stderr.print(with_flags(line, parser()), highlight=False, markup=False, soft_wrap=True)
 
 
 def _conclude(calibration: Calibration, source: str, output: str) -> None:
@@ -209,6 +217,4 @@ def _conclude(calibration: Calibration, source: str, output: str) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="fastv-calibrate", description=DESCRIPTION, epilog=EPILOG)
-    add_arguments(parser)
-    command(parser, run, argv, export_extras)
+    command(parser(), run, argv, export_extras)

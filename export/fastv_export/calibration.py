@@ -33,7 +33,7 @@ class CalibrationSettings(StrictModel):
     """Most tokens of the unpruned answer that plans are compared on."""
     image_tokens: int | None
     precisions: tuple[str, ...] = ("fp32",)
-    """As `--precision` of an export names them."""
+    """As the option `precision` of an export names them."""
 
 
 class Objectives(StrictModel):
@@ -183,7 +183,7 @@ class Calibration(StrictModel):
     chosen: ChosenPlan | None
     warnings: tuple[str, ...]
     latency: Latency | None = None
-    """None without `--bundle`."""
+    """None without `bundles`."""
 
 
 class _SchemaVersion(BaseModel):
@@ -217,9 +217,9 @@ def chosen_for(calibration: Calibration, source: str | Path, digests: dict[str, 
     Raises UserError for a calibration of another checkpoint, by its files' hashes, and for one that chose nothing.
     """
     if calibration.chosen is None:
-        raise UserError("--calibration: it chose no plan: run fastv-calibrate with objectives that a plan meets")
+        raise UserError("`calibration`: it chose no plan: run fastv-calibrate with objectives that a plan meets")
     if calibration.source != digests:
-        raise UserError(f"--calibration: is of another checkpoint than {source}: run fastv-calibrate on this one")
+        raise UserError(f"`calibration`: is of another checkpoint than {source}: run fastv-calibrate on this one")
     return calibration.chosen
 
 

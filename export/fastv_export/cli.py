@@ -6,12 +6,13 @@ import argparse
 import signal
 import sys
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from fastv_export.quantization.presets import BLOCKS, FEW_BITS, FLOATING, PARTS
 from fastv_runtime.config.bundle import END_TO_END, Manifest
 from fastv_runtime.config.wording import cost_of, dialect_of, precision_of
-from fastv_runtime.console import command, export_extras, stderr
+from fastv_runtime.console import command, export_extras, stderr, with_flags
 from fastv_runtime.errors import missing_extra
 
 TARGETS = ("ort", "trt", "trt-rtx", "trt-legacy")
@@ -21,6 +22,12 @@ PRECISIONS = ("fp32", "fp16", "bf16", *FEW_BITS, *FLOATING)
 DESCRIPTION = (
     "Split a vision-language model at decoder layer K and write it as a bundle that prunes visual tokens there."
 )
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="fastv-export", description=DESCRIPTION)
+    add_arguments(parser)
+    return parser
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -114,7 +121,7 @@ def run(args: argparse.Namespace) -> None:
 
     # A terminated export cleans up as an interrupted one does.
     signal.signal(signal.SIGTERM, _raise_exit)
-    with Progress(stderr) as progress:
+    with Progress(stderr, partial(with_flags, parser=parser())) as progress:
         manifest = export(
             args.source,
             args.output,
@@ -165,6 +172,4 @@ def _raise_exit(signum: int, _: Any) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="fastv-export", description=DESCRIPTION)
-    add_arguments(parser)
-    command(parser, run, argv, export_extras)
+    command(parser(), run, argv, export_extras)

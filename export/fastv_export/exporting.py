@@ -95,7 +95,7 @@ def check_output(output: str | Path) -> Path:
     """The path of a bundle to write; UserError if something is there, or nowhere to put it."""
     output = Path(output)
     if output.exists():
-        raise UserError(f"{output}: already exists: remove it, or give another -o")
+        raise UserError(f"{output}: already exists: remove it, or give another `output`")
     if not output.absolute().parent.is_dir():
         raise UserError(f"{output.absolute().parent}: no such directory: make it first")
     return output

@@ -63,24 +63,24 @@ def make_plan(options: Options, decoder: DecoderConfig, vision: Vision, video: V
     layers = decoder.num_hidden_layers
     if options.layer is not None and not 1 <= options.layer < layers:
         raise UserError(
-            f"--layer {options.layer}: must be 1 to {layers - 1}; this decoder has {layers} layers and the scores "
+            f"`layer` {options.layer}: must be 1 to {layers - 1}; this decoder has {layers} layers and the scores "
             "come from the layer before"
         )
     if not 0 < options.keep <= 1:
-        raise UserError(f"--keep {options.keep:g}: must be above 0 and at most 1, the fraction of visual tokens kept")
+        raise UserError(f"`keep` {options.keep:g}: must be above 0 and at most 1, the fraction of visual tokens kept")
     if options.layer is not None and kept_count(vision.tokens, options.keep) == 0:
-        raise UserError(f"--keep {options.keep:g}: keeps none of {vision.tokens} visual tokens: give a larger one")
+        raise UserError(f"`keep` {options.keep:g}: keeps none of {vision.tokens} visual tokens: give a larger one")
     if options.ranker not in RANKERS:
-        raise UserError(f"--ranker {options.ranker}: no such ranker; known rankers: {', '.join(RANKERS)}")
-    for flag, value in (
-        ("--max-text", options.max_text),
-        ("--max-images", options.max_images),
-        ("--image-tokens", 1 if options.image_tokens is None else options.image_tokens),
-        ("--max-visual", 1 if options.max_visual is None else options.max_visual),
-        ("--max-new-tokens", options.max_new_tokens),
+        raise UserError(f"`ranker` {options.ranker}: no such ranker; known rankers: {', '.join(RANKERS)}")
+    for name, value in (
+        ("max_text", options.max_text),
+        ("max_images", options.max_images),
+        ("image_tokens", 1 if options.image_tokens is None else options.image_tokens),
+        ("max_visual", 1 if options.max_visual is None else options.max_visual),
+        ("max_new_tokens", options.max_new_tokens),
     ):
         if value < 1:
-            raise UserError(f"{flag} {value}: must be at least 1")
+            raise UserError(f"`{name}` {value}: must be at least 1")
     plan = Plan(
         layer=options.layer,
         keep=1.0 if options.layer is None else options.keep,
@@ -105,7 +105,7 @@ def _check_heads(decoder: DecoderConfig, target: str) -> None:
         others = [name for name, dialect in TARGETS.items() if width in dialect.heads]
         raise UserError(
             f"this decoder's heads have {width} channels (head_dim), which target {target} does not take: "
-            f"use --target {' or '.join(others)}"
+            f"use `target` {' or '.join(others)}"
         )
 
 
@@ -116,25 +116,25 @@ def _check_weights(plan: Plan, decoder: DecoderConfig, target: str) -> None:
         return
     if weights.floating and TARGETS[target] is not TRT:
         raise UserError(
-            f"--precision {weights.name}: target {target} has no such products: use --target trt or trt-rtx, or int8"
+            f"`precision` {weights.name}: target {target} has no such products: use `target` trt or trt-rtx, or int8"
         )
     if weights.block is None:
         return
     for width in (decoder.hidden_size, decoder.num_attention_heads * decoder.head_dim, decoder.intermediate_size):
         if width % weights.block:
             raise UserError(
-                f"--precision {weights.name}: this decoder's products have {width} inputs, which are no whole blocks "
-                f"of {weights.block}: use a smaller --block, or --precision int8 without one"
+                f"`precision` {weights.name}: this decoder's products have {width} inputs, which are no whole blocks "
+                f"of {weights.block}: use a smaller `block`, or `precision` int8 without one"
             )
     if weights.floating or target == "ort":
         return
     if TARGETS[target] is TRT_LEGACY:  # DequantizeLinear takes blocks and four bits from opset 21 on
         raise UserError(
-            f"--precision int{weights.bits}: target {target} has no weights in blocks: "
-            "use int8 without --block, or fp16"
+            f"`precision` int{weights.bits}: target {target} has no weights in blocks: "
+            "use int8 without `block`, or fp16"
         )
     if weights.bits == 8:
-        raise UserError(f"--precision int8 --block {weights.block}: TensorRT builds no such weights: leave --block out")
+        raise UserError(f"`precision` int8 `block` {weights.block}: TensorRT builds no such weights: leave `block` out")
 
 
 def _check_pruned(plan: Plan, target: str) -> None:
@@ -142,8 +142,8 @@ def _check_pruned(plan: Plan, target: str) -> None:
     pruned, limit = capacity(plan).pruned, TARGETS[target].most_picked
     if plan.prunes and limit is not None and pruned > limit:
         raise UserError(
-            f"--max-text {plan.max_text}, {plan.max_visual} visual tokens and --keep {plan.keep:g} leave {pruned} "
-            f"tokens and target {target} picks at most {limit}: lower --max-visual, --image-tokens or --keep"
+            f"`max_text` {plan.max_text}, {plan.max_visual} visual tokens and `keep` {plan.keep:g} leave {pruned} "
+            f"tokens and target {target} picks at most {limit}: lower `max_visual`, `image_tokens` or `keep`"
         )
 
 
@@ -158,7 +158,7 @@ def check_positions(plan: Plan, limit: Limit | None) -> None:
     longest = capacity(plan).prefix_cache
     if limit is not None and longest > limit.positions:
         raise UserError(
-            f"--max-text {plan.max_text}, {plan.max_visual} visual tokens and --max-new-tokens {plan.max_new_tokens} "
-            f"make {longest} positions and this model bears {limit.positions} ({limit.why}): lower --max-text, "
-            "--max-images, --max-visual, --image-tokens or --max-new-tokens"
+            f"`max_text` {plan.max_text}, {plan.max_visual} visual tokens and `max_new_tokens` {plan.max_new_tokens} "
+            f"make {longest} positions and this model bears {limit.positions} ({limit.why}): lower `max_text`, "
+            "`max_images`, `max_visual`, `image_tokens` or `max_new_tokens`"
         )

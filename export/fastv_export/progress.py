@@ -14,9 +14,13 @@ logger = logging.getLogger("fastv_export")
 
 
 class Progress:
-    """Draws on `console`; without one nothing is drawn, and notes go to the logger `fastv_export`."""
+    """Draws on `console`; without one nothing is drawn, and notes go to the logger `fastv_export`.
 
-    def __init__(self, console: Console | None):
+    wording: what a note is printed as.
+    """
+
+    def __init__(self, console: Console | None, wording: Callable[[str], str] = str):
+        self._wording = wording
         self._bars = rich.progress.Progress(
             rich.progress.TextColumn("{task.description:<34}"),
             rich.progress.BarColumn(bar_width=30),
@@ -38,7 +42,7 @@ class Progress:
         if self._bars.disable:
             logger.log(logging.WARNING if text.startswith("warning: ") else logging.INFO, text)
         else:
-            self._bars.console.print(text, highlight=False, markup=False, soft_wrap=True)
+            self._bars.console.print(self._wording(text), highlight=False, markup=False, soft_wrap=True)
 
     @contextmanager
     def step(self, description: str) -> Iterator[None]:

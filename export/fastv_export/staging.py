@@ -31,7 +31,7 @@ def staging(output: Path) -> Iterator[Path]:
     except OSError as error:
         if error.errno not in FULL:
             raise
-        raise UserError(f"{output}: the disk is full: free some space, or give an -o on another disk") from error
+        raise UserError(f"{output}: the disk is full: free some space, or give an `output` on another disk") from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -42,5 +42,5 @@ def require_space(output: Path, needed: int) -> None:
     if free < needed:
         raise UserError(
             f"{output}: needs {needed / 2**30:,.2f} GiB, its disk has {free / 2**30:,.2f} GiB free: "
-            "free some space, or give an -o on another disk"
+            "free some space, or give an `output` on another disk"
         )

@@ -104,5 +104,5 @@ def choose_precision(target: str, precision: Precision | None) -> Precision:
     if precision is None:
         return bears[0]
     if precision not in bears:
-        raise UserError(f"--precision {precision}: target {target} computes in {' or '.join(bears)}: use one of them")
+        raise UserError(f"`precision` {precision}: target {target} computes in {' or '.join(bears)}: use one of them")
     return precision

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -48,7 +49,7 @@ def command(
     """
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     add_debug(parser)
-    guarded(parser.prog, run, parser.parse_args(argv), extras)
+    guarded(parser, run, parser.parse_args(argv), extras)
 
 
 def add_debug(parser: argparse.ArgumentParser) -> None:
@@ -57,12 +58,13 @@ def add_debug(parser: argparse.ArgumentParser) -> None:
 
 
 def guarded(
-    program: str,
+    parser: argparse.ArgumentParser,
     run: Callable[[argparse.Namespace], None],
     args: argparse.Namespace,
     extras: Extras = no_extras,
 ) -> None:
-    """Run parsed arguments and exit as `command` does; `program` begins the line of an error."""
+    """Run the arguments that `parser` parsed, and exit as `command` does."""
+    program = parser.prog
     try:
         newer = untested(extras(args))
         if newer is not None:
@@ -73,7 +75,7 @@ def guarded(
     except UserError as error:
         if args.debug:
             raise
-        _fail(program, str(error), 2)
+        _fail(program, with_flags(str(error), parser), 2)
     except KeyboardInterrupt:
         _fail(program, "interrupted", 130)
     except BrokenPipeError:
@@ -84,6 +86,21 @@ def guarded(
         if args.debug:
             raise
         _fail(program, f"{type(error).__name__}: {error} (run with --debug for the traceback)", 1)
+
+
+def with_flags(message: str, parser: argparse.ArgumentParser) -> str:
+    """A message for whoever typed the command: `max_text` in backticks becomes --max-text.
+
+    Libraries name an option as Python has it, in backticks, and know of no flags. A name becomes the first long flag of
+    the option of `parser` that has it as its `dest`, or the short one if that is all there is. Other names in backticks
+    stay as they are, and so does what follows: "`precision` fp32" is "--precision fp32".
+    """
+    flags = {
+        action.dest: next((flag for flag in action.option_strings if flag.startswith("--")), action.option_strings[0])
+        for action in parser._actions
+        if action.option_strings
+    }
+    return re.sub(r"`(\w+)`", lambda name: flags.get(name[1], name[0]), message)
 
 
 def open_bundle(path: str) -> Bundle:

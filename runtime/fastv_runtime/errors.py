@@ -7,6 +7,8 @@ class UserError(Exception):
     """Input that cannot be used: one line saying what is wrong, where, and what to do.
 
     Commands print it without a traceback and exit with code 2.
+    An option has its Python name in backticks, `max_text`; commands print its flag instead (`console.with_flags`).
+    One of another command, such as an export's in a message of the runtime, has its bare name.
     """
 
 

@@ -263,7 +263,7 @@ def test_rankers_that_no_export_can_have(
     # As of an attention whose queries and keys come of one product.
     monkeypatch.setattr("fastv_export.tracing.pre_rope.projections", lambda attention: {})
     error = fails(capsys, tiny_llava, data, tmp_path / "calibration.json", "--rankers", "fastv", "pre-rope")
-    assert "--ranker pre-rope: family llava projects queries and keys in one product" in error
+    assert "`ranker` pre-rope: family llava projects queries and keys in one product" in error
 
 
 def test_an_export_takes_what_was_chosen(

@@ -92,11 +92,11 @@ TIMED = [
         (asked(0.9, ttft=20), 0),
         (asked(0.9, 3, 10), 0),
         (asked(0.4, 1, 20), 2),
-        (asked(0.9, ttft=9), "0.9 and --max-ttft 9 contradict each other: the fastest plan that agrees, K=2 keep 0.6 "),
-        (asked(0.9, 1.5, 20), "0.9, --max-memory 1.5 and --max-ttft 20 contradict each other: the smallest plan that"),
-        (asked(0.9, 1.5, 9), "0.9 and --max-ttft 9 contradict"),
-        (asked(0.9, 0.7, 20), "0.9 and --max-memory 0.7 contradict"),
-        (asked(0.9, 0.7, 9), "0.9, --max-memory 0.7 and --max-ttft 9 contradict"),
+        (asked(0.9, ttft=9), "0.9 and `max_ttft` 9 contradict each other: the fastest plan that agrees, K=2 keep 0.6 "),
+        (asked(0.9, 1.5, 20), "0.9, `max_memory` 1.5 and `max_ttft` 20 contradict each other: the smallest plan that"),
+        (asked(0.9, 1.5, 9), "0.9 and `max_ttft` 9 contradict"),
+        (asked(0.9, 0.7, 20), "0.9 and `max_memory` 0.7 contradict"),
+        (asked(0.9, 0.7, 9), "0.9, `max_memory` 0.7 and `max_ttft` 9 contradict"),
     ],
 )
 def test_objectives_combine(objectives: Objectives, expected: int | str) -> None:
@@ -104,11 +104,13 @@ def test_objectives_combine(objectives: Objectives, expected: int | str) -> None
     if isinstance(expected, int):
         assert chosen == expected
     else:
-        assert chosen is None and refusal(TIMED, objectives).startswith("--min-agreement " + expected)
+        assert chosen is None and refusal(TIMED, objectives).startswith("`min_agreement` " + expected)
 
 
 def test_nothing_times_what_agrees() -> None:
-    assert "no --bundle tells how long plans that agree take: add one of fp32" in refusal(PLANS, asked(0.9, ttft=9))
+    assert "none of `bundles` tells how long plans that agree take: add one of fp32" in refusal(
+        PLANS, asked(0.9, ttft=9)
+    )
 
 
 def test_doubts() -> None:

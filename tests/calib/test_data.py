@@ -75,7 +75,7 @@ def test_bad_lines_are_named(folder: Path, text: str, expected: str) -> None:
 def test_bad_folders_and_flags(folder: Path) -> None:
     with pytest.raises(UserError, match="no such file or folder"):
         read_data(folder / "gone", None)
-    with pytest.raises(UserError, match="needs a --prompt"):
+    with pytest.raises(UserError, match="needs a `prompt`"):
         read_data(folder, None)
     (folder / "empty").mkdir()
     with pytest.raises(UserError, match="no images in it"):

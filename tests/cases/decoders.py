@@ -95,7 +95,7 @@ SHORT: dict[str, tuple[str, dict[str, Any], str]] = {
     "rope dynamic": (
         "LlamaConfig",
         {"max_position_embeddings": 64, "rope_parameters": {"rope_type": "dynamic", "factor": 2.0, **THETA}},
-        r"bears 64 \(rope_type dynamic, .*\): lower --max-text, --max-images, --max-visual, --image-tokens or",
+        r"bears 64 \(rope_type dynamic, .*\): lower `max_text`, `max_images`, `max_visual`, `image_tokens` or",
     ),
     "rope longrope": ("LlamaConfig", EXPORTED["rope longrope"][1], r"bears 128 \(rope_type longrope"),
     "window": ("MistralConfig", {"sliding_window": 48}, r"bears 48 \(sliding_window 48\)"),

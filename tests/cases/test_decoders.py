@@ -113,7 +113,7 @@ def test_a_limit_is_that_of_the_layers_at_hand() -> None:
 )
 def test_a_head_that_a_target_does_not_take_is_refused(tmp_path: Path, target: str, width: int, others: str) -> None:
     llava_config(LlamaConfig, options={"head_dim": width}).save_pretrained(tmp_path / "source")
-    words = rf"heads have {width} channels \(head_dim\), which target {target} does not take: use --target {others}$"
+    words = rf"heads have {width} channels \(head_dim\), which target {target} does not take: use `target` {others}$"
     with pytest.raises(UserError, match=words):
         export_bundle(tmp_path / "source", tmp_path / "made.fastv", Options(target=target), Progress(None))
 

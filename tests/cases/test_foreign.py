@@ -19,11 +19,11 @@ from tests.cases.llava import llava_config
 QUANTISED: list[tuple[dict[str, Any], str]] = [
     (
         {"quant_method": "awq", "bits": 4, "group_size": 128},
-        r"\(awq\).* export the model that it was made from; --prec",
+        r"\(awq\).* export the model that it was made from; `prec",
     ),
     (
         {"quant_method": "gptq", "bits": 4},
-        r"\(gptq\).* export the model that it was made from; --precision int8 or int4",
+        r"\(gptq\).* export the model that it was made from; `precision` int8 or int4",
     ),
     ({"quant_method": "bitsandbytes", "load_in_4bit": True}, r"\(bitsandbytes\).*, or .*\.dequantize\(\) gives back"),
     ({"quant_method": "bitsandbytes", "load_in_8bit": True}, r"\(bitsandbytes\).*, or .*\.dequantize\(\) gives back"),

@@ -71,9 +71,9 @@ def test_what_is_heeded_is_what_the_loaded_model_has(
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [
-        ({"do_sample": True, "temperature": 0.1}, "do_sample (temperature 0.1): answers are greedy unless --temp"),
+        ({"do_sample": True, "temperature": 0.1}, "do_sample (temperature 0.1): answers are greedy unless temp"),
         ({"num_beams": 4, "forced_eos_token_id": 1}, "num_beams 4, forced_eos_token_id 1: not heeded"),
-        ({"max_length": 30}, "max_length 30: not heeded, answers have up to --max-new-tokens"),
+        ({"max_length": 30}, "max_length 30: not heeded, answers have up to `max_new_tokens`"),
     ],
 )
 def test_what_is_not_heeded_is_named(source: Path, settings: dict[str, Any], expected: str) -> None:

@@ -191,11 +191,11 @@ def test_a_full_disk_is_noticed_before_the_download(
     ("source", "revision", "message"),
     [
         ("org/nothing", None, "org/nothing: no such directory, and no such model at http://127"),
-        ("org/single", "v2", "--revision v2: org/single has no such branch, tag or commit"),
+        ("org/single", "v2", "`revision` v2: org/single has no such branch, tag or commit"),
         ("org/gated", None, "org/gated: access is granted on request only"),
         ("org/no-config", None, "it has no config.json"),
         ("org/no-weights", None, "no model.safetensors and no model.safetensors.index.json"),
-        ("tests", "main", "--revision main: tests is not a hub id"),
+        ("tests", "main", "`revision` main: tests is not a hub id"),
     ],
 )
 def test_what_the_hub_has_not(hub: Hub, download: Downloads, source: str, revision: str | None, message: str) -> None:

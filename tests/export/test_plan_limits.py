@@ -28,8 +28,8 @@ def test_more_tokens_than_tensorrt_picks_are_refused(tiny_llava: Path, target: s
     assert capacity(_plan(tiny_llava, Options(**most))).pruned == 3840
     with pytest.raises(
         UserError,
-        match=rf"--max-text 129, 7424 visual tokens and --keep 0\.5 leave 3841 tokens and target {target} picks "
-        "at most 3840: lower --max-visual, --image-tokens or --keep",
+        match=rf"`max_text` 129, 7424 visual tokens and `keep` 0\.5 leave 3841 tokens and target {target} picks "
+        "at most 3840: lower `max_visual`, `image_tokens` or `keep`",
     ):
         _plan(tiny_llava, Options(**{**most, "max_text": 129}))
 
@@ -41,9 +41,9 @@ def test_nothing_is_picked_elsewhere(tiny_llava: Path) -> None:
 
 def test_weights_in_blocks_are_refused_where_there_is_no_operator(tiny_llava: Path) -> None:
     weights = Weights(bits=4, block=64)
-    with pytest.raises(UserError, match="--precision int4: target trt-legacy has no weights in blocks: use"):
+    with pytest.raises(UserError, match="`precision` int4: target trt-legacy has no weights in blocks: use"):
         _plan(tiny_llava, Options(target="trt-legacy", weights=weights))
-    with pytest.raises(UserError, match="int8 --block 64: TensorRT builds no such weights: leave --block out"):
+    with pytest.raises(UserError, match="int8 `block` 64: TensorRT builds no such weights: leave `block` out"):
         _plan(tiny_llava, Options(target="trt", weights=Weights(bits=8, block=64)))
     assert _plan(tiny_llava, Options(target="trt", weights=weights)).weights == weights
     for target in ("trt", "trt-legacy"):

@@ -215,7 +215,7 @@ def test_every_place_that_lists_rankers_lists_the_same() -> None:
 
 def test_an_unknown_ranker_is_refused_by_name() -> None:
     options = Options(ranker="best")  # type: ignore[arg-type]
-    with pytest.raises(UserError, match=r"--ranker best: no such ranker; known rankers: fastv, random, uniform"):
+    with pytest.raises(UserError, match=r"`ranker` best: no such ranker; known rankers: fastv, random, uniform"):
         make_plan(options, DECODER, FIXED, None)
     with pytest.raises(SystemExit) as failure:
         cli.main(["somewhere", "-o", "out", "--ranker", "best"])

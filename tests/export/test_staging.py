@@ -46,7 +46,9 @@ def test_a_disk_that_fills_up_leaves_nothing(
         file.write(b"\0" * self.nbytes)
 
     monkeypatch.setattr(CheckpointTensor, "tofile", full)
-    with pytest.raises(UserError, match=r"out.fastv: the disk is full: free some space, or give an -o on another disk"):
+    with pytest.raises(
+        UserError, match=r"out.fastv: the disk is full: free some space, or give an `output` on another disk"
+    ):
         export_bundle(tiny_llava, tmp_path / "out.fastv", Options(), Progress(None))
     assert count >= 5
     assert list(tmp_path.iterdir()) == []

@@ -22,5 +22,5 @@ def test_two_tiles_are_no_use_where_the_thumbnail_takes_one() -> None:
 
 
 def test_less_than_one_tile_is_refused() -> None:
-    with pytest.raises(UserError, match="--image-tokens 255: one tile of this model is 256 tokens: give 256 or more"):
+    with pytest.raises(UserError, match="`image_tokens` 255: one tile of this model is 256 tokens: give 256 or more"):
         FAMILIES["internvl"].vision(InternVLConfig(), 255)

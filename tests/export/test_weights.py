@@ -63,6 +63,6 @@ def test_what_half_precision_cannot_hold_is_refused(tmp_path: Path, value: float
     values = torch.zeros(4, 4)
     values[2, 1] = value
     stored = store(tmp_path, values)
-    with pytest.raises(UserError, match=r"tensor weight has values that float16 cannot hold.*--precision fp32"):
+    with pytest.raises(UserError, match=r"tensor weight has values that float16 cannot hold.*`precision` fp32"):
         written(CheckpointTensor("weight", stored, "float16", Scratch()), tmp_path)
     assert written(CheckpointTensor("weight", stored, "float32", Scratch()), tmp_path) == values.numpy().tobytes()

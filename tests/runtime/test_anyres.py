@@ -137,7 +137,7 @@ def test_fewer_image_tokens_leave_out_large_pinpoints(model_type: str) -> None:
         assert vision.tokens <= tokens
         assert set(vision.pinpoints) == {each for each in whole.pinpoints if whole.tokens_at(each) <= tokens}
     assert family.vision(config, whole.tokens) == whole
-    with pytest.raises(UserError, match=f"--image-tokens {least - 1}: .* give {least} or more"):
+    with pytest.raises(UserError, match=f"`image_tokens` {least - 1}: .* give {least} or more"):
         family.vision(config, least - 1)
 
 

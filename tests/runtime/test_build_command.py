@@ -114,4 +114,4 @@ def test_a_timing_cache_goes_where_it_can_be_written(
 
 def test_a_bundle_for_onnx_runtime_says_what_to_export(tiny_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert exits(tiny_bundle) == 2
-    assert "of the dialect ort, which TensorRT cannot build: export again with --target trt" in capsys.readouterr().err
+    assert "of the dialect ort, which TensorRT cannot build: export again for target trt" in capsys.readouterr().err

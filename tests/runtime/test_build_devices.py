@@ -36,10 +36,10 @@ def test_the_gpu_at_hand_is_the_default() -> None:
     ("backend", "gpu", "capabilities", "message"),
     [
         ("tensorrt_rtx", None, [], "no GPU is at hand: say what to build for.*SM75, SM86, SM89, SM120"),
-        ("tensorrt_rtx", None, ["SM87"], "--compute-capability SM87: .*it knows SM75, SM86"),
-        ("tensorrt_rtx", None, ["ampere"], "--compute-capability ampere: not one: give it as SM86 or 8.6"),
+        ("tensorrt_rtx", None, ["SM87"], "`capabilities` SM87: .*it knows SM75, SM86"),
+        ("tensorrt_rtx", None, ["ampere"], "`capabilities` ampere: not one: give it as SM86 or 8.6"),
         ("tensorrt", None, [], "no GPU is at hand, and TensorRT builds on the device.*run fastv-build there"),
-        ("tensorrt", GPU, ["SM86"], "--compute-capability: .*only TensorRT-RTX takes it"),
+        ("tensorrt", GPU, ["SM86"], "`capabilities`: .*only TensorRT-RTX takes it"),
     ],
 )
 def test_an_unknown_device_is_refused(backend: PythonModule, gpu: None, capabilities: list[str], message: str) -> None:
@@ -50,14 +50,14 @@ def test_an_unknown_device_is_refused(backend: PythonModule, gpu: None, capabili
 def test_a_gpu_that_rtx_does_not_know_is_sent_to_tensorrt() -> None:
     from dataclasses import replace
 
-    with pytest.raises(UserError, match=r"H100 is SM90, which TensorRT-RTX 1\.7\.1 does not build for.*--target trt"):
+    with pytest.raises(UserError, match=r"H100 is SM90, which TensorRT-RTX 1\.7\.1 does not build for.*`target` trt"):
         choose_device(tensorrt(), replace(GPU, name="H100", capability="SM90"))
 
 
 def test_turing_computes_no_bfloat16() -> None:
     check_precision(device("SM75"), "float16")
     check_precision(device("SM86"), "bfloat16")
-    with pytest.raises(UserError, match="SM75 does not compute in bfloat16: export again with --precision fp16"):
+    with pytest.raises(UserError, match="SM75 does not compute in bfloat16: export again in fp16"):
         check_precision(device("SM75", "SM86"), "bfloat16")
 
 
@@ -81,7 +81,7 @@ def test_a_graph_too_new_for_this_tensorrt_names_the_flag() -> None:
     for version in ("10.15.1", "10.16.0", "11.0"):
         tensorrt("tensorrt", version).require("prefix", graph())
     tensorrt("tensorrt", "10.3.0", OldLayer).require("prefix", graph("trt-legacy", "10.3"))
-    with pytest.raises(UserError, match=r"prefix needs TensorRT 10\.15 .* this is 10\.3\.0: .*--target trt-legacy"):
+    with pytest.raises(UserError, match=r"prefix needs TensorRT 10\.15 .* this is 10\.3\.0: .*for target trt-legacy"):
         tensorrt("tensorrt", "10.3.0").require("prefix", graph())
     tensorrt().require("prefix", graph())
     with pytest.raises(UserError, match=r"ATTENTION_INPUT, which TensorRT-RTX 1\.0\.0 lacks: upgrade it"):
@@ -89,7 +89,7 @@ def test_a_graph_too_new_for_this_tensorrt_names_the_flag() -> None:
 
 
 def test_a_bundle_for_onnx_runtime_is_refused() -> None:
-    with pytest.raises(UserError, match=r"prefix is of the dialect ort, .*export again with --target trt"):
+    with pytest.raises(UserError, match=r"prefix is of the dialect ort, .*export again for target trt"):
         tensorrt().require("prefix", graph("ort", None))
 
 

@@ -65,7 +65,7 @@ def test_one_memory_of_cpu_and_gpu_must_hold_both() -> None:
 def test_a_gpu_that_is_too_small_is_named() -> None:
     lines = warnings(Needs(GIB, 9 * GIB, 10 * GIB), DESKTOP, 3 * GIB)
     assert [line.split(" takes")[0] for line in lines] == ["building", "running"]
-    assert "9.0 GiB on a GPU of 8.0 GiB: give a smaller --workspace" in lines[0]
+    assert "9.0 GiB on a GPU of 8.0 GiB: give a smaller `workspace`" in lines[0]
 
 
 def test_free_memory_is_what_linux_says(tmp_path: Path) -> None:

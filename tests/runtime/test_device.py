@@ -173,24 +173,24 @@ def test_a_full_cache_is_an_error_before_anything_is_written(
     before = {name: decoder.arena[name].array().copy() for name in decoder.arena.layout}
     # The prefix still has room, and is not written either.
     assert answer.prompt_tokens < pipeline.capacity.prompt
-    with pytest.raises(UserError, match=r"the suffix's cache is full: it holds 272 tokens.*--max-new-tokens"):
+    with pytest.raises(UserError, match=r"the suffix's cache is full: it holds 272 tokens.*max_new_tokens"):
         decoder.step()
     for name, values in before.items():
         np.testing.assert_array_equal(decoder.arena[name].array(), values, err_msg=name)
 
 
 def test_a_device_without_room_is_named(tiny_bundle: Path, on_tensorrt: OnTensorRt) -> None:
-    with pytest.raises(UserError, match=r"the GPU has no \d+ MiB left: .*--max-visual"):
+    with pytest.raises(UserError, match=r"the GPU has no \d+ MiB left: .*max_visual"):
         on_tensorrt(tiny_bundle, FakeCuda(capacity=1 << 16))
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"backend": "trt", "device": "cpu"}, "--device cpu: backend trt runs on cuda"),
-        ({"backend": "other"}, "--backend other: must be one of ort, trt"),
-        ({"backend": "trt"}, "--device cuda: no CUDA device can be used: .*no CUDA-capable device"),
-        ({"device": "cuda"}, "--device cuda: no CUDA device can be used"),
+        ({"backend": "trt", "device": "cpu"}, "`device` cpu: backend trt runs on cuda"),
+        ({"backend": "other"}, "`backend` other: must be one of ort, trt"),
+        ({"backend": "trt"}, "`device` cuda: no CUDA device can be used: .*no CUDA-capable device"),
+        ({"device": "cuda"}, "`device` cuda: no CUDA device can be used"),
     ],
 )
 def test_without_a_gpu_there_is_one_clear_line(

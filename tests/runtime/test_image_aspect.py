@@ -58,5 +58,5 @@ def test_frames_follow_the_images() -> None:
 
 def test_models_that_see_everything_refuse() -> None:
     tiles = AnyresVision(tile=32, side=4, pinpoints=((64, 32),))
-    with pytest.raises(UserError, match="--image-aspect pad: this model sees all of any image"):
+    with pytest.raises(UserError, match="`aspect` pad: this model sees all of any image"):
         with_aspect(tiles, None, "pad")

@@ -148,5 +148,5 @@ def test_a_full_cache_is_an_error_that_says_how_to_make_room(graph: str) -> None
     links, _, _, room = linked()
     rows = {"prefix": room.prefix_cache, "suffix": room.suffix_cache}[graph]
     links[graph].check_room(rows - 1, 1)
-    with pytest.raises(UserError, match=f"the {graph}'s cache is full: it holds {rows} tokens.*--max-new-tokens"):
+    with pytest.raises(UserError, match=f"the {graph}'s cache is full: it holds {rows} tokens.*max_new_tokens"):
         links[graph].check_room(rows, 1)

@@ -75,7 +75,7 @@ def test_the_baseline_says_that_it_does_not_prune(
     pipeline = Pipeline.load(make_bundle(tiny_llava, layer=None, max_text=64, max_new_tokens=16), threads=1)
     answer = pipeline.generate([image], QUESTION, max_new_tokens=4, ignore_stop=True)
     assert answer.kept_visual_tokens == list(range(VISUAL_TOKENS))
-    assert "--no-prune" in answer.notes[0]
+    assert "exported without pruning" in answer.notes[0]
 
 
 def test_keep_1_answers_as_the_baseline_does(tiny_llava: Path, make_bundle: MakeBundle) -> None:
@@ -150,11 +150,11 @@ def test_a_new_generation_ends_the_old_one(tiny_pipeline: Pipeline, image: Image
     ("arguments", "message"),
     [
         ({"prompt": "  "}, "prompt is empty"),
-        ({"prompt": "word " * 200}, r"bears 352.*--max-text"),
-        ({"max_new_tokens": 65}, "1 to 64.*--max-new-tokens"),
+        ({"prompt": "word " * 200}, r"bears 352.*larger max_text"),
+        ({"max_new_tokens": 65}, "1 to 64.*larger max_new_tokens"),
         ({"max_new_tokens": 0}, "1 to 64"),
         ({"length": "other"}, "'fixed' or 'exact'"),
-        ({"images": [noise_image(0)] * 3}, "--max-images"),
+        ({"images": [noise_image(0)] * 3}, "max_images"),
     ],
 )
 def test_what_the_plan_cannot_bear_is_refused(

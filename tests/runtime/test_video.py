@@ -94,8 +94,8 @@ BAD_VIDEOS: dict[str, tuple[bytes, str]] = {
     "sound.mp4": (sound(), "no video stream"),
     "sound-with-cover.m4a": (sound(cover=True), "no video stream"),
     "subtitles.mp4": (b"1\n00:00:00,000 --> 00:00:02,000\nhello\n\n", "no video stream"),
-    "image.mp4": (encoded(Image.new("RGB", (64, 48)), "PNG"), "an image file, not a video: give it with --image"),
-    "image.jpg": (encoded(Image.new("RGB", (64, 48)), "JPEG"), "an image file, not a video: give it with --image"),
+    "image.mp4": (encoded(Image.new("RGB", (64, 48)), "PNG"), "an image file, not a video: give it with "),
+    "image.jpg": (encoded(Image.new("RGB", (64, 48)), "JPEG"), "an image file, not a video: give it with "),
     "unknown-codec.avi": (video("avi", "rawvideo", flat_frames(2)).replace(b"I420", b"ZZZZ"), "cannot decode"),
     "large.avi": (claim_avi(12000, 9000), "12000 x 9000 pixels, the limit is 100,000,000"),
 }
@@ -132,7 +132,7 @@ def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("frames", [0, -1])
 def test_no_frames_at_all_is_refused(frames: int, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=f"--frames {frames}: must be at least 1"):
+    with pytest.raises(UserError, match=f"`frames` {frames}: must be at least 1"):
         open_video(tmp_path / "missing.mp4", frames)
 
 

@@ -23,5 +23,5 @@ def test_numbers_are_written_as_num2words_does(number: int, words: str) -> None:
 
 
 def test_more_is_refused() -> None:
-    with pytest.raises(UserError, match="--frames 1000: must be below 1000"):
+    with pytest.raises(UserError, match="`frames` 1000: must be below 1000"):
         in_words(1000)

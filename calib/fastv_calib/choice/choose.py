@@ -20,13 +20,13 @@ def check_objectives(objectives: Objectives, weight_bytes: int) -> None:
     weight_bytes: of the plan whose weights take the least.
     """
     if not 0 < objectives.min_agreement <= 1:
-        raise UserError(f"--min-agreement {objectives.min_agreement:g}: must be above 0 and at most 1")
+        raise UserError(f"`min_agreement` {objectives.min_agreement:g}: must be above 0 and at most 1")
     if objectives.max_ttft is not None and not objectives.max_ttft > 0:
-        raise UserError(f"--max-ttft {objectives.max_ttft:g}: must be above 0")
+        raise UserError(f"`max_ttft` {objectives.max_ttft:g}: must be above 0")
     if objectives.max_memory is not None and objectives.max_memory * GIB <= weight_bytes:
         raise UserError(
-            f"--max-memory {objectives.max_memory:g}: the weights alone take {weight_bytes / GIB:.3g} GiB, "
-            f"whatever is pruned: give more, or --precision fp16, or --precisions int8 int4"
+            f"`max_memory` {objectives.max_memory:g}: the weights alone take {weight_bytes / GIB:.3g} GiB, "
+            "whatever is pruned: give more, or `precision` fp16, or `precisions` int8 int4"
         )
 
 
@@ -54,9 +54,9 @@ def refusal(plans: Sequence[PlanFigures], objectives: Objectives) -> str:
         return _contradiction(agreeing, objectives)
     most = plans[best(plans)]
     return (
-        f"--min-agreement {objectives.min_agreement:g}: no plan meets it; the best, {most.point}, matches on "
+        f"`min_agreement` {objectives.min_agreement:g}: no plan meets it; the best, {most.point}, matches on "
         f"{most.match.mean:.1%} of the samples (95% interval {most.match.low:.1%} to {most.match.high:.1%}): "
-        "lower it, or try more --layers and --keeps"
+        "lower it, or try more `layers` and `keeps`"
     )
 
 
@@ -64,21 +64,23 @@ def _contradiction(agreeing: Sequence[PlanFigures], objectives: Objectives) -> s
     """What plans that agree lack: memory, time, or both at once."""
     small = any(_fits(plan, objectives) for plan in agreeing)
     quick = any(_hastens(plan, objectives) for plan in agreeing)
-    flags, facts = [f"--min-agreement {objectives.min_agreement:g}"], []
+    asked, facts = [f"`min_agreement` {objectives.min_agreement:g}"], []
     if quick or not small:
         least = min(agreeing, key=lambda plan: plan.memory_bytes)
-        flags.append(f"--max-memory {objectives.max_memory:g}")
+        asked.append(f"`max_memory` {objectives.max_memory:g}")
         facts.append(f"the smallest plan that agrees, {least.point}, takes {least.memory_bytes / GIB:.3g} GiB")
     if small or not quick:
-        flags.append(f"--max-ttft {objectives.max_ttft:g}")
+        asked.append(f"`max_ttft` {objectives.max_ttft:g}")
         times = [(plan.point, plan.ttft) for plan in agreeing if plan.ttft is not None]
         if times:
             first, time = min(times, key=lambda each: each[1].ms)
             facts.append(f"the fastest plan that agrees, {first}, takes {time}")
         else:
             precisions = sorted({plan.point.precision for plan in agreeing})
-            facts.append(f"no --bundle tells how long plans that agree take: add one of {' or '.join(precisions)}")
-    *earlier, last = flags
+            facts.append(
+                f"none of `bundles` tells how long plans that agree take: add one of {' or '.join(precisions)}"
+            )
+    *earlier, last = asked
     return f"{', '.join(earlier)} and {last} contradict each other: {', and '.join(facts)}"
 
 

@@ -86,8 +86,8 @@ def measure_on_ray(
         room = _room(ray, work)
         if not room:
             raise UserError(
-                f"--ray {address}: no machine there has {work.threads} cores and {work.memory / 2**30:.1f} GiB for a "
-                "worker: give fewer --threads, or add machines"
+                f"`ray` {address}: no machine there has {work.threads} cores and {work.memory / 2**30:.1f} GiB for a "
+                "worker: give fewer `threads`, or add machines"
             )
         crew = Crew(ray, work, samples, min(room if workers is None else workers, len(samples)))
         while crew.busy:
@@ -147,7 +147,7 @@ class Crew:
         where = "its start" if sample is None else sample.where
         if self._losses[key] == LOSSES:
             raise UserError(
-                f"{where}: {LOSSES} workers were lost over it, perhaps for want of memory: give fewer --workers "
+                f"{where}: {LOSSES} workers were lost over it, perhaps for want of memory: give fewer `workers` "
                 f"({type(error).__name__}); run again to go on with what is measured"
             )
         logger.warning("a worker was lost over %s: it is replaced, and the sample measured again", where)
@@ -186,7 +186,7 @@ def _connected(ray: Any, address: str, workers: int | None, work: Work) -> Itera
             ray.init(address=address, **quiet)
         except Exception as error:
             first = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise UserError(f"--ray {address}: {first}") from None
+            raise UserError(f"`ray` {address}: {first}") from None
     try:
         yield
     finally:
@@ -203,16 +203,16 @@ def _reach(address: str) -> None:
     except ValueError:
         host = port = None
     if host is None or port is None or parts.scheme not in ("", "ray"):
-        raise UserError(f"--ray {address}: give HOST:PORT, ray://HOST:PORT, auto, local or off")
+        raise UserError(f"`ray` {address}: give HOST:PORT, ray://HOST:PORT, auto, local or off")
     try:
         with socket.create_connection((host, port), timeout=CONNECT) as connection:
             reply = _reply(connection)
     except OSError as error:
         raise UserError(
-            f"--ray {address}: cannot be reached ({error}): start a cluster there (ray start --head), or --ray local"
+            f"`ray` {address}: cannot be reached ({error}): start a cluster there (ray start --head), or `ray` local"
         ) from None
     if reply[3:4] != SETTINGS and reply[:1] not in TLS:
-        raise UserError(f"--ray {address}: is no Ray there, but another server: ray status shows a cluster's address")
+        raise UserError(f"`ray` {address}: is no Ray there, but another server: ray status shows a cluster's address")
 
 
 def _reply(connection: socket.socket) -> bytes:

@@ -29,11 +29,11 @@ class Machines:
     """Per sample."""
 
     def __post_init__(self) -> None:
-        for flag, value in (("--workers", self.workers), ("--threads", self.threads)):
+        for name, value in (("workers", self.workers), ("threads", self.threads)):
             if value is not None and value < 1:
-                raise UserError(f"{flag} {value}: must be at least 1")
+                raise UserError(f"`{name}` {value}: must be at least 1")
         if self.ray == OFF and self.workers is not None:
-            raise UserError(f"--workers {self.workers}: are Ray's, and --ray {OFF} does without: leave one out")
+            raise UserError(f"`workers` {self.workers}: are Ray's, and `ray` {OFF} does without: leave one out")
 
 
 def memory_of(weight_bytes: int) -> int:

@@ -37,19 +37,19 @@ def check_bundles(paths: Sequence[str], source: dict[str, str], vision: Vision) 
     for path in paths:
         manifest = read_manifest(path)
         if manifest.source != source:
-            raise UserError(f"--bundle {path}: is of another checkpoint: export the one that is calibrated")
+            raise UserError(f"`bundles` {path}: is of another checkpoint: export the one that is calibrated")
         if manifest.vision != vision:
             raise UserError(
-                f"--bundle {path}: makes other visual tokens of an image than this calibration: "
-                "export with the same --image-tokens"
+                f"`bundles` {path}: makes other visual tokens of an image than this calibration: "
+                "export with the same `image_tokens`"
             )
         kinds.setdefault(point_of(manifest.plan).precision, {})[_kind(manifest.plan)] = path
     if len(set(paths)) != len(paths):
-        raise UserError(f"--bundle {' '.join(paths)}: each one only once")
+        raise UserError(f"`bundles` {' '.join(paths)}: each one only once")
     for alike in kinds.values():
         if len(alike) > 1:
             raise UserError(
-                f"--bundle {' '.join(alike.values())}: of {' and '.join(alike)}, and what one takes predicts nothing "
+                f"`bundles` {' '.join(alike.values())}: of {' and '.join(alike)}, and what one takes predicts nothing "
                 "of the other: give bundles of one precision"
             )
 
@@ -110,7 +110,7 @@ def _answer(path: str, pipeline: Pipeline, sample: Sample, number: int) -> Timin
             ignore_stop=True,
         )
     except UserError as error:
-        raise UserError(f"--bundle {path}: {sample.where}: {error}") from None
+        raise UserError(f"`bundles` {path}: {sample.where}: {error}") from None
     rows = tokens_per_layer(decoder, plan.layer, answer.prompt_tokens, answer.pruned_length)
     times = answer.timings_ms
     return Timing(

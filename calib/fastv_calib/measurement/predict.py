@@ -97,7 +97,7 @@ class Timed:
         off = "" if error is None else f", by bundles that predict each other to {error:.0%}"
         return [
             f"{chosen.point}: its {chosen.ttft.ms:.3g} ms to the first token are predicted{off}: "
-            "export it and give that bundle as one more --bundle"
+            "export it and give that bundle as one more of `bundles`"
         ]
 
 

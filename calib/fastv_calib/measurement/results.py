@@ -68,7 +68,7 @@ class Results:
         if header is None or (header.version, header.key) != (self._header.version, self._header.key):
             raise UserError(
                 f"{self._path}: has measurements of another checkpoint or by other settings: "
-                "remove it, or give another -o"
+                "remove it, or give another `output`"
             )
         self._header = header
         for number, line in enumerate(lines[1:], 2):

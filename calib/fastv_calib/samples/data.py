@@ -44,20 +44,20 @@ def read_data(path: Path, prompt: str | None) -> list[Sample]:
     relative to the file. Raises UserError that names file and line of whatever cannot be used.
     """
     if not path.exists():
-        raise UserError(f"--data {path}: no such file or folder")
+        raise UserError(f"`data` {path}: no such file or folder")
     if path.is_dir():
         return _of_folder(path, prompt)
     if prompt is not None:
-        raise UserError(f"--prompt: is for a folder of images; {path} has its own prompts: leave it out")
+        raise UserError(f"`prompt`: is for a folder of images; {path} has its own prompts: leave it out")
     return _of_lines(path)
 
 
 def _of_folder(path: Path, prompt: str | None) -> list[Sample]:
     if prompt is None or not prompt.strip():
-        raise UserError(f"--data {path}: a folder of images needs a --prompt")
+        raise UserError(f"`data` {path}: a folder of images needs a `prompt`")
     images = sorted(each for each in path.iterdir() if each.is_file() and each.suffix.lower() in SUFFIXES)
     if not images:
-        raise UserError(f"--data {path}: no images in it ({', '.join(sorted(SUFFIXES))})")
+        raise UserError(f"`data` {path}: no images in it ({', '.join(sorted(SUFFIXES))})")
     return [Sample((image,), prompt, None, str(image)) for image in images]
 
 
@@ -65,10 +65,10 @@ def _of_lines(path: Path) -> list[Sample]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (UnicodeDecodeError, OSError) as error:
-        raise UserError(f"--data {path}: not a text file ({error}): give a folder or lines of JSON") from None
+        raise UserError(f"`data` {path}: not a text file ({error}): give a folder or lines of JSON") from None
     samples = [_sample(path, number, line) for number, line in enumerate(lines, 1) if line.strip()]
     if not samples:
-        raise UserError(f"--data {path}: no sample in it: write a JSON object a line")
+        raise UserError(f"`data` {path}: no sample in it: write a JSON object a line")
     return samples
 
 

@@ -92,7 +92,7 @@ def _check_quantized(file: Path, config: Mapping[str, Any]) -> None:
         back = f", or the one that {way} gives back when it is saved" if way else ""
         raise UserError(
             f"{file}: {where}: its weights are quantized ({method}), and only whole ones are read: export the model "
-            f"that it was made from{back}; --precision int8 or int4 rounds here"
+            f"that it was made from{back}; `precision` int8 or int4 rounds here"
         )
 
 

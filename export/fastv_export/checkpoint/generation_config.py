@@ -77,14 +77,14 @@ def generation_notes(checkpoint: Checkpoint, plan: Plan) -> list[str]:
         asked = _listed(config, dict.fromkeys(SAMPLED))
         notes.append(
             f"note: {file}: do_sample{f' ({asked})' if asked else ''}: "
-            "answers are greedy unless --temperature, --top-k and --top-p say otherwise"
+            "answers are greedy unless temperature, top_k and top_p say otherwise"
         )
     if left_out := _listed(config, LEFT_OUT):
         notes.append(f"note: {file}: {left_out}: not heeded here, tokens are chosen one by one without it")
     longest = plan.max_text + plan.max_visual + plan.max_new_tokens
     most = getattr(config, "max_length", None)
     if most is not None and most < longest and getattr(config, "max_new_tokens", None) is None:
-        notes.append(f"note: {file}: max_length {most}: not heeded, answers have up to --max-new-tokens")
+        notes.append(f"note: {file}: max_length {most}: not heeded, answers have up to `max_new_tokens`")
     return notes
 
 

@@ -52,7 +52,7 @@ def resolve(
     """
     if Path(source).exists() or not _is_hub_id(source):
         if revision is not None:
-            raise UserError(f"--revision {revision}: {source} is not a hub id (org/name), which alone has revisions")
+            raise UserError(f"`revision` {revision}: {source} is not a hub id (org/name), which alone has revisions")
         return Path(source)
     return _Repository(source, revision, progress, endpoint, cache_dir).fetch()
 
@@ -172,7 +172,7 @@ class _Repository:
                 "'hf auth login'"
             ) from None
         except RevisionNotFoundError:
-            raise UserError(f"--revision {self.revision}: {self.name} has no such branch, tag or commit") from None
+            raise UserError(f"`revision` {self.revision}: {self.name} has no such branch, tag or commit") from None
         except RepositoryNotFoundError:
             raise UserError(
                 f"{self.name}: no such directory, and no such model at {self.api.endpoint}: check the spelling; if "

@@ -139,7 +139,7 @@ class CheckpointTensor(ir.LazyTensor):
         if self._type is torch.float16 and not torch.stack(torch.aminmax(values)).isfinite().all():
             raise UserError(
                 f"{self._stored.file}: tensor {self._stored.name} has values that float16 cannot hold "
-                "(beyond 65504, or not finite): use --precision fp32"
+                "(beyond 65504, or not finite): use `precision` fp32"
             )
 
 

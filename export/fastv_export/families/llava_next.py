@@ -50,7 +50,7 @@ def _at_most(vision: AnyresVision, tokens: int) -> AnyresVision:
     if not pinpoints:
         least = min(map(vision.tokens_at, vision.pinpoints))
         raise UserError(
-            f"--image-tokens {tokens}: an image of this model takes up to {least} at the smallest of its sizes: "
+            f"`image_tokens` {tokens}: an image of this model takes up to {least} at the smallest of its sizes: "
             f"give {least} or more"
         )
     return vision.model_copy(update={"pinpoints": pinpoints})

@@ -18,7 +18,7 @@ def quantization_notes(scaled: list[ScaledInputs], weights: Weights, by: str) ->
 def whole_note(graph: str, count: int, plan: Plan) -> str:
     assert plan.weights is not None
     block = plan.weights.block
-    smaller = f": try --block {block // 2}" if block is not None and block > 32 else ""
+    smaller = f": try `block` {block // 2}" if block is not None and block > 32 else ""
     return (
         f"note: {graph}: {count} weights stay {plan.precision}, as their inputs make no whole blocks of {block}, or "
         f"their outputs no pairs{smaller}"

@@ -1,4 +1,4 @@
-"""What `--precision int8`, `int4`, `fp8` and `nvfp4` are where nothing more is said."""
+"""What the precisions `int8`, `int4`, `fp8` and `nvfp4` are where nothing more is said."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ways to choose the visual tokens that stay, by the names of `--ranker`: one small file each.
+"""Ways to choose the visual tokens that stay, by the names of the option `ranker`: one small file each.
 
 To add one: write the file, list it below, and name it in `fastv_runtime.config.bundle.Ranker` and in `cli.RANKERS`. Use
 operators that TensorRT 10.3 has (`tests/export/tensorrt_operators.py`), and no K of a TopK that depends on data.

@@ -50,15 +50,15 @@ def warning(cost: QuantizationCost, plan: Plan, dialect: DialectName, *, calibra
         return None
     # TensorRT's int8 would be no better for a calibration: that rounds activations too.
     integers = not weights.floating
-    tries = [] if calibrated or (weights.bits == 8 and dialect != "ort" and integers) else ["--calibration"]
+    tries = [] if calibrated or (weights.bits == 8 and dialect != "ort" and integers) else ["`calibration`"]
     if weights.block is not None and weights.block > 32:  # never nvfp4's
-        tries.append("--block 32")
+        tries.append("`block` 32")
     if weights.block is None and dialect == "ort":
-        tries.append("--block 64")
+        tries.append("`block` 64")
     wider = "int8" if integers else "fp8"
-    tries.append(f"--precision {wider if weights.bits == 4 else UNROUNDED[plan.precision]}")
+    tries.append(f"`precision` {wider if weights.bits == 4 else UNROUNDED[plan.precision]}")
     if weights.static and integers:
-        tries.append("leave out --calibration, by which activations are rounded")
+        tries.append("leave out `calibration`, by which activations are rounded")
     return f"warning: rounding changes what this model says: {cost_of(cost)}, above {BEARABLE}: try {_or(tries)}"
 
 

@@ -50,7 +50,7 @@ class Cuda:
             """Whether the device's memory is the host's."""
             self._stream = self._call("cudaStreamCreateWithFlags", runtime.cudaStreamNonBlocking)
         except CudaError as error:
-            raise UserError(f"--device cuda: no CUDA device can be used: {error}: see nvidia-smi") from None
+            raise UserError(f"`device` cuda: no CUDA device can be used: {error}: see nvidia-smi") from None
 
     @property
     def stream(self) -> int:
@@ -110,7 +110,7 @@ class Cuda:
                 raise
             raise UserError(
                 f"the GPU has no {nbytes / 2**20:.0f} MiB left: end what else runs on it, or export with a smaller "
-                "--max-text, --max-new-tokens or --max-visual"
+                "max_text, max_new_tokens or max_visual"
             ) from None
 
 

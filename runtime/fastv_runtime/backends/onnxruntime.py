@@ -60,12 +60,12 @@ class OrtEngine:
         except Exception as error:
             detail = " ".join(str(error).split())
             if "trt:" in detail:
-                raise UserError(f"{path}: has operators that only TensorRT has: use --backend trt") from error
+                raise UserError(f"{path}: has operators that only TensorRT has: use `backend` trt") from error
             raise UserError(f"{path}: ONNX Runtime {ort.__version__} cannot load this graph: {detail}") from error
         if cuda is not None and CUDA_PROVIDER not in self.session.get_providers():
             raise UserError(
-                f"--device cuda: ONNX Runtime {ort.__version__} has a CUDA provider and cannot start it: "
-                "install the CUDA and cuDNN that it was built for, or use --device cpu"
+                f"`device` cuda: ONNX Runtime {ort.__version__} has a CUDA provider and cannot start it: "
+                "install the CUDA and cuDNN that it was built for, or use `device` cpu"
             )
 
     def bind(self, inputs: Buffers, outputs: Buffers) -> OrtBinding:
@@ -120,7 +120,7 @@ def _cuda_provider(ort: Any, cuda: Cuda) -> tuple[str, dict[str, str]]:
     """The provider on our stream; its own memory grows by what is asked for, and fp32 is multiplied as fp32."""
     if CUDA_PROVIDER not in ort.get_available_providers():
         raise UserError(
-            f"--device cuda: ONNX Runtime {ort.__version__} as installed has no CUDA provider: "
+            f"`device` cuda: ONNX Runtime {ort.__version__} as installed has no CUDA provider: "
             "pip uninstall onnxruntime, then pip install 'fastv-edge[gpu]'"
         )
     options = {

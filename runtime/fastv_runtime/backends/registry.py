@@ -21,10 +21,10 @@ def open_backend(
 ) -> Backend:
     """The backend with the bundle's graphs loaded. `threads` is ONNX Runtime's. Raises UserError."""
     if backend not in DEVICES:
-        raise UserError(f"--backend {backend}: must be one of {', '.join(DEVICES)}")
+        raise UserError(f"`backend` {backend}: must be one of {', '.join(DEVICES)}")
     device = DEVICES[backend][0] if device is None else device
     if device not in DEVICES[backend]:
-        raise UserError(f"--device {device}: backend {backend} runs on {' or '.join(DEVICES[backend])}")
+        raise UserError(f"`device` {device}: backend {backend} runs on {' or '.join(DEVICES[backend])}")
     if backend == "trt":
         return _tensorrt(bundle)
     from fastv_runtime.backends.onnxruntime import OrtBackend

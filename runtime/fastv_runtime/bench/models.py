@@ -1,4 +1,4 @@
-"""The report as data: what `--json` writes, `--report` draws and `--compare` reads.
+"""The report as data: what fastv-bench writes as JSON, draws as a page, and compares.
 
 Its schema is published as docs/schemas/bench.schema.json.
 
@@ -190,12 +190,12 @@ def read_report(path: Path) -> Report:
     try:
         return Report.model_validate_json(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise UserError(f"{path}: {error.strerror}: give a file that fastv-bench --json wrote") from None
+        raise UserError(f"{path}: {error.strerror}: give the JSON that fastv-bench wrote") from None
     except UnicodeDecodeError:
-        raise UserError(f"{path}: not a text file: give one that fastv-bench --json wrote") from None
+        raise UserError(f"{path}: not a text file: give the JSON that fastv-bench wrote") from None
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the whole file"
         raise UserError(
-            f"{path}: {where}: {first['msg']}: give a file that fastv-bench --json of this version wrote"
+            f"{path}: {where}: {first['msg']}: give the JSON that fastv-bench of this version wrote"
         ) from None

@@ -92,7 +92,7 @@ def without_baseline(runners: Sequence[RunnerRecord]) -> list[str]:
     """A line for each bundle that prunes and has nothing to be compared with: how to come by it."""
     return [
         f"{each.name} has no baseline, so that it has no ratios: export the same checkpoint with the same options and "
-        "--no-prune, and give that bundle as well"
+        "no pruning, and give that bundle as well"
         for each in runners
         if each.role == "bundle" and each.refused is None and baseline_of(each, runners) is None
     ]

@@ -9,6 +9,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -31,7 +32,7 @@ from fastv_runtime.bench.runners.prepare import load_bundles, probe_baselines
 from fastv_runtime.bench.session import Session
 from fastv_runtime.bench.workloads import built_in, given
 from fastv_runtime.config.bundle import Bundle, read_manifest
-from fastv_runtime.console import backend_extras, command, open_bundle, stderr
+from fastv_runtime.console import backend_extras, command, open_bundle, stderr, with_flags
 from fastv_runtime.errors import UserError
 from fastv_runtime.files import write_atomically
 
@@ -50,6 +51,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--baseline", metavar="BUNDLE", help="the unpruned one, if it is not among the others")
     parser.add_argument(
         "--image",
+        dest="images",
         nargs="+",
         action="extend",
         default=[],
@@ -104,7 +106,7 @@ def run(args: argparse.Namespace) -> None:
         workloads = (
             built_in(list(bundles.values()), folder, new_tokens)
             if args.prompt is None
-            else given(args.image, args.prompt, new_tokens)
+            else given(args.images, args.prompt, new_tokens)
         )
         whole = Session(
             command=shlex.join(["fastv-bench", *args.typed]),
@@ -127,7 +129,7 @@ def run(args: argparse.Namespace) -> None:
         for runner in runners:
             stack.callback(runner.close)
         report = measured(whole, runners, meter, args.json, args.report)
-    show(report)
+    show(report, wording=partial(with_flags, parser=parser()))
     if not report.complete:
         raise KeyboardInterrupt
     if any(each.refused for each in report.runners):
@@ -155,7 +157,7 @@ def check(args: argparse.Namespace) -> None:
         value = getattr(args, name)
         if value is not None and value < least:
             raise UserError(f"--{name.replace('_', '-')} {value}: must be at least {least}")
-    if args.image and args.prompt is None:
+    if args.images and args.prompt is None:
         raise UserError("--image: say what to ask about the images with --prompt")
     for path in (args.json, args.report, args.save_profile):
         if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
@@ -225,8 +227,9 @@ def prepared(
 def refusals(records: Sequence[RunnerRecord]) -> list[str]:
     """Which runners are not measured and why; said at once, since measuring takes long."""
     refused = [f"{each.name}: not benchmarked: {each.refused}" for each in records if each.refused]
+    options = parser()
     for line in refused:
-        stderr.print(f"fastv-bench: {line}", style="red", highlight=False, soft_wrap=True)
+        stderr.print(f"fastv-bench: {with_flags(line, options)}", style="red", highlight=False, soft_wrap=True)
     return refused
 
 

@@ -15,7 +15,7 @@ from fastv_runtime.backends.tensorrt.device import Device, choose_device
 from fastv_runtime.backends.tensorrt.gpu import Gpu, find_gpu
 from fastv_runtime.backends.tensorrt.module import BACKENDS, TensorRt, choose_backend, load_tensorrt
 from fastv_runtime.config.bundle import Bundle, read_manifest
-from fastv_runtime.console import command, open_bundle, stderr
+from fastv_runtime.console import command, open_bundle, stderr, with_flags
 from fastv_runtime.errors import UserError
 from fastv_runtime.tensorrt_build.builder import BuildResult, build_engines, outdated
 from fastv_runtime.tensorrt_build.check import tensorrt_loader
@@ -33,6 +33,7 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--compute-capability",
+        dest="capabilities",
         nargs="+",
         action="extend",
         default=[],
@@ -57,11 +58,11 @@ def parser() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> None:
     read_manifest(args.bundle)  # what is no bundle is said before anything is asked of the machine
-    tensorrt = load_tensorrt(choose_backend(args.target, rtx_wanted=bool(args.compute_capability)))
+    tensorrt = load_tensorrt(choose_backend(args.target, rtx_wanted=bool(args.capabilities)))
     gpu = find_gpu()
     workspace = _workspace(args.workspace, gpu)
     _check_timing_cache(args.timing_cache, tensorrt)
-    device = choose_device(tensorrt, gpu, args.compute_capability)
+    device = choose_device(tensorrt, gpu, args.capabilities)
     bundle = open_bundle(args.bundle)
     outcome = build_shown(bundle, device, workspace, timing_cache=args.timing_cache, self_test=not args.no_self_test)
     if args.json:
@@ -81,9 +82,10 @@ def build_shown(
     """Build for people: warnings before, progress while, and a table of the engines after."""
     stale = outdated(bundle, device, workspace)
     needs = estimate(bundle.manifest, stale, workspace)
+    options = parser()
     # TensorRT-RTX builds on the CPU alone; the GPU is asked to run.
     for line in warnings(needs, device.gpu, available_memory() if stale else None):
-        stderr.print(f"warning: {line}", style="yellow", highlight=False, soft_wrap=True)
+        stderr.print(f"warning: {with_flags(line, options)}", style="yellow", highlight=False, soft_wrap=True)
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=20), TimeElapsedColumn())
     load = tensorrt_loader(device.tensorrt) if self_test and device.gpu is not None else None
     with Progress(*columns, console=stderr, transient=True) as bars:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from fastv_runtime.cli.videos import add_video_arguments, read_videos
 from fastv_runtime.config.bundle import read_manifest
-from fastv_runtime.console import backend_extras, command, open_bundle, stderr
+from fastv_runtime.console import backend_extras, command, open_bundle, stderr, with_flags
 from fastv_runtime.errors import UserError
 from fastv_runtime.generation.sampling import Sampling
 from fastv_runtime.preprocessing.images.loading import open_image
@@ -24,6 +24,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("bundle", metavar="BUNDLE", help="directory that fastv-export wrote")
     parser.add_argument(
         "--image",
+        dest="images",
         nargs="+",
         action="extend",
         default=[],
@@ -32,6 +33,7 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--image-aspect",
+        dest="aspect",
         choices=["pad", "crop"],
         help="pad images that are not square, or crop them (default: as the checkpoint says)",
     )
@@ -69,17 +71,15 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(f"--threads {args.threads}: must be at least 1")
     sampling = Sampling(args.temperature, args.top_k, args.top_p, args.seed, args.repetition_penalty)
     kept_path = None if args.show_kept is None else _writable_png(Path(args.show_kept))
-    for flag, value in (("--show-kept", kept_path), ("--image-aspect", args.image_aspect)):
-        if value is not None and not args.image and not args.video:
+    for flag, value in (("--show-kept", kept_path), ("--image-aspect", args.aspect)):
+        if value is not None and not args.images and not args.videos:
             raise UserError(f"{flag}: there is no image: give one with --image, or a video with --video")
-    images = [open_image(path) for path in args.image]
-    shown = read_videos(args.video, args.frames, args.super_image, read_manifest(args.bundle))
+    images = [open_image(path) for path in args.images]
+    shown = read_videos(args.videos, args.frames, args.super_image, read_manifest(args.bundle))
     bundle = open_bundle(args.bundle)
     from fastv_runtime.generation.pipeline import Pipeline
 
-    pipeline = Pipeline(
-        bundle, threads=args.threads, aspect=args.image_aspect, backend=args.backend, device=args.device
-    )
+    pipeline = Pipeline(bundle, threads=args.threads, aspect=args.aspect, backend=args.backend, device=args.device)
     generation = pipeline.stream(
         [*images, *shown.images],
         args.prompt,
@@ -121,8 +121,9 @@ def _writable_png(path: Path) -> Path:
 
 
 def _print_notes(notes: Sequence[str]) -> None:
+    options = parser()
     for note in notes:
-        stderr.print(f"fastv-run: {note}", style="yellow", highlight=False)
+        stderr.print(f"fastv-run: {with_flags(note, options)}", style="yellow", highlight=False)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

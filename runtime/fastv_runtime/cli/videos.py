@@ -18,6 +18,7 @@ from fastv_runtime.preprocessing.videos.decoding import Video, open_video
 def add_video_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--video",
+        dest="videos",
         action="append",
         default=[],
         metavar="FILE",

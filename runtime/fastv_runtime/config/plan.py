@@ -34,7 +34,7 @@ class Weights(StrictModel):
 
     @property
     def name(self) -> str:
-        """As `fastv-export --precision` has it, whatever the blocks are."""
+        """As the option `precision` of an export has it, whatever the blocks are."""
         return ("nvfp4" if self.bits == 4 else "fp8") if self.floating else f"int{self.bits}"
 
 

@@ -177,14 +177,14 @@ class Pipeline:
         """
         plan, defaults = self.bundle.manifest.plan, self.bundle.manifest.generation
         if length not in (None, "fixed", "exact"):
-            raise UserError(f"length {length!r}: must be 'fixed' or 'exact'")
+            raise UserError(f"`length` {length!r}: must be 'fixed' or 'exact'")
         limit = max_new_tokens
         if limit is None:
             limit = min(plan.max_new_tokens, defaults.max_new_tokens or plan.max_new_tokens)
         if not 1 <= limit <= plan.max_new_tokens:
             raise UserError(
-                f"max-new-tokens {limit}: this bundle bears 1 to {plan.max_new_tokens}: "
-                "export with a larger --max-new-tokens"
+                f"`max_new_tokens` {limit}: this bundle bears 1 to {plan.max_new_tokens}: "
+                "export with a larger max_new_tokens"
             )
         clock = Clock(settle=self._backend.synchronize)
         with clock("preprocess"):
@@ -285,7 +285,7 @@ class Pipeline:
 def _notes(plan: Plan, total: int, visual: int, pruned: int) -> list[str]:
     """What would otherwise be a silent no-op, or a silent shortage."""
     if not plan.prunes:
-        return ["this bundle does not prune: it was exported with --no-prune"]
+        return ["this bundle does not prune: it was exported without pruning"]
     if visual == 0:
         return ["nothing to prune: the prompt has no image"]
     kept, asked = pruned - (total - visual), kept_count(visual, plan.keep)
@@ -294,6 +294,6 @@ def _notes(plan: Plan, total: int, visual: int, pruned: int) -> list[str]:
     if kept < asked:
         return [
             f"only {kept} of the {asked} visual tokens that keep {plan.keep:g} asks for fit the fixed pruned length: "
-            "shorten the text, use --length exact, or export with a larger --max-text"
+            "shorten the text, use `length` exact, or export with a larger max_text"
         ]
     return []

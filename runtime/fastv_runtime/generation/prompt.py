@@ -61,7 +61,7 @@ class PromptBuilder:
         Raises UserError for an empty text, and for one that does not place each visual once.
         """
         if not text.strip():
-            raise UserError("the prompt is empty: ask something with --prompt")
+            raise UserError("the prompt is empty: ask something with `prompt`")
         waiting = {kind: [i for i, each in enumerate(visuals) if each.kind == kind] for kind in ("image", "video")}
         rendered = self._render(text, [visual.kind for visual in visuals])
         order: list[int] = []

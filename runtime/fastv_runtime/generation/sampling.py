@@ -29,15 +29,15 @@ class Sampling:
 
     def __post_init__(self) -> None:
         if not 0 <= self.temperature < float("inf"):
-            raise UserError(f"temperature {self.temperature}: must be 0 (greedy) or a positive number")
+            raise UserError(f"`temperature` {self.temperature}: must be 0 (greedy) or a positive number")
         if self.top_k < 0:
-            raise UserError(f"top-k {self.top_k}: must be 0 (off) or a positive count")
+            raise UserError(f"`top_k` {self.top_k}: must be 0 (off) or a positive count")
         if not 0 < self.top_p <= 1:
-            raise UserError(f"top-p {self.top_p}: must be above 0 and at most 1")
+            raise UserError(f"`top_p` {self.top_p}: must be above 0 and at most 1")
         if self.seed < 0:
-            raise UserError(f"seed {self.seed}: must be 0 or above")
+            raise UserError(f"`seed` {self.seed}: must be 0 or above")
         if self.repetition_penalty is not None and not 0 < self.repetition_penalty < float("inf"):
-            raise UserError(f"repetition-penalty {self.repetition_penalty}: must be a positive number, 1 is none")
+            raise UserError(f"`repetition_penalty` {self.repetition_penalty}: must be a positive number, 1 is none")
 
 
 class Sampler:

@@ -65,7 +65,7 @@ def load_videos(directory: Path, video: VideoLayout) -> Videos:
 
 def no_videos(family: str) -> UserError:
     """Error for a video that is shown to a model without a layout for videos."""
-    return UserError(f"{family} models take no video: put its frames into one image with --super-image ROWSxCOLS")
+    return UserError(f"{family} models take no video: put its frames into one image with `super_image` ROWSxCOLS")
 
 
 __all__ = ["GraphRun", "Images", "Pack", "Piece", "View", "Visual", "load_images", "load_videos", "no_videos"]

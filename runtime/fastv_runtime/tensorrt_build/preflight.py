@@ -73,12 +73,12 @@ def warnings(needs: Needs, gpu: Gpu | None, available: int | None) -> list[str]:
     if not shared and needs.build_gpu > gpu.memory:
         lines.append(
             f"building takes about {needs.build_gpu / GIB:.1f} GiB on a GPU of {gpu.memory / GIB:.1f} GiB: "
-            "give a smaller --workspace, or export with fewer weights"
+            "give a smaller `workspace`, or export with fewer weights"
         )
     if needs.run_gpu > gpu.memory:
         lines.append(
             f"running takes about {needs.run_gpu / GIB:.1f} GiB on a GPU of {gpu.memory / GIB:.1f} GiB: "
-            "export a smaller model, or with smaller --max-visual and --max-new-tokens"
+            "export a smaller model, or with smaller max_visual and max_new_tokens"
         )
     return lines
 

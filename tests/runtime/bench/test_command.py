@@ -76,9 +76,9 @@ def test_without_a_baseline_it_says_how_to_come_by_one(
     command.main([str(tiny_bundle), "--image", str(image), "--prompt", "What?", "--json", str(out), *QUICK])
     report = read_report(out)
     assert report.ratios == ()
-    assert "has no ratios: export the same checkpoint with the same options and --no-prune" in report.notes[0]
+    assert "has no ratios: export the same checkpoint with the same options and no pruning" in report.notes[0]
     assert report.workloads[0].images[0].sha256 == sha256(image)
-    assert "--no-prune" in capsys.readouterr().out
+    assert "no pruning" in capsys.readouterr().out
 
 
 def interrupted(signal_number: int, after: int, run: Callable[..., Any]) -> Callable[..., Any]:

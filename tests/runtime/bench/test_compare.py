@@ -99,7 +99,7 @@ def test_the_exit_code_is_for_ci(
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (None, "No such file or directory: give a file that fastv-bench --json wrote"),
+        (None, "No such file or directory: give the JSON that fastv-bench wrote"),
         ("", "Invalid JSON"),
         ("{}", "schema_version: Field required"),
         (b"\xff\xfe", "not a text file"),

@@ -102,7 +102,7 @@ def test_a_bundle_is_compared_with_the_unpruned_one_of_its_precision() -> None:
     ]
     assert [baseline_of(each, all_) for each in all_] == [None, None, all_[1], None]
     (note,) = without_baseline(all_)
-    assert note.startswith("half has no baseline") and "--no-prune" in note
+    assert note.startswith("half has no baseline") and "no pruning" in note
 
 
 def test_a_noisy_machine_is_called_noisy() -> None:

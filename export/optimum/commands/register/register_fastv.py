@@ -27,7 +27,7 @@ class FastvExportCommand(BaseOptimumCLICommand):
         add_debug(parser)
 
     def run(self) -> None:
-        guarded(self.parser.prog, export, self.args, export_extras)
+        guarded(self.parser, export, self.args, export_extras)
 
 
 REGISTER_COMMANDS = [(FastvExportCommand, ExportCommand)]

@@ -36,7 +36,7 @@ def choose_device(tensorrt: TensorRt, gpu: Gpu | None, capabilities: Sequence[st
     """
     if not tensorrt.is_rtx:
         if capabilities:
-            raise UserError("--compute-capability: TensorRT builds for the GPU at hand: only TensorRT-RTX takes it")
+            raise UserError("`capabilities`: TensorRT builds for the GPU at hand: only TensorRT-RTX takes it")
         if gpu is None:
             raise UserError(
                 "no GPU is at hand, and TensorRT builds on the device that runs the engines: run fastv-build there; "
@@ -47,19 +47,19 @@ def choose_device(tensorrt: TensorRt, gpu: Gpu | None, capabilities: Sequence[st
     if not capabilities:
         if gpu is None:
             raise UserError(
-                "no GPU is at hand: say what to build for, --compute-capability and one or more of " + ", ".join(known)
+                "no GPU is at hand: say what to build for, `capabilities` and one or more of " + ", ".join(known)
             )
         if gpu.capability not in known:
             raise UserError(
                 f"{gpu.name} is {gpu.capability}, which {tensorrt.title} does not build for "
-                f"(it knows {', '.join(known)}): use --target trt"
+                f"(it knows {', '.join(known)}): use `target` trt"
             )
         return local_device(tensorrt, gpu)
     wanted = sorted({_normalised(each) for each in capabilities}, key=lambda name: int(name[2:] or 0))
     unknown = [name for name in wanted if name not in known]
     if unknown:
         raise UserError(
-            f"--compute-capability {unknown[0]}: {tensorrt.title} does not build for it; it knows {', '.join(known)}"
+            f"`capabilities` {unknown[0]}: {tensorrt.title} does not build for it; it knows {', '.join(known)}"
         )
     return Device(
         tensorrt,
@@ -82,7 +82,7 @@ def check_precision(device: Device, precision: Precision) -> None:
     """UserError if a device does not compute in a precision."""
     too_old = [name for name in device.capabilities if int(name[2:]) < BF16_SINCE]
     if precision == "bfloat16" and too_old:
-        raise UserError(f"{too_old[0]} does not compute in bfloat16: export again with --precision fp16")
+        raise UserError(f"{too_old[0]} does not compute in bfloat16: export again in fp16")
 
 
 def computes(capability: str, weights: Weights | None) -> bool:
@@ -96,7 +96,7 @@ def check_weights(device: Device, weights: Weights | None) -> None:
     if weights is not None and too_old:
         raise UserError(
             f"{too_old[0]} does not compute in {weights.name}, which GPUs do since SM{FLOATS_SINCE[weights.name]}: "
-            f"export again with --precision {_instead(too_old[0])}"
+            f"export again in {_instead(too_old[0])}"
         )
 
 
@@ -107,5 +107,5 @@ def _instead(capability: str) -> str:
 def _normalised(capability: str) -> str:
     digits = re.fullmatch(r"(?:sm_?)?(\d+)\.?(\d)", capability.strip().lower())
     if digits is None:
-        raise UserError(f"--compute-capability {capability}: not one: give it as SM86 or 8.6")
+        raise UserError(f"`capabilities` {capability}: not one: give it as SM86 or 8.6")
     return f"SM{digits[1]}{digits[2]}"

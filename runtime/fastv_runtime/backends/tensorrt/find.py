@@ -37,7 +37,7 @@ def find_engines(bundle: Bundle, device: Device) -> dict[str, Path]:
         if record is None:
             raise UserError(f"{folder}: no engine for the graph {graph}: {again}")
         if record.failure is not None:
-            raise UserError(f"{folder / record.file}: {record.failure}; use --backend ort, or {again}")
+            raise UserError(f"{folder / record.file}: {record.failure}; use `backend` ort, or {again}")
         if is_stale(bundle.manifest, graph, record):
             raise UserError(f"{folder}: the engine of {graph} is of another export of this bundle: {again}")
         check_engine(folder / record.file, record, again)

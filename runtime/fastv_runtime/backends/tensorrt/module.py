@@ -61,19 +61,19 @@ class TensorRt:
         if spec.dialect not in ("trt", "trt-legacy"):
             raise UserError(
                 f"graph {name} is of the dialect {spec.dialect}, which TensorRT cannot build: "
-                "export again with --target trt or --target trt-rtx"
+                "export again for target trt or trt-rtx"
             )
         if not self.is_rtx and spec.tensorrt is not None and _numbers(self.version) < _numbers(spec.tensorrt):
             raise UserError(
                 f"graph {name} needs TensorRT {spec.tensorrt} or newer and this is {self.version}: "
-                "export again with fastv-export --target trt-legacy"
+                "export again for target trt-legacy"
             )
         missing = [layer for layer in LAYERS if layer not in self.module.LayerType.__members__]
         if spec.dialect == "trt" and missing:
             # TensorRT-RTX counts its versions differently, so the layers themselves are asked for.
             raise UserError(
                 f"graph {name} needs the layer {missing[0]}, which {self.title} lacks: upgrade it, "
-                "or export again with fastv-export --target trt-legacy"
+                "or export again for target trt-legacy"
             )
 
 

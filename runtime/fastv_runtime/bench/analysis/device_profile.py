@@ -124,9 +124,9 @@ def read_profile(path: Path) -> DeviceProfile:
     try:
         return DeviceProfile.model_validate_json(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise UserError(f"--profile {path}: {error.strerror}: give a file that --save-profile wrote") from None
+        raise UserError(f"`profile` {path}: {error.strerror}: give a file that `save_profile` wrote") from None
     except (ValidationError, UnicodeDecodeError):
-        raise UserError(f"--profile {path}: not a device profile: give a file that --save-profile wrote") from None
+        raise UserError(f"`profile` {path}: not a device profile: give a file that `save_profile` wrote") from None
 
 
 def _prefill_work(point: ProbePoint, plan: Plan) -> dict[str, float]:

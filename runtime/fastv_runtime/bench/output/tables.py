@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from rich.console import Console
 from rich.table import Column, Table
 
@@ -16,8 +18,8 @@ SAID = ("ttft", "decode")
 """Quantities whose verdicts are printed; the report has them all."""
 
 
-def show(report: Report, console: Console | None = None) -> None:
-    """Print a table for each workload, and what to make of it."""
+def show(report: Report, console: Console | None = None, wording: Callable[[str], str] = str) -> None:
+    """Print a table for each workload, and what to make of it. `wording`: what a note is printed as."""
     console = console or Console()
 
     def line(text: str, style: str = "") -> None:
@@ -37,7 +39,7 @@ def show(report: Report, console: Console | None = None) -> None:
     if memory.row_count:
         console.print(memory)
     for note in report.notes:
-        line(f"note: {note}", "yellow")
+        line(f"note: {wording(note)}", "yellow")
     for reason in report.noise:
         line(f"noisy machine: {reason}", "red")
     if not report.complete:

@@ -25,8 +25,8 @@ Counts = Callable[[Request], tuple[int, int]]
 
 
 class PeerFile(StrictModel):
-    """How a peer is started. It is given `--threads N` as well, and says as its setting `checkpoint` the sha256 of the
-    weights file that it was made of."""
+    """How a peer is started. It is given a number of threads as well, and says as its setting `checkpoint` the sha256
+    of the weights file that it was made of."""
 
     name: str
     weights: Literal["fp32", "fp16", "int8", "int4"]
@@ -63,7 +63,7 @@ def read_peers(paths: Sequence[Path], taken: Sequence[str]) -> list[PeerFile]:
     for path in paths:
         files.append(_read(path))
         if files[-1].name in names:
-            raise UserError(f"--peer {path}: another runner is called {files[-1].name}: change the name in the file")
+            raise UserError(f"`peer` {path}: another runner is called {files[-1].name}: change the name in the file")
         names.append(files[-1].name)
     return files
 
@@ -129,9 +129,9 @@ def _read(path: Path) -> PeerFile:
         return PeerFile.model_validate_json(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(
-            f"--peer {path}: {getattr(error, 'strerror', None) or 'not a text file'}: give a peer file"
+            f"`peer` {path}: {getattr(error, 'strerror', None) or 'not a text file'}: give a peer file"
         ) from None
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the whole file"
-        raise UserError(f"--peer {path}: {where}: {first['msg']}: docs/peers.md says what it holds") from None
+        raise UserError(f"`peer` {path}: {where}: {first['msg']}: docs/peers.md says what it holds") from None

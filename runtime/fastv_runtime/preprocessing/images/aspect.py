@@ -37,7 +37,7 @@ def with_aspect(vision: Vision, video: VideoLayout | None, aspect: Aspect) -> tu
     Raises UserError for models that see the whole image whatever its shape.
     """
     if not isinstance(vision, FixedVision):
-        raise UserError(f"--image-aspect {aspect}: this model sees all of any image ({vision.layout}): leave it out")
+        raise UserError(f"`aspect` {aspect}: this model sees all of any image ({vision.layout}): leave it out")
     if isinstance(video, FramesVideo):
         video = video.model_copy(update={"image": video.image.model_copy(update={"aspect": aspect})})
     return vision.model_copy(update={"aspect": aspect}), video

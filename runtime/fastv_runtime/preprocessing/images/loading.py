@@ -21,7 +21,7 @@ def open_image(path: str | Path) -> Image.Image:
     if not path.exists():
         raise UserError(f"{path}: no such image")
     if not path.is_file():
-        raise UserError(f"{path}: not a file: give one image file per --image")
+        raise UserError(f"{path}: not a file: give the path of an image")
     if path.stat().st_size == 0:
         raise UserError(f"{path}: the file is empty: copy the image again")
     try:

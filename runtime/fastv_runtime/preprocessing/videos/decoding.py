@@ -53,7 +53,7 @@ def open_video(path: str | Path, frames: int) -> Video:
     find frame i in every format. Raises UserError for what is not a video, and when PyAV is missing.
     """
     if frames < 1:
-        raise UserError(f"--frames {frames}: must be at least 1")
+        raise UserError(f"`frames` {frames}: must be at least 1")
     path = Path(path)
     _check_file(path)
     total, duration, fps = _header(path, frames)
@@ -105,7 +105,7 @@ def _check_file(path: Path) -> None:
     if not path.exists():
         raise UserError(f"{path}: no such video")
     if not path.is_file():
-        raise UserError(f"{path}: not a file: give one video file per --video")
+        raise UserError(f"{path}: not a file: give the path of a video")
     if path.stat().st_size == 0:
         raise UserError(f"{path}: the file is empty: copy the video again")
 
@@ -209,7 +209,7 @@ def _check_size(path: Path, width: int, height: int, frames: int) -> None:
     if width * height * frames > MAX_SAMPLED_PIXELS:
         raise UserError(
             f"{path}: {frames} frames of {width} x {height} pixels, the limit is {MAX_SAMPLED_PIXELS:,} in all: "
-            "sample fewer with --frames, or scale it down"
+            "sample fewer with `frames`, or scale it down"
         )
 
 
@@ -233,7 +233,7 @@ def _opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
             ) from None
         with container:
             if container.format.name.endswith("_pipe"):  # FFmpeg's readers of single images
-                raise UserError(f"{path}: an image file, not a video: give it with --image")
+                raise UserError(f"{path}: an image file, not a video: give it with `images`")
             # A sound file's cover is a video stream of one attached image.
             streams = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
             if not streams:

@@ -39,4 +39,4 @@ def in_words(number: int) -> str:
     if number < 1000:
         hundreds, rest = divmod(number, 100)
         return f"{ONES[hundreds]} hundred" + (f" and {in_words(rest)}" if rest else "")
-    raise UserError(f"--frames {number}: must be below 1000")
+    raise UserError(f"`frames` {number}: must be below 1000")
