@@ -6,7 +6,6 @@ import importlib.metadata
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from safetensors.torch import save
 
@@ -37,9 +36,9 @@ from fastv_export.tracing import attention, tower_attention
 from fastv_export.tracing.pre_rope import check_projections
 from fastv_export.verify.end_to_end import EndToEnd
 from fastv_export.verify.golden import Tensors, golden_vectors
-from fastv_export.verify.graphs import verify_graph
 from fastv_export.verify.quantization_cost import quantization_cost, warning
 from fastv_export.verify.question import NoRoom, Question, ask
+from fastv_export.verify.whole import verify_chain, verify_graphs
 from fastv_runtime.config.bundle import (
     EMBEDDING,
     END_TO_END,
@@ -59,10 +58,6 @@ from fastv_runtime.errors import UserError
 from fastv_runtime.generation.prompt import PromptBuilder
 
 RECORDED_VERSIONS = ("fastv-edge", "torch", "transformers", "onnx", "onnx-ir", "onnxscript", "onnxruntime")
-
-
-class VerificationError(Exception):
-    """A graph does not compute what transformers computes."""
 
 
 def export_bundle(
@@ -197,11 +192,11 @@ def _write(
         elif options.verify:
             through = partial(EndToEnd, family=family, graphs=graphs, folder=folder, dimensions=dimensions, plan=plan)
             chain = None if question is None else through(question, embedding=embedding_dtype)
-            verified = _verify(graphs, folder, golden, plan, dimensions, chain, progress)
+            verified = verify_graphs(graphs, folder, golden, plan, dimensions, chain, progress)
             if chain is not None:
                 with progress.weights("the same question to transformers", _stored_bytes(checkpoint)) as read:
                     stock = stream_model(checkpoint, family, plan.precision, read, rounded, embedding_dtype)
-                    verified[END_TO_END] = _compare(chain, stock)
+                    verified[END_TO_END] = verify_chain(chain, stock)
             if question is not None and plan.weights is not None:
                 chain = through(question, embedding=embedding_dtype, answered=question.answered, exact=False)
                 with progress.weights("what rounding costs: bundle", _graph_bytes(graphs, folder)) as read:
@@ -280,45 +275,3 @@ def _graph_bytes(graphs: Mapping[str, GraphSpec], folder: Path) -> int:
 
 def _files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file())
-
-
-def _verify(
-    graphs: dict[str, GraphSpec],
-    folder: Path,
-    golden: Tensors,
-    plan: Plan,
-    dimensions: DecoderConfig,
-    chain: EndToEnd | None,
-    progress: Progress,
-) -> dict[str, float]:
-    """Worst difference of every graph from transformers; VerificationError if one is more than rounding explains.
-
-    chain: the question that goes through the same graphs.
-    """
-    arrays = {name: tensor.numpy() for name, tensor in golden.items()}
-    worst: dict[str, float] = {}
-    wrong = []
-    for name, spec in graphs.items():
-        data = folder / f"{spec.file}.data"
-        with progress.weights(f"verify {name}", data.stat().st_size if data.is_file() else 0) as read:
-            if chain is not None and name == plan.decoder_graphs[0]:
-                chain.encode(read)
-            beside = [] if chain is None else chain.runs(name)
-            compared = verify_graph(name, spec, folder, arrays, plan, dimensions, read, beside=beside)
-        if compared:
-            worst[name] = max(each.difference for each in compared)
-            wrong += [f"{name} by {each.difference:.2g} at {each.output}" for each in compared if not each.passed][:1]
-    if wrong:
-        raise VerificationError(f"graphs differ from transformers: {', '.join(wrong)}; no bundle was written")
-    return worst
-
-
-def _compare(chain: EndToEnd, stock: Any) -> float:
-    """Worst difference of the whole chain; VerificationError if it is more than rounding explains."""
-    compared = chain.compare(stock)
-    wrong = [str(each) for each in compared if not each.passed]
-    if wrong:
-        raise VerificationError(
-            f"from image to tokens, the bundle differs from transformers: {', '.join(wrong)}; no bundle was written"
-        )
-    return max(each.difference for each in compared)

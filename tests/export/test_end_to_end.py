@@ -12,13 +12,14 @@ from PIL import Image
 from fastv_export.checkpoint.checkpoint import Checkpoint
 from fastv_export.checkpoint.streamed import stream_model
 from fastv_export.execution.chunked import run_chunked
-from fastv_export.exporting import VerificationError, export_bundle
+from fastv_export.exporting import export_bundle
 from fastv_export.families import FAMILIES
 from fastv_export.plan import Options
 from fastv_export.progress import Progress
 from fastv_export.verify import question as asked
 from fastv_export.verify.end_to_end import EndToEnd
 from fastv_export.verify.question import ask
+from fastv_export.verify.whole import VerificationError
 from fastv_runtime import Pipeline
 from fastv_runtime.config.bundle import EMBEDDING, END_TO_END, PROCESSOR, read_manifest
 from fastv_runtime.generation.prompt import Prompt

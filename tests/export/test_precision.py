@@ -14,9 +14,10 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from demo import heldout
-from fastv_export.exporting import VerificationError, export_bundle
+from fastv_export.exporting import export_bundle
 from fastv_export.plan import Options
 from fastv_export.progress import Progress
+from fastv_export.verify.whole import VerificationError
 from fastv_runtime import Pipeline, UserError
 from fastv_runtime.config.bundle import Bundle
 from fastv_runtime.config.plan import Weights
