@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from fastv_export.api import export
-    from fastv_export.exporting import VerificationError
+    from fastv_export.verify.whole import VerificationError
     from fastv_export.progress import Progress
     from fastv_runtime.errors import UserError
     from fastv_runtime.versions import __version__
@@ -20,7 +20,7 @@ __all__ = ["Progress", "UserError", "VerificationError", "__version__", "export"
 _MODULES = {
     "Progress": "fastv_export.progress",
     "UserError": "fastv_runtime.errors",
-    "VerificationError": "fastv_export.exporting",
+    "VerificationError": "fastv_export.verify.whole",
     "__version__": "fastv_runtime.versions",
     "export": "fastv_export.api",
 }

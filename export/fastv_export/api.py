@@ -158,8 +158,6 @@ def _weights(
 def _unsplit(weights: Weights, parts: Sequence[Part] | None) -> Weights:
     """Of a decoder without a prefix: its first layer keeps its bits instead."""
     if parts is not None and "prefix" in parts:
-        raise UserError(
-            "`int8_parts` prefix: a decoder that is not pruned has none: use first, the decoder's first layer"
-        )
+        raise UserError("`int8_parts` prefix: an unpruned decoder has none: use first, the decoder's first layer")
     wide: list[Part] = ["first" if part == "prefix" else part for part in weights.wide]
     return weights.model_copy(update={"wide": tuple(dict.fromkeys(wide))})
