@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from fastv_export.api import export
-    from fastv_export.verify.whole import VerificationError
     from fastv_export.progress import Progress
+    from fastv_export.verify.whole import VerificationError
     from fastv_runtime.errors import UserError
     from fastv_runtime.versions import __version__
 
