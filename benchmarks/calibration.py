@@ -94,7 +94,7 @@ def page(calibration: Calibration, tried: Calibration) -> str:
     target = calibration.objectives.min_agreement
     kept = "reaches" if again.match.high >= target else "misses"
     lines = [
-        "# Which plan the demo model bears",
+        "# Which plan the demo model supports",
         "",
         f"Made by `make calibrate`: {calibration.samples} questions of a calibration split, every ranker, asked "
         f"for {target:.0%} of answers as the unpruned model's, token by token. In brackets 95% intervals (Wilson; "

@@ -44,7 +44,7 @@ from fastv_export.quantization.activations import Activation, activations_of
 from fastv_export.quantization.observer import Observer, Statistics, means
 from fastv_export.quantization.rules import activation_of, quantization_of
 from fastv_export.quantization.scaling import Method, activation_aware, smoothing
-from fastv_export.quantization.static_ranges import LIMIT, bears_one_range
+from fastv_export.quantization.static_ranges import LIMIT, supports_one_range
 from fastv_export.support import check_config
 from fastv_export.targets import TARGETS
 from fastv_export.tracing import attention
@@ -61,7 +61,7 @@ class Variant:
     """How weights are scaled, and which products get ranges; None scales nothing, or gives none a range."""
 
     method: Method | None = None
-    bears: Callable[..., bool] | None = None
+    supports: Callable[..., bool] | None = None
     weights: Weights | None = SETTING
 
 
@@ -79,9 +79,9 @@ VARIANTS = {
     "int8 weights, AWQ": Variant(activation_aware),
     "static, every product, unscaled": Variant(_unscaled, _always),
     "static, every product, SmoothQuant": Variant(smoothing, _always),
-    "static up to 1/2, SmoothQuant": Variant(smoothing, partial(bears_one_range, limit=1 / 2)),
-    "static up to 1/8, SmoothQuant": Variant(smoothing, partial(bears_one_range, limit=1 / 8)),
-    f"as exported: static up to 1/{1 / LIMIT:.0f}, SmoothQuant": Variant(smoothing, bears_one_range),
+    "static up to 1/2, SmoothQuant": Variant(smoothing, partial(supports_one_range, limit=1 / 2)),
+    "static up to 1/8, SmoothQuant": Variant(smoothing, partial(supports_one_range, limit=1 / 8)),
+    f"as exported: static up to 1/{1 / LIMIT:.0f}, SmoothQuant": Variant(smoothing, supports_one_range),
 }
 """Up to what error of an ordinary row (`static_ranges.step_error`) one range is taken. The last is what
 `fastv-export --target trt --precision int8 --calibration` writes."""
@@ -165,10 +165,10 @@ def write_decoder(
     ranges, products = 0, 0
     if variant.method is not None:
         known = activation_of("decoder", plan, activations)
-        scaled = scale_inputs(model, rounding, known, variant.method, *([variant.bears] if variant.bears else []))
+        scaled = scale_inputs(model, rounding, known, variant.method, *([variant.supports] if variant.supports else []))
         rounding, products = scaled.quantization_of, len(scaled.ranges) + len(scaled.wide)
         quantize_weights(model, rounding)
-        ranges = quantize_activations(model, scaled.ranges) if variant.bears else 0
+        ranges = quantize_activations(model, scaled.ranges) if variant.supports else 0
     else:
         quantize_weights(model, rounding)
     dialect.lower(model)

@@ -31,7 +31,7 @@ def text_ids(checkpoint: Path, file: Path = HELD_OUT, most: int = MOST) -> Int[n
 def read_text(pipeline: Pipeline, ids: Int[np.ndarray, " S"]) -> LogProbabilities:
     """Of every token but the first, after all before it: the first is the prompt, the others are decoded one by one.
 
-    The plan must bear S - 2 new tokens behind a prompt of one.
+    The plan must support S - 2 new tokens behind a prompt of one.
     """
     decoder, embedding = pipeline.decoder, pipeline.bundle.embedding()
     found = np.empty((len(ids) - 1, pipeline.bundle.manifest.decoder.vocab_size), np.float32)

@@ -1,4 +1,4 @@
-"""fastv-calibrate: checkpoint and samples -> which K, keep and ranker they bear."""
+"""fastv-calibrate: checkpoint and samples -> which K, keep and ranker they support."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         metavar="N",
         help="per sample; the same number gives the same calibration, bit for bit, with Ray and without (default: one, "
-        "or more where memory bears fewer copies of the model than there are cores)",
+        "or more where memory supports fewer copies of the model than there are cores)",
     )
     parser.add_argument("--json", action="store_true", help="print the calibration on stdout")
 

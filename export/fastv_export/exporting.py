@@ -161,7 +161,7 @@ def _write(
         if activations is None and plan.weights is not None and wants_activations(plan, plan.weights, dialect.name):
             by = "a text of the exporter's own"
             try:
-                with progress.weights("what a text gives to products", _stored_bytes(checkpoint)) as read:
+                with progress.weights("what linear layers are given by a text", _stored_bytes(checkpoint)) as read:
                     stock, limit = stream_model(checkpoint, family, read=read), family.max_positions(config)
                     most = None if limit is None else limit.positions
                     activations = text_activations(stock, family, PromptBuilder(folder / PROCESSOR, tokens), most)
@@ -235,7 +235,7 @@ def _question(
     plan: Plan,
     progress: Progress,
 ) -> Question | None:
-    """What goes from image to tokens; None where the plan bears no such question.
+    """What goes from image to tokens; None where the plan supports no such question.
 
     Raises UserError for a checkpoint that cannot be asked about an image: before minutes of work, not after.
     """

@@ -116,14 +116,14 @@ def _check_weights(plan: Plan, decoder: DecoderConfig, target: str) -> None:
         return
     if weights.floating and TARGETS[target] is not TRT:
         raise UserError(
-            f"`precision` {weights.name}: target {target} has no such products: use `target` trt or trt-rtx, or int8"
+            f"`precision` {weights.name}: target {target} has no such kernels: use `target` trt or trt-rtx, or int8"
         )
     if weights.block is None:
         return
     for width in (decoder.hidden_size, decoder.num_attention_heads * decoder.head_dim, decoder.intermediate_size):
         if width % weights.block:
             raise UserError(
-                f"`precision` {weights.name}: this decoder's products have {width} inputs, which are no whole blocks "
+                f"`precision` {weights.name}: this decoder's linear layers have {width} inputs, which are no whole blocks "
                 f"of {weights.block}: use a smaller `block`, or `precision` int8 without one"
             )
     if weights.floating or target == "ort":
@@ -159,6 +159,6 @@ def check_positions(plan: Plan, limit: Limit | None) -> None:
     if limit is not None and longest > limit.positions:
         raise UserError(
             f"`max_text` {plan.max_text}, {plan.max_visual} visual tokens and `max_new_tokens` {plan.max_new_tokens} "
-            f"make {longest} positions and this model bears {limit.positions} ({limit.why}): lower `max_text`, "
-            "`max_images`, `max_visual`, `image_tokens` or `max_new_tokens`"
+            f"make {longest} positions and this model supports at most {limit.positions} ({limit.why}): "
+            "lower `max_text`, `max_images`, `max_visual`, `image_tokens` or `max_new_tokens`"
         )

@@ -1,4 +1,4 @@
-"""What each target's graphs are made of: the passes that lower them, their opset, the precisions they bear."""
+"""What each target's graphs are made of: the passes that lower them, their opset, the precisions they support."""
 
 from __future__ import annotations
 
@@ -100,9 +100,9 @@ TARGETS: dict[str, Dialect] = {"ort": ORT, "trt": TRT, "trt-rtx": TRT, "trt-lega
 
 def choose_precision(target: str, precision: Precision | None) -> Precision:
     """The precision of a target's graphs; None means its default. UserError for one that it cannot compute in."""
-    bears = TARGETS[target].precisions
+    supports = TARGETS[target].precisions
     if precision is None:
-        return bears[0]
-    if precision not in bears:
-        raise UserError(f"`precision` {precision}: target {target} computes in {' or '.join(bears)}: use one of them")
+        return supports[0]
+    if precision not in supports:
+        raise UserError(f"`precision` {precision}: target {target} computes in {' or '.join(supports)}: use those")
     return precision

@@ -1,4 +1,4 @@
-"""How many tiles of an image the user's limit bears."""
+"""How many tiles of an image the user's limit supports."""
 
 from __future__ import annotations
 

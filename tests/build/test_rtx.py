@@ -147,7 +147,7 @@ def test_the_form_for_older_versions_is_built_too(
 def test_weights_of_few_bits_are_built(source: Source, tmp_path: Path, rtx: TensorRt) -> None:
     """int8 products by calibrated ranges in the prefix, int4 weights in the suffix, int8 ones in the head: one export.
 
-    The prefix has one layer and the attention of another: four inputs of products, and two.
+    The prefix has one layer and the attention of another: four inputs of linear layers, and two.
     """
     weights = Weights(bits=4, block=32, wide=("vision", "prefix", "head"), static=True)
     options = Options(layer=2, target="trt", verify=False, weights=weights)

@@ -263,7 +263,7 @@ def test_rankers_that_no_export_can_have(
     # As of an attention whose queries and keys come of one product.
     monkeypatch.setattr("fastv_export.tracing.pre_rope.projections", lambda attention: {})
     error = fails(capsys, tiny_llava, data, tmp_path / "calibration.json", "--rankers", "fastv", "pre-rope")
-    assert "`ranker` pre-rope: family llava projects queries and keys in one product" in error
+    assert "`ranker` pre-rope: family llava projects queries and keys in one linear layer" in error
 
 
 def test_an_export_takes_what_was_chosen(
@@ -299,7 +299,7 @@ def test_an_export_takes_what_was_chosen(
     assert hashed.count("model.safetensors") == 1  # which is gigabytes, elsewhere
     assert read_manifest(tmp_path / "given.fastv").source == read_calibration(output).source
     assert plan.weights == FEW_BITS["int8"]
-    assert "scales by the calibration: 21 inputs of products" in capsys.readouterr().err
+    assert "scales by the calibration: 21 inputs of linear layers" in capsys.readouterr().err
     sidecar = sidecar_of(output)
     sidecar.rename(tmp_path / "elsewhere")
     with pytest.raises(SystemExit):

@@ -95,14 +95,14 @@ SHORT: dict[str, tuple[str, dict[str, Any], str]] = {
     "rope dynamic": (
         "LlamaConfig",
         {"max_position_embeddings": 64, "rope_parameters": {"rope_type": "dynamic", "factor": 2.0, **THETA}},
-        r"bears 64 \(rope_type dynamic, .*\): lower `max_text`, `max_images`, `max_visual`, `image_tokens` or",
+        r"supports at most 64 \(rope_type dynamic, .*\): lower `max_text`, `max_images`, `max_visual`, `image_tokens`",
     ),
-    "rope longrope": ("LlamaConfig", EXPORTED["rope longrope"][1], r"bears 128 \(rope_type longrope"),
-    "window": ("MistralConfig", {"sliding_window": 48}, r"bears 48 \(sliding_window 48\)"),
+    "rope longrope": ("LlamaConfig", EXPORTED["rope longrope"][1], r"supports at most 128 \(rope_type longrope"),
+    "window": ("MistralConfig", {"sliding_window": 48}, r"supports at most 48 \(sliding_window 48\)"),
     "window of some layers": (
         "Qwen2Config",
         {"use_sliding_window": True, "sliding_window": 48, "max_window_layers": 1},
-        r"bears 48 \(sliding_window 48\)",
+        r"supports at most 48 \(sliding_window 48\)",
     ),
 }
 """Exported for short plans alone."""

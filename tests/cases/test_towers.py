@@ -120,7 +120,7 @@ def test_internvl_with_dynamic_rope_answers_as_transformers_does(tmp_path: Path)
 def test_internvl_with_dynamic_rope_takes_no_longer_plan(tmp_path: Path) -> None:
     text = Qwen2Config(**TEXT, vocab_size=99, rope_parameters=DYNAMIC)
     InternVLConfig(text_config=text.to_dict()).save_pretrained(tmp_path / "source")
-    with pytest.raises(UserError, match=r"this model bears 512 \(rope_type dynamic, .*\): lower `max_text`, .*"):
+    with pytest.raises(UserError, match=r"this model supports at most 512 \(rope_type dynamic, .*\): lower `max_text`"):
         export_bundle(tmp_path / "source", tmp_path / "made.fastv", Options(), Progress(None))
 
 

@@ -15,7 +15,7 @@ from fastv_export.plan import Options
 from fastv_export.progress import Progress
 from fastv_export.quantization.activations import activations_of
 from fastv_export.quantization.observer import Statistics, _add, means, merged
-from fastv_export.quantization.static_ranges import LARGEST, bears_one_range, step_error
+from fastv_export.quantization.static_ranges import LARGEST, step_error, supports_one_range
 from fastv_runtime.config.plan import Weights
 from tests.activations import tiny_activations
 from tests.tiny import write_tiny_llava
@@ -48,14 +48,14 @@ def test_the_error_is_that_of_an_ordinary_row_beside_an_outlier() -> None:
         # Such steps are wider than rows are, which fall to zero: an error of one, where steps were even it is larger.
         assert float(error.median()) > 0.9
         assert step_error(activation, divisor) > 1
-        assert not bears_one_range("layers.0.mlp.down_proj.weight", activation, divisor)
+        assert not supports_one_range("layers.0.mlp.down_proj.weight", activation, divisor)
     alone = means(observed(ordinary))
     activation = activations_of({name: torch.from_numpy(np.asarray(each)) for name, each in alone.items()})["product"]
     step = float(ordinary.abs().max()) / LARGEST
     error = ((ordinary / step).round() * step - ordinary).square().mean(1).sqrt() / ordinary.square().mean(1).sqrt()
     assert step_error(activation, None) == pytest.approx(float(error.median()), rel=0.1)
-    assert bears_one_range("layers.0.mlp.down_proj.weight", activation, None)
-    assert not bears_one_range("head.weight", activation, None)
+    assert supports_one_range("layers.0.mlp.down_proj.weight", activation, None)
+    assert not supports_one_range("head.weight", activation, None)
 
 
 def test_products_with_outliers_keep_their_activations(tmp_path: Path) -> None:
@@ -69,7 +69,7 @@ def test_products_with_outliers_keep_their_activations(tmp_path: Path) -> None:
     progress.note = notes.append  # type: ignore[method-assign]
     export_bundle(source, tmp_path / "out.fastv", options, progress, activations)
     (note,) = (each for each in notes if "are not rounded" in each)
-    assert note.startswith("note: 1 of 12 inputs of products are not rounded")
+    assert note.startswith("note: 1 of 12 inputs of linear layers are not rounded")
     model = onnx.load(tmp_path / "out.fastv" / "onnx" / "decoder.onnx", load_external_data=False)
     makers = {node.output[0]: node for node in model.graph.node}
     static = {

@@ -58,5 +58,7 @@ def test_int8_products_are_scaled_by_it_and_no_others(tiny_llava: Path, tmp_path
 
     # Five layers with four inputs each.
     (note,) = noted(Weights(bits=8, block=None), "int8")
-    assert note.startswith("scales by a text of the exporter's own: 20 inputs of products; 0 are as well off without")
+    assert note.startswith(
+        "scales by a text of the exporter's own: 20 inputs of linear layers; 0 are as well off without"
+    )
     assert noted(Weights(bits=8, block=32), "blocks") == []

@@ -19,5 +19,5 @@ def test_a_window_shorter_than_the_longest_prompt_is_refused() -> None:
         if window != longest - 1:
             check_positions(plan, family.max_positions(config))
         else:
-            with pytest.raises(UserError, match=f"make {longest} positions and this model bears {window}"):
+            with pytest.raises(UserError, match=f"make {longest} positions and this model supports at most {window}"):
                 check_positions(plan, family.max_positions(config))

@@ -91,7 +91,7 @@ def test_a_graph_with_norms_and_deepstack_computes_them(tmp_path: Path) -> None:
 
 def test_a_family_with_one_projection_for_all_is_refused() -> None:
     fused = SimpleNamespace(qkv_proj=nn.Linear(4, 12))
-    with pytest.raises(UserError, match="`ranker` pre-rope: family some projects queries and keys in one product"):
+    with pytest.raises(UserError, match="`ranker` pre-rope: family some projects queries and keys in one linear layer"):
         check_projections(fused, "pre-rope", "some")
 
 

@@ -110,7 +110,7 @@ def test_bundle_stops_as_the_chat_format_does_and_holds_no_code(source: Path, ma
 
 def test_plans_past_the_original_rotary_range_are_refused(source: Path, tmp_path: Path) -> None:
     # 256 positions: 224 + 16 + 17 is one too many.
-    with pytest.raises(UserError, match=r"`max_text` 224.*make 257 positions and this model bears 256"):
+    with pytest.raises(UserError, match=r"`max_text` 224.*make 257 positions and this model supports at most 256"):
         _export(source, tmp_path, Options(max_text=224, max_new_tokens=17))
 
 

@@ -92,7 +92,7 @@ def manifest(
     )
 
 
-def bears(name: str, made: Manifest, **lengths: int) -> None:
+def supports(name: str, made: Manifest, **lengths: int) -> None:
     """Every symbol of a graph's inputs is in `lengths`, and within the profile."""
     ranges = axis_ranges(name, made)
     assert set(ranges) == set(lengths)
@@ -176,7 +176,7 @@ def test_patches_and_windows_of_every_image_fit(rows: int, columns: int, window:
         for axis, size in zip(tensor.shape, inputs[tensor.name].shape, strict=True)
         if isinstance(axis, str)
     }
-    bears("vision", manifest(vision), **lengths)
+    supports("vision", manifest(vision), **lengths)
 
 
 def test_a_video_may_take_more_patches_than_a_image_but_not_more_than_the_plan() -> None:
@@ -191,12 +191,12 @@ def test_a_video_may_take_more_patches_than_a_image_but_not_more_than_the_plan()
 def test_tiles_of_every_image_fit(height: int, width: int) -> None:
     index = pack_index(ANYRES, height, width).index
     # The newline is the row after the last feature; a sliver of an image has no rows of tiles to end.
-    bears("pack", manifest(ANYRES), R=max(int(index.max()), ANYRES.side**2), N=len(index))
+    supports("pack", manifest(ANYRES), R=max(int(index.max()), ANYRES.side**2), N=len(index))
 
 
 @pytest.mark.parametrize("frames", [1, 4, 35])
 def test_frames_of_every_video_fit(frames: int) -> None:
     index = pool_index(POOLED, frames).index
     assert len(index) <= PLAN.max_visual
-    bears("pack", manifest(ANYRES, POOLED), R=frames * 16, N=len(index))
+    supports("pack", manifest(ANYRES, POOLED), R=frames * 16, N=len(index))
     assert np.max(index) == frames * 16

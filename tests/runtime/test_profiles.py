@@ -1,4 +1,4 @@
-"""The optimisation profile of a run: the narrowest that bears its shapes, or an error that says what is borne."""
+"""The optimisation profile of a run: the narrowest that supports its shapes, or an error that says which are."""
 
 from __future__ import annotations
 

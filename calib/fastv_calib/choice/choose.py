@@ -87,7 +87,7 @@ def _contradiction(agreeing: Sequence[PlanFigures], objectives: Objectives) -> s
 def doubts(
     plans: Sequence[PlanFigures], matches: Sequence[Sequence[bool]], chosen: int, objectives: Objectives
 ) -> list[str]:
-    """Warnings where the samples are too few to bear the choice. `matches`: by plan, whether each sample matched."""
+    """Warnings where the samples are too few to support the choice. `matches`: by plan, whether each sample matched."""
     plan, count = plans[chosen], len(matches[chosen])
     few = "1 sample is too few" if count == 1 else f"{count} samples are too few"
     found = []

@@ -114,7 +114,7 @@ class Measure:
     def __init__(
         self, model: Any, family: Family, maker: InputMaker, settings: CalibrationSettings, limit: Limit | None
     ):
-        """limit: positions that the model bears, None if no limit is known.
+        """limit: positions that the model supports, None if no limit is known.
 
         Raises UserError for a ranker that this family's exports cannot have.
         """
@@ -140,8 +140,8 @@ class Measure:
         length, visual = inputs.visual.numel(), int(inputs.visual.sum())
         if self._limit is not None and length + self._settings.answer_tokens > self._limit.positions:
             raise UserError(
-                f"{sample.where}: the prompt has {length} tokens and this model bears {self._limit.positions} "
-                f"({self._limit.why}), answer included"
+                f"{sample.where}: the prompt has {length} tokens and this model supports at most "
+                f"{self._limit.positions} ({self._limit.why}), answer included"
             )
         statistics: Statistics = {}
         with self._observer.observed(statistics):

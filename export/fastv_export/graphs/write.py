@@ -22,7 +22,7 @@ from fastv_export.progress import Progress
 from fastv_export.quantization.activations import Activation
 from fastv_export.quantization.notes import whole_note
 from fastv_export.quantization.rules import activation_of, method_of, quantization_of
-from fastv_export.quantization.static_ranges import bears_one_range
+from fastv_export.quantization.static_ranges import supports_one_range
 from fastv_export.quantization.weights import Quantization
 from fastv_export.targets import Dialect
 from fastv_runtime.config.bundle import DecoderConfig, GraphSpec
@@ -61,8 +61,8 @@ def write_graphs(
         if plan.weights is not None and activations is not None and name in DECODERS:
             with progress.step(f"choose {'ranges' if plan.weights.floating else 'scales'} of {name}"):
                 known, method = activation_of(name, plan, activations), method_of(plan, plan.weights, dialect.name)
-                bears = (bears_one_range,) if plan.weights.static and not plan.weights.floating else ()
-                scaled.append(scale_inputs(model, rounding, known, method, *bears))
+                supports = (supports_one_range,) if plan.weights.static and not plan.weights.floating else ()
+                scaled.append(scale_inputs(model, rounding, known, method, *supports))
                 rounding = scaled[-1].quantization_of
         rounded |= quantize_weights(model, rounding)
         if whole := left_whole(model, rounding):

@@ -125,7 +125,7 @@ def scaling(attention: Any) -> float:
 def projections(attention: Any) -> dict[str, nn.Module]:
     """The modules whose outputs go into the rotary embedding, `q` and `k`: projections, or the norms after them.
 
-    Without one that projects queries and keys in one product, where neither is to be had.
+    Without one that projects queries and keys in one linear layer, where neither is to be had.
     """
     found = {}
     for letter in "qk":

@@ -28,19 +28,19 @@ def whole_note(graph: str, count: int, plan: Plan) -> str:
 def _scales(scaled: list[ScaledInputs], by: str) -> str:
     stuck = sum(each.stuck for each in scaled)
     return (
-        f"scales by {by}: {sum(each.scaled for each in scaled)} inputs of products; "
+        f"scales by {by}: {sum(each.scaled for each in scaled)} inputs of linear layers; "
         f"{sum(each.plain for each in scaled)} are as well off without"
         + (f", and {stuck} have none: nothing before them takes a scale" if stuck else "")
     )
 
 
 def _ranges(scaled: list[ScaledInputs], by: str) -> str:
-    return f"ranges by {by}: {sum(len(each.ranges) for each in scaled)} inputs of products"
+    return f"ranges by {by}: {sum(len(each.ranges) for each in scaled)} inputs of linear layers"
 
 
 def _wide(wide: int, scaled: list[ScaledInputs]) -> str:
     given = wide + sum(len(each.ranges) for each in scaled)
     return (
-        f"note: {wide} of {given} inputs of products are not rounded, their weights alone have eight bits: one range "
+        f"note: {wide} of {given} inputs of linear layers are not rounded, their weights alone have eight bits: one range "
         f"for all rows would put an ordinary one more than {LIMIT:.1%} off, since a few are far larger"
     )

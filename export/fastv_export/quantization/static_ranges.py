@@ -22,7 +22,7 @@ LIMIT = 1 / 16
 """Of `step_error`."""
 
 
-def bears_one_range(
+def supports_one_range(
     name: str, activation: Activation, scale: Float[Tensor, " I"] | None, *, limit: float = LIMIT
 ) -> bool:
     """For `scale_inputs`: whether what a product is given, divided by `scale`, is rounded in one range.

@@ -48,7 +48,7 @@ brewery.
 def text_activations(model: Any, family: Family, prompts: PromptBuilder, most: int | None) -> dict[str, Activation]:
     """By product of the decoder's layers; the head, which takes one row, has none.
 
-    model: the stock one (`stream_model`), run once. most: positions that the model bears.
+    model: the stock one (`stream_model`), run once. most: positions that the model supports.
     Raises UserError where the runtime could not make a prompt of the text.
     """
     # As a prompt: what the template puts first is often what has the largest states.

@@ -55,14 +55,14 @@ class Question:
 
 
 class NoRoom(UserError):
-    """The plan bears no question."""
+    """The plan supports no question."""
 
 
 def ask(processor: Path, tokens: Tokens, vision: Vision, dimensions: DecoderConfig, plan: Plan) -> Question:
     """The question, as the runtime asks it. `processor`: the bundle's directory.
 
-    Raises NoRoom where it is longer than the plan bears, and UserError where none can be asked at all, as the runtime
-    would.
+    Raises NoRoom where it is longer than the plan supports, and UserError where none can be asked at all, as
+    the runtime would.
     """
     noise = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
     image = Image.fromarray(noise).resize(SIZE[::-1], Image.Resampling.BILINEAR)

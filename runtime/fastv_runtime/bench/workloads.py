@@ -48,7 +48,7 @@ def given(images: Sequence[str], prompt: str, new_tokens: int) -> list[Workload]
 
 
 def built_in(bundles: Sequence[Bundle], folder: Path, new_tokens: int) -> list[Workload]:
-    """Prompts that all bundles bear: one without an image, and up to COUNTS numbers of visual tokens.
+    """Prompts that all bundles support: one without an image, and up to COUNTS numbers of visual tokens.
 
     Which numbers there are is the model's: as many tokens as images of SIZES become, or one or more of them. The
     least, the most and one between are taken. Images are written to `folder`.
@@ -91,7 +91,7 @@ def _shortened(text: str, prompts: PromptBuilder, limit: int) -> str:
     short = " ".join(words)
     if prompts.build(short, []).token_ids.size > limit:
         raise UserError(
-            f"the bundles bear {limit} text tokens, too few for any question: export with a larger max_text"
+            f"the bundles support {limit} text tokens, too few for any question: export with a larger max_text"
         )
     return short
 

@@ -65,7 +65,10 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--rounds", type=int, default=ROUNDS, metavar="N", help=f"measured (default: {ROUNDS})")
     parser.add_argument("--warmup", type=int, default=WARMUP, metavar="N", help=f"before them (default: {WARMUP})")
     parser.add_argument(
-        "--max-new-tokens", type=int, metavar="N", help=f"of each answer (default: {NEW_TOKENS}, or what bundles bear)"
+        "--max-new-tokens",
+        type=int,
+        metavar="N",
+        help=f"of each answer (default: {NEW_TOKENS}, or what all support)",
     )
     parser.add_argument("--backend", choices=list(DEVICES), default="ort", help="ONNX Runtime (default) or TensorRT")
     parser.add_argument("--device", choices=["cpu", "cuda"], help="default: cpu for ort, cuda for trt")
@@ -177,14 +180,14 @@ def open_bundles(paths: Sequence[str], baseline: str | None) -> dict[str, Bundle
 
 
 def answer_length(bundles: dict[str, Bundle], asked: int | None) -> int:
-    """New tokens of each answer. Raises UserError for more than a bundle bears."""
-    bears = {name: bundle.manifest.plan.max_new_tokens for name, bundle in bundles.items()}
-    for name, most in bears.items():
+    """New tokens of each answer. Raises UserError for more than a bundle supports."""
+    supports = {name: bundle.manifest.plan.max_new_tokens for name, bundle in bundles.items()}
+    for name, most in supports.items():
         if asked is not None and asked > most:
             raise UserError(
-                f"--max-new-tokens {asked}: {name} bears at most {most}: ask for fewer, or export with a larger one"
+                f"--max-new-tokens {asked}: {name} supports at most {most}: ask for fewer, or export with a larger one"
             )
-    return asked or min(NEW_TOKENS, *bears.values())
+    return asked or min(NEW_TOKENS, *supports.values())
 
 
 def prepared(

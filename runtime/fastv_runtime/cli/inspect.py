@@ -102,7 +102,7 @@ def _print(manifest: Manifest, facts: dict[str, Any], console: Console) -> None:
         )
     console.print(f"computes with: {facts['precision']}", highlight=False)
     console.print(
-        f"bears: {plan.max_text} text tokens, {plan.max_visual} visual tokens, {plan.max_new_tokens} new tokens",
+        f"supports: {plan.max_text} text tokens, {plan.max_visual} visual tokens, {plan.max_new_tokens} new tokens",
         highlight=False,
     )
     graphs = Table("graph", "dialect", "opset", "MiB", "largest difference from transformers")

@@ -21,4 +21,4 @@ class GenerationDefaults(StrictModel):
     begin_suppress_tokens: tuple[TokenId, ...] = ()
     min_new_tokens: int = Field(default=0, ge=0)
     max_new_tokens: int | None = Field(default=None, ge=1)
-    """How long an answer may be unless the caller says; None means what the bundle's plan bears."""
+    """How long an answer may be unless the caller says; None means what the bundle's plan supports."""

@@ -43,12 +43,12 @@ def pruned_length(plan: Plan, text: int, visual: int, policy: str, capacity: Cap
 
     `exact`: text + round(keep * visual), the paper's count. `fixed`: max_text + round(keep * visual), so that
     prompts with as many images share one length; text below the budget leaves its slots to visual tokens.
-    Never more than the prompt has. Raises UserError when the prompt is longer than the plan bears.
+    Never more than the prompt has. Raises UserError when the prompt is longer than the plan supports.
     """
     length = text + visual
     if length > capacity.prompt:
         raise UserError(
-            f"the prompt has {length} tokens ({text} text, {visual} visual) and this bundle bears "
+            f"the prompt has {length} tokens ({text} text, {visual} visual) and this bundle supports at most "
             f"{capacity.prompt}: shorten it, or export with a larger max_text, max_images or max_visual"
         )
     if not plan.prunes:
@@ -62,7 +62,7 @@ def pruned_length(plan: Plan, text: int, visual: int, policy: str, capacity: Cap
         )
     if pruned > capacity.pruned:
         raise UserError(
-            f"the pruned prompt has {pruned} tokens and this bundle bears {capacity.pruned}: "
+            f"the pruned prompt has {pruned} tokens and this bundle supports at most {capacity.pruned}: "
             "shorten the text, or export with a larger max_text"
         )
     return pruned

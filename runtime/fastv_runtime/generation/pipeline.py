@@ -168,12 +168,12 @@ class Pipeline:
         """Prefill now; decode as the result is iterated.
 
         images: in the order in which the prompt speaks of them; none for a text-only prompt.
-        max_new_tokens: None means what the checkpoint says, if the bundle's plan bears it, else what the plan bears.
+        max_new_tokens: None means what the checkpoint says, if the plan supports it, else what the plan supports.
         sampling: None means greedy.
         length: `fixed` or `exact` pruned length; None means the plan's.
         ignore_stop: go on past stop tokens (for measuring).
         videos: sampled frames, for models that take videos.
-        Raises UserError for a prompt that the plan cannot bear.
+        Raises UserError for a prompt that the plan does not support.
         """
         plan, defaults = self.bundle.manifest.plan, self.bundle.manifest.generation
         if length not in (None, "fixed", "exact"):
@@ -183,7 +183,7 @@ class Pipeline:
             limit = min(plan.max_new_tokens, defaults.max_new_tokens or plan.max_new_tokens)
         if not 1 <= limit <= plan.max_new_tokens:
             raise UserError(
-                f"`max_new_tokens` {limit}: this bundle bears 1 to {plan.max_new_tokens}: "
+                f"`max_new_tokens` {limit}: this bundle supports 1 to {plan.max_new_tokens}: "
                 "export with a larger max_new_tokens"
             )
         clock = Clock(settle=self._backend.synchronize)

@@ -1,4 +1,4 @@
-"""Which shapes an engine must bear: optimisation profiles, from the io_spec and the plan. Pure."""
+"""Which shapes an engine must support: optimisation profiles, from the io_spec and the plan. Pure."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def graph_profiles(name: str, manifest: Manifest, *, shared_weights: bool) -> li
 
 
 def axis_ranges(name: str, manifest: Manifest) -> dict[str, Range]:
-    """Every dynamic axis of a graph's inputs, by its symbol. The largest is what the plan bears, and tuned for."""
+    """Every dynamic axis of a graph's inputs, by its symbol. The largest is what the plan supports, and tuned for."""
     needed = capacity(manifest.plan)
     if name in ("prefix", "select", "decoder"):
         return {"S": _up_to(needed.prompt)}

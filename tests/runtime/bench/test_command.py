@@ -169,7 +169,7 @@ def test_memory_is_that_of_a_process_of_its_own(tiny_bundle: Path, broken: Path)
         (["BUNDLE", "--image", "x.png"], "--image: say what to ask about the images with --prompt"),
         (["BUNDLE", "--image", "x.png", "--prompt", "What?"], "x.png: no such image"),
         (["BUNDLE", "--json", "/no/such/report.json"], "not a file in a directory that exists"),
-        (["BUNDLE", "--max-new-tokens", "1000", "--prompt", "What?"], "bears at most 64: ask for fewer"),
+        (["BUNDLE", "--max-new-tokens", "1000", "--prompt", "What?"], "supports at most 64: ask for fewer"),
     ],
 )
 def test_wrong_inputs_get_a_clear_line(

@@ -28,11 +28,11 @@ def test_every_workload_of_a_round_comes_before_the_next_round() -> None:
 
 def test_one_that_refuses_is_asked_once() -> None:
     asked: list[str] = []
-    runners = [Told("a", turn, asked), Told("b", refusing("its plan bears less"), asked)]
+    runners = [Told("a", turn, asked), Told("b", refusing("its plan supports less"), asked)]
     steps = list(measure(runners, [WORKLOAD], rounds=3, warmup=1))
     assert asked.count("b") == 1
     assert [step for step in steps if isinstance(step, RunnerFailure)] == [
-        RunnerFailure("b", WORKLOAD.name, "its plan bears less")
+        RunnerFailure("b", WORKLOAD.name, "its plan supports less")
     ]
 
 

@@ -20,7 +20,7 @@ from fastv_export.quantization.weights import Quantization
 
 QuantizationOf = Callable[[str], "Quantization | None"]
 Supports = Callable[[str, Activation, "Scale | None"], bool]
-"""Whether what a product is given, divided by a scale, bears one range for all rows; by its initializer's name."""
+"""Whether what a product is given, divided by a scale, supports one range for all rows; by its initializer's name."""
 
 
 @dataclass
@@ -41,15 +41,15 @@ class ScaledInputs:
     stuck: int = 0
     """Those before which nothing takes a division."""
     wide: list[str] = field(default_factory=list)
-    """Those that bear no range, by the name of their first weight."""
+    """Those that support no range, by the name of their first weight."""
 
     def quantization_of(self, name: str) -> Quantization | None:
         """For `quantize_weights`: by an initializer's name."""
         return self.roundings.get(name) or self.unscaled(name)
 
-    def limit(self, rows: ir.Value, name: str, activation: Activation, scale: Scale | None, bears: Supports) -> bool:
-        """Note the range of rows divided by a scale, if they bear one; returns whether they do."""
-        if not bears(name, activation, scale):
+    def limit(self, rows: ir.Value, name: str, activation: Activation, scale: Scale | None, supports: Supports) -> bool:
+        """Note the range of rows divided by a scale, if they support one; returns whether they do."""
+        if not supports(name, activation, scale):
             self.wide.append(name)
             return False
         sizes = activation.max_abs if scale is None else activation.max_abs / scale
@@ -62,12 +62,12 @@ def scale_inputs(
     quantization_of: QuantizationOf,
     activation_of: Callable[[str], Activation | None],
     method: Method,
-    bears: Supports = lambda name, activation, scale: True,
+    supports: Supports = lambda name, activation, scale: True,
 ) -> ScaledInputs:
     """Divide inputs in place; the weights are left to `quantize_weights`, with the `quantization_of` that is returned.
 
     quantization_of, activation_of: by an initializer's name. Products without an activation stay as they are.
-    bears: where it says no, products get no range, and a scale for their weights alone.
+    supports: where it says no, products get no range, and a scale for their weights alone.
     """
     result = ScaledInputs(quantization_of)
     groups: dict[ir.Value, list[ir.Node]] = {}
@@ -92,10 +92,10 @@ def scale_inputs(
         source = _source(rows, len(activation.mean), quantization_of) if len(rows.uses()) == len(group) else None
         if source is None:
             result.stuck += 1
-            result.limit(rows, names[0], activation, None, bears)
+            result.limit(rows, names[0], activation, None, supports)
             continue
         scale = method(list(group.values()), activation, source.tie)
-        if not result.limit(rows, names[0], activation, scale, bears):
+        if not result.limit(rows, names[0], activation, scale, supports):
             scale = activation_aware(list(group.values()), activation, source.tie)
         if scale is None:
             result.plain += 1
@@ -109,7 +109,7 @@ def scale_inputs(
 
 @dataclass(frozen=True)
 class _Source:
-    """What makes the inputs of products, and is divided in their stead."""
+    """What makes the inputs of linear layers, and is divided in their stead."""
 
     vectors: tuple[ir.Value, ...]
     """A norm's weight, or a bias."""

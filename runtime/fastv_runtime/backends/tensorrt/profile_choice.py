@@ -11,9 +11,9 @@ OptimizationProfile = Mapping[str, tuple[Shape, Shape]]
 
 
 def choose_profile(shapes: Mapping[str, Shape], profiles: Sequence[OptimizationProfile]) -> int:
-    """The narrowest profile that bears the shapes: of a prefill and a decode profile, one row takes the decode one.
+    """The narrowest profile that supports the shapes: of a prefill and a decode profile, one row takes the decode one.
 
-    An engine with one profile takes that. Raises ValueError, naming the input, where none bears them.
+    An engine with one profile takes that. Raises ValueError, naming the input, where none supports them.
     """
     fitting = [number for number, profile in enumerate(profiles) if not _misfits(shapes, profile)]
     if fitting:

@@ -12,7 +12,7 @@ from fastv_runtime.bench.models import Figure, Report
 from fastv_runtime.report.numbers import interval, mib, milliseconds
 
 COLUMNS = {"prefill": "prefill", "ttft": "first token", "decode": "per token"}
-"""As many as a terminal of 80 columns bears."""
+"""As many as a terminal of 80 columns supports."""
 INTERVALS = ("ttft",)
 SAID = ("ttft", "decode")
 """Quantities whose verdicts are printed; the report has them all."""

@@ -53,7 +53,7 @@ class BundleRunner:
         return cls(choice, pipeline, pass_self_test(bundle, pipeline.backend))
 
     def run(self, request: Request) -> Measurement:
-        """One turn. Raises UserError for a request that the bundle's plan cannot bear."""
+        """One turn. Raises UserError for a request that the bundle's plan does not support."""
         assert self.pipeline is not None, "this runner was closed"
         images = [_decoded(path) for path in request.images]
         gc.collect()  # of what earlier turns left, before the clock starts

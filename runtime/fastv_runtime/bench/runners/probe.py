@@ -20,7 +20,7 @@ TEXT = 8
 
 
 def probe(pipeline: Pipeline) -> list[ProbePoint]:
-    """Runs of the pipeline's own graphs, from short prompts to the longest that its plan bears, and decoded tokens.
+    """Runs of the pipeline's own graphs, from short prompts to the longest that its plan supports, and decoded tokens.
 
     Ends the generation that the pipeline is at.
     """

@@ -86,18 +86,18 @@ class PatchVideos:
             return frame
         factor = image.patch * image.merge
         least, most = settings["size"]["shortest_edge"], settings["size"]["longest_edge"]
-        borne = image.max_tokens * factor**2
+        supported = image.max_tokens * factor**2
         size = frame.height, frame.width
         if self._video.clip_limits:
             if settings.get("cap_pixels_per_frame"):
                 each = max(min(settings["max_video_tokens"] * factor**2, most // frames), int(least * 1.05))
                 most = each * frames
             counted = min(frames, round(frames / GROUP) * GROUP or frames)
-            limits = min(least, borne * counted), min(most, borne * counted)
+            limits = min(least, supported * counted), min(most, supported * counted)
             height, width = clip_frame_size(size, factor, limits, frames)
         else:
             if settings.get("cap_pixels_per_frame"):
                 total = int(settings["max_video_tokens"] * factor**2 * 0.9)
                 most = max(min(most, total * image.frames_per_patch // frames), int(least * 1.05))
-            height, width = frame_size(size, factor, (min(least, borne), min(most, borne)))
+            height, width = frame_size(size, factor, (min(least, supported), min(most, supported)))
         return frame.resize((width, height), Image.Resampling(settings["resample"]))
