@@ -17,6 +17,7 @@ FILES = (
     "first_token",
     "decoding",
     "energy",
+    "prompt_token",
 )
 """In the order of a table's columns."""
 
