@@ -17,7 +17,6 @@ FILES = (
     "first_token",
     "decoding",
     "energy",
-    "prompt_token",
 )
 """In the order of a table's columns."""
 
