@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from statistics import median as middle
 
+from fastv_runtime.bench.analysis.metrics import quantities
+from fastv_runtime.bench.analysis.metrics.prefill import PREFILL
 from fastv_runtime.bench.models import Report, Result
 
 QUANTITIES = {
@@ -21,7 +23,6 @@ QUANTITIES = {
     "ttft": "time to first token",
     "decode": "decoded token",
 }
-PREFILL = ("prefix", "select", "suffix")
 COMPARED = ("prefill", "ttft", "decode")
 
 
@@ -95,9 +96,7 @@ def _ratio(report: Report, ours: str, peers: list[str], name: str) -> str:
     best = min(medians, key=lambda peer: medians[peer])
     by_round: dict[int, dict[str, float]] = {}
     for each in report.rounds:
-        stages = each.turn.stages_ms
-        prefill = sum(stages.get(stage, 0.0) for stage in PREFILL)
-        value = {"prefill": prefill, "ttft": each.turn.ttft_ms, "decode": each.turn.decode_ms}[name]
+        value = quantities(each).get(name)
         if value is not None:
             by_round.setdefault(each.index, {})[each.runner] = value
     ratios = [took[ours] / took[best] for took in by_round.values() if ours in took and best in took]

@@ -47,9 +47,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--precision",
         choices=PRECISIONS,
         help="fp32, fp16 and bf16: of weights and activations. int8 and int4: of weights; int8 rounds the inputs of "
-        "linear layers too on ort, and on trt targets with --calibration. fp8 (GPUs since SM89) and nvfp4 (since SM100): "
-        "the decoder's linear layers, on trt targets. Default: fp16; for ort int8, which is for CPUs: use fp16 with its "
-        "CUDA provider",
+        "linear layers too on ort, and on trt targets with --calibration. fp8 (GPUs since SM89) and nvfp4 (since "
+        "SM100): the decoder's linear layers, on trt targets. Default: fp16; for ort int8, which is for CPUs: use fp16 "
+        "with its CUDA provider",
     )
     parser.add_argument(
         "--block",

@@ -123,8 +123,8 @@ def _check_weights(plan: Plan, decoder: DecoderConfig, target: str) -> None:
     for width in (decoder.hidden_size, decoder.num_attention_heads * decoder.head_dim, decoder.intermediate_size):
         if width % weights.block:
             raise UserError(
-                f"`precision` {weights.name}: this decoder's linear layers have {width} inputs, which are no whole blocks "
-                f"of {weights.block}: use a smaller `block`, or `precision` int8 without one"
+                f"`precision` {weights.name}: this decoder's linear layers have {width} inputs, which are no whole "
+                f"blocks of {weights.block}: use a smaller `block`, or `precision` int8 without one"
             )
     if weights.floating or target == "ort":
         return

@@ -52,6 +52,6 @@ def check_projections(attention: Any, ranker: str, model_type: str) -> None:
     """UserError for a family whose queries and keys are not projected each by a layer of its own."""
     if len(projections(attention)) < 2:
         raise UserError(
-            f"`ranker` {ranker}: family {model_type} projects queries and keys in one linear layer, where they cannot be "
-            "observed before rotary embedding: use another ranker"
+            f"`ranker` {ranker}: family {model_type} projects queries and keys in one linear layer, where they cannot "
+            "be observed before rotary embedding: use another ranker"
         )

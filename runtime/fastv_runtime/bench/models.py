@@ -3,7 +3,8 @@
 Its schema is published as docs/schemas/bench.schema.json.
 
 Times are milliseconds, memory bytes, energy joules. `rounds` has every turn as it was measured; all that comes after
-it in the file is computed from it (`summary.py`) and is there for readers who do not want to.
+it in the file is computed from it (`analysis/`; its quantities: `analysis/metrics/`) and is there for readers who do
+not want to.
 """
 
 from __future__ import annotations
@@ -21,16 +22,8 @@ from fastv_runtime.config.base import StrictModel
 from fastv_runtime.config.bundle import DecoderConfig
 from fastv_runtime.config.plan import Plan
 from fastv_runtime.errors import UserError
-from fastv_runtime.generation.clock import STAGES
 
 REPORT_VERSION: Literal[2] = 2
-
-QUANTITIES = (*STAGES, "rest", "prefill", "ttft", "decode", "tokens_per_second", "joules")
-"""`rest`: of the time to the first token, what belongs to no stage. `prefill`: prefix, select and suffix. `decode`: per
-token after the first. `joules`: of a whole turn."""
-
-COMPARED = ("ttft", "prefill", "decode", "joules")
-"""Quantities with a ratio to the baseline's."""
 
 
 class Figure(StrictModel):

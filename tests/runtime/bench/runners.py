@@ -131,12 +131,16 @@ def report_of(
     plans: dict[str, Plan] | None = None,
     conditions: Conditions = QUIET,
     complete: bool = True,
+    joules: float | None = None,
 ) -> Report:
-    """A report of one workload; names that begin with `dense` are baselines unless `plans` says otherwise."""
+    """A report of one workload; names that begin with `dense` are baselines unless `plans` says otherwise.
+
+    joules: of every turn.
+    """
     known = plans or {name: DENSE if name.startswith("dense") else PRUNED for name in turns}
     runners = tuple(record(name, plan) for name, plan in known.items())
     rounds = tuple(
-        Round(index=index, workload=WORKLOAD.name, runner=name, turn=each)
+        Round(index=index, workload=WORKLOAD.name, runner=name, turn=each, joules=joules)
         for name, several in turns.items()
         for index, each in enumerate(several)
     )

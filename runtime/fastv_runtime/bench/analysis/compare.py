@@ -11,12 +11,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from fastv_runtime.bench.analysis.metrics import HEADLINE_FIRST
 from fastv_runtime.bench.machine.environment import differences
 from fastv_runtime.bench.models import Figure, Report
 from fastv_runtime.report.numbers import interval, mib, times_interval
-
-JUDGED = ("ttft", "decode", "vision", "prefill", "joules")
-"""Quantities of results, less being better, that say whether something got worse."""
 
 MEMORY = 0.05
 """By how much peak memory may grow: allocators round, and libraries load in no fixed order."""
@@ -81,18 +79,18 @@ def outcome(old: Figure, new: Figure, *, more_is_better: bool = False) -> Verdic
 def _results(old: Report, new: Report, judged: bool) -> Iterator[Change]:
     for result in new.results:
         before = old.result(result.runner, result.workload)
-        for name in JUDGED:
-            if before is None or name not in before.figures or name not in result.figures:
+        for metric in HEADLINE_FIRST:
+            if before is None or not metric.judged:
                 continue
-            was, now = before.figures[name], result.figures[name]
-            if not was.median:
+            was, now = before.figures.get(metric.name), result.figures.get(metric.name)
+            if was is None or now is None or not was.median:
                 continue
             yield Change(
                 result.runner,
                 result.workload,
-                name,
-                f"{interval(was)} {_unit(name)}",
-                f"{interval(now)} {_unit(name)}",
+                metric.name,
+                f"{interval(was)} {metric.unit}",
+                f"{interval(now)} {metric.unit}",
                 now.median / was.median,
                 outcome(was, now) if judged else "not judged",
             )
@@ -145,7 +143,3 @@ def _settings(old: Report, new: Report) -> list[str]:
 
 def _named(old: Report, new: Report) -> tuple[tuple[str, Report], tuple[str, Report]]:
     return ("old", old), ("new", new)
-
-
-def _unit(name: str) -> str:
-    return "J" if name == "joules" else "ms"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from fastv_runtime.bench.analysis.metrics import METRICS
 from fastv_runtime.bench.analysis.statistics import spread
 from fastv_runtime.bench.machine.conditions import Conditions
 from fastv_runtime.bench.models import Result
@@ -14,8 +15,6 @@ and a few percent is what a report is asked to tell apart."""
 
 SPREAD = 0.10
 """Of the median, between p5 and p95: ratios below 1.1 could then be chance."""
-
-WATCHED = ("ttft", "decode")
 
 
 def noise(conditions: Conditions, results: Sequence[Result]) -> list[str]:
@@ -28,10 +27,10 @@ def noise(conditions: Conditions, results: Sequence[Result]) -> list[str]:
     for kind, count in conditions.throttled.items():
         lines.append(f"heat or current slowed the machine: {kind}, {count} events")
     wide = [
-        (spread(result.figures[name]), result, name)
+        (spread(figure), result, metric.name)
         for result in results
-        for name in WATCHED
-        if name in result.figures and spread(result.figures[name]) > SPREAD
+        for metric in METRICS
+        if metric.leading and (figure := result.figures.get(metric.name)) and spread(figure) > SPREAD
     ]
     if wide:
         worst, result, name = max(wide, key=lambda each: each[0])

@@ -4,28 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fastv_runtime.bench.analysis.bounds import WORTH, decode_bound, prefill_bound, reached, ttft_bound
+from fastv_runtime.bench.analysis.bounds import WORTH, reached
+from fastv_runtime.bench.analysis.metrics import HEADLINE_FIRST, QUANTITIES, Gain, Pair, quantities
 from fastv_runtime.bench.analysis.statistics import figure
-from fastv_runtime.bench.models import COMPARED, QUANTITIES, BundleFacts, Figure, Ratio, Result, Round, RunnerRecord
-from fastv_runtime.generation.clock import STAGES
-
-PREFILL = ("prefix", "select", "suffix")
-
-
-def quantities(round_: Round) -> dict[str, float]:
-    """What a turn says of each quantity of QUANTITIES that it knows."""
-    turn = round_.turn
-    known = dict(turn.stages_ms)
-    if set(STAGES) <= set(known):
-        known["rest"] = turn.ttft_ms - sum(known.values())
-    if "suffix" in known:
-        known["prefill"] = sum(known.get(stage, 0.0) for stage in PREFILL)
-    known["ttft"] = turn.ttft_ms
-    if turn.decode_ms:
-        known |= {"decode": turn.decode_ms, "tokens_per_second": 1000 / turn.decode_ms}
-    if round_.joules is not None:
-        known["joules"] = round_.joules
-    return {name: known[name] for name in QUANTITIES if name in known}
+from fastv_runtime.bench.models import BundleFacts, Figure, Ratio, Result, Round, RunnerRecord
 
 
 def results(rounds: Sequence[Round], runners: Sequence[RunnerRecord]) -> list[Result]:
@@ -104,22 +86,21 @@ def same_model(one: BundleFacts, other: BundleFacts) -> bool:
     )
 
 
-def _pair_ratios(
-    runner: RunnerRecord, baseline: RunnerRecord, workload: str, pairs: Sequence[tuple[Round, Round]]
-) -> list[Ratio]:
+def _pair_ratios(runner: RunnerRecord, baseline: RunnerRecord, workload: str, pairs: Sequence[Pair]) -> list[Ratio]:
     values = [(quantities(dense), quantities(own)) for dense, own in pairs]
     made = []
-    for name in COMPARED:
+    for metric in HEADLINE_FIRST:
+        gain, name = metric.gain, metric.name
         shared = [(dense[name], own[name]) for dense, own in values if name in dense and own.get(name)]
-        if not shared:
+        if gain is None or not shared:
             continue
         ratio = figure([dense / own for dense, own in shared])
-        bound = None if runner.bundle is None else _bound(name, runner.bundle, pairs, values)
+        bound = None if runner.bundle is None or gain.bound is None else gain.bound(runner.bundle, pairs)
         share = None if bound is None else reached(ratio.median, bound)
         verdict = (
-            f"{WHAT[name]}: {ratio.median:.2f} times as fast as {baseline.name}"
+            f"{gain.words}: {ratio.median:.2f} times as fast as {baseline.name}"
             if runner.role == "peer"
-            else _verdict(name, ratio, bound, share)
+            else _verdict(gain, ratio, bound, share)
         )
         made.append(
             Ratio(
@@ -136,35 +117,13 @@ def _pair_ratios(
     return made
 
 
-def _bound(
-    name: str,
-    facts: BundleFacts,
-    pairs: Sequence[tuple[Round, Round]],
-    values: Sequence[tuple[dict[str, float], dict[str, float]]],
-) -> float | None:
-    turn = pairs[0][1].turn
-    prefill = prefill_bound(facts, turn.prompt_tokens, turn.pruned_length)
-    if name == "prefill":
-        return prefill
-    if name == "ttft" and all("prefill" in dense for dense, _ in values):
-        dense = {key: figure([value[key] for value, _ in values]).median for key in ("ttft", "prefill")}
-        return ttft_bound(prefill, dense["ttft"], dense["prefill"])
-    if name == "decode":
-        return decode_bound(facts, turn.prompt_tokens, turn.pruned_length)
-    return None
-
-
-WHAT = {"ttft": "the first token", "prefill": "the prefill", "decode": "a decoded token", "joules": "the energy"}
-
-
-def _verdict(name: str, ratio: Figure, bound: float | None, share: float | None) -> str:
-    what = WHAT[name]
+def _verdict(gain: Gain, ratio: Figure, bound: float | None, share: float | None) -> str:
+    what = gain.words
     if ratio.p5 > 1:
         line = f"{what} takes {1 / ratio.median:.0%} of the unpruned model's: {ratio.median:.2f}x"
         return line if share is None else f"{line}, {share:.0%} of the saving that arithmetic allows ({bound:.2f}x)"
     if bound is not None and bound < WORTH:
-        why = "it reads all weights, and pruning shortens the cache alone" if name == "decode" else "nothing to prune"
-        line = f"pruning does not pay for {what}, as expected: {why} (at most {bound:.2f}x)"
+        line = f"pruning does not pay for {what}, as expected: {gain.no_gain} (at most {bound:.2f}x)"
         return line if ratio.p95 >= 1 else f"{line}; it takes {1 / ratio.median:.2f}x as long"
     if ratio.p95 < 1:
         return f"pruning does not pay for {what}: it takes {1 / ratio.median:.2f}x as long as the unpruned model's"

@@ -7,21 +7,13 @@ from pathlib import Path
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from fastv_runtime.bench.models import COMPARED, QUANTITIES, Figure, Ratio, Report
+from fastv_runtime.bench.analysis.metrics import HEADLINE_FIRST, METRICS, TTFT, Metric
+from fastv_runtime.bench.models import Figure, Ratio, Report
 from fastv_runtime.bench.output.bars import MEMORY, PARTS, memory_bars, stage_bars
 from fastv_runtime.bench.output.curves import keep_plot, ratio_plot, series_names
 from fastv_runtime.report.numbers import interval, mib, milliseconds, times, times_interval
 
 TEMPLATE = "report.html.jinja"
-NAMES = {
-    "rest": "rest",
-    "prefill": "prefill",
-    "ttft": "first token",
-    "decode": "per token",
-    "tokens_per_second": "tokens/s",
-    "joules": "joules",
-}
-"""Of quantities, where they differ from what the report calls them."""
 
 
 def page(report: Report) -> str:
@@ -35,24 +27,28 @@ def page(report: Report) -> str:
         "mib": mib,
     }
     template = environment.from_string((Path(__file__).parent / TEMPLATE).read_text(encoding="utf-8"))
-    shown = [name for name in QUANTITIES if any(name in result.figures for result in report.results)]
-    gains = {name: drawn for name in COMPARED if (drawn := ratio_plot(report, name)) is not None}
+    gains = [(metric, drawn) for metric in HEADLINE_FIRST if (drawn := ratio_plot(report, metric.name)) is not None]
     keeps = keep_plot(report)
     return template.render(
         report=report,
         best=best(report),
         title=title(report),
-        names={name: NAMES.get(name, name) for name in QUANTITIES},
-        quantities=shown,
+        metrics=_known(report),
+        headline=TTFT,
         parts=PARTS,
         memory_parts=MEMORY,
         stages=[(workload, Markup(stage_bars(report, workload.name))) for workload in report.workloads],
         keeps=None if keeps is None else Markup(keeps),
         series=series_names(report),
-        gains={name: Markup(drawn) for name, drawn in gains.items()},
+        gains=[(metric, Markup(drawn)) for metric, drawn in gains],
         memory=Markup(memory_bars(report)) if any(each.memory for each in report.runners) else None,
         markdown=markdown(report),
     )
+
+
+def _known(report: Report) -> list[Metric]:
+    """Metrics that any result has a figure of."""
+    return [metric for metric in METRICS if any(metric.name in result.figures for result in report.results)]
 
 
 def _cell(figure: Figure | None) -> Markup:
@@ -65,7 +61,7 @@ def _cell(figure: Figure | None) -> Markup:
 
 def best(report: Report) -> Ratio | None:
     """The largest gain at the first token that the repeats can tell from none."""
-    told = [each for each in report.ratios if each.quantity == "ttft" and each.figure.p5 > 1]
+    told = [each for each in report.ratios if each.quantity == TTFT.name and each.figure.p5 > 1]
     return max(told, key=lambda each: each.figure.median, default=None)
 
 
@@ -81,17 +77,15 @@ def title(report: Report) -> str:
 
 def markdown(report: Report) -> str:
     """The figures as a table to paste."""
-    columns = [
-        name for name in ("vision", "prefill", "ttft", "decode") if any(name in e.figures for e in report.results)
-    ]
-    titles = [NAMES.get(name, name) + " ms" for name in columns]
+    columns = [metric for metric in _known(report) if metric.smallest_table != "page"]
+    titles = [metric.label_with_unit for metric in columns]
     lines = [
         "| prompt | bundle | " + " | ".join(titles) + " | gain | bound |",
         "| --- | --- | " + " | ".join("---" for _ in titles) + " | --- | --- |",
     ]
     for result in report.results:
-        ratio = report.ratio(result.runner, result.workload, "ttft")
-        cells = [interval(result.figures.get(name)) for name in columns]
+        ratio = report.ratio(result.runner, result.workload, TTFT.name)
+        cells = [interval(result.figures.get(metric.name)) for metric in columns]
         gain, bound = ("", "") if ratio is None else (times_interval(ratio.figure), times(ratio.bound))
         lines.append("| " + " | ".join([result.workload, result.runner, *cells, gain, bound]) + " |")
     return "\n".join(lines)

@@ -8,14 +8,13 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from fastv_runtime.bench.analysis.compare import ReportComparison
+from fastv_runtime.bench.analysis.metrics import METRICS, TTFT
 from fastv_runtime.bench.models import Figure, Report
 from fastv_runtime.report.numbers import interval, mib, milliseconds
 
-COLUMNS = {"prefill": "prefill", "ttft": "first token", "decode": "per token"}
-"""As many as a terminal of 80 columns supports."""
-INTERVALS = ("ttft",)
-SAID = ("ttft", "decode")
-"""Quantities whose verdicts are printed; the report has them all."""
+COLUMNS = tuple(metric for metric in METRICS if metric.smallest_table == "terminal")
+SAID = tuple(metric.name for metric in METRICS if metric.leading)
+"""Whose verdicts are printed; the report has them all."""
 
 
 def show(report: Report, console: Console | None = None, wording: Callable[[str], str] = str) -> None:
@@ -77,16 +76,16 @@ def show_comparison(found: ReportComparison, console: Console | None = None) -> 
 
 def _figures(report: Report, workload: str) -> Table:
     table = Table(
-        Column("", no_wrap=True), *(_right(title) for title in COLUMNS.values()), _right("gain"), _right("bound")
+        Column("", no_wrap=True), *(_right(metric.label) for metric in COLUMNS), _right("gain"), _right("bound")
     )
     for runner in report.runners:
         result = report.result(runner.name, workload)
         if result is None:
             continue
-        ratio = report.ratio(runner.name, workload, "ttft")
+        ratio = report.ratio(runner.name, workload, TTFT.name)
         table.add_row(
             runner.name,
-            *(_shown(result.figures.get(name), name in INTERVALS) for name in COLUMNS),
+            *(_shown(result.figures.get(metric.name), metric is TTFT) for metric in COLUMNS),
             "" if ratio is None else f"{ratio.figure.median:.2f}x",
             "" if ratio is None or ratio.bound is None else f"{ratio.bound:.2f}x",
         )
