@@ -98,7 +98,7 @@ def _pair_ratios(runner: RunnerRecord, baseline: RunnerRecord, workload: str, pa
         bound = None if runner.bundle is None or gain.bound is None else gain.bound(runner.bundle, pairs)
         share = None if bound is None else reached(ratio.median, bound)
         verdict = (
-            f"{gain.words}: {ratio.median:.2f} times as fast as {baseline.name}"
+            f"{gain.words}: {ratio.median:.2f}x the speed of {baseline.name}"
             if runner.role == "peer"
             else _verdict(gain, ratio, bound, share)
         )

@@ -62,7 +62,7 @@ def ratio_plot(report: Report, quantity: str) -> str | None:
     scale = ticks(low, high + 0.02 * (high - low), 5)
     height = ROW * len(rows) + TOP + 44
     axes = Axes((scale[0], scale[-1]), (0.0, float(len(rows))), height, left=10)
-    parts = [axes.columns(scale, [f"{tick:g}×" for tick in scale], "times as fast as unpruned")]
+    parts = [axes.columns(scale, [f"{tick:g}×" for tick in scale], "speedup over unpruned")]
     one = axes.at(1.0, 0)[0]
     parts.append(line((one, axes.at(1, len(rows))[1]), (one, axes.at(1, 0)[1]), "one"))
     for index, ratio in enumerate(rows):

@@ -39,7 +39,7 @@ class Metric:
     gain: Gain | None = None
     """None: it is not compared with the baseline's."""
     judged: bool = False
-    """Whether `--compare` calls more of it worse and less of it better."""
+    """Whether a comparison of reports calls more of it worse and less of it better."""
     leading: bool = False
     """One of the few that a report is read for: the terminal says its verdict, and a wide spread of it is noise."""
     smallest_table: Literal["page", "markdown", "terminal"] = "page"
