@@ -125,13 +125,13 @@ def _objectives(
     timed: bool,
 ) -> Objectives:
     if precision not in PRECISIONS:
-        raise UserError(f"precision {precision}: not known; there are {', '.join(PRECISIONS)}")
+        raise UserError(f"`precision` {precision}: not known; there are {', '.join(PRECISIONS)}")
     if max_new_tokens < 1:
-        raise UserError(f"--max-new-tokens {max_new_tokens}: must be at least 1")
+        raise UserError(f"`max_new_tokens` {max_new_tokens}: must be at least 1")
     if max_ttft is not None and not timed:
         raise UserError(
-            f"--max-ttft {max_ttft:g}: nothing tells how long a plan takes: add --bundle BUNDLE, of this "
-            "checkpoint and for this machine (fastv-export)"
+            f"`max_ttft` {max_ttft:g}: nothing tells how long a plan takes: add `bundles` of this checkpoint, for this "
+            "machine (fastv-export)"
         )
     return Objectives(
         min_agreement=min_agreement,

@@ -124,7 +124,7 @@ def _check(option: str, given: Iterable[object], known: Collection[object]) -> N
     """UserError for a value of an option that is none of those that there are."""
     for value in given:
         if value not in known:
-            raise UserError(f"{option} {value}: not known; there are {', '.join(map(str, known))}")
+            raise UserError(f"`{option}` {value}: not known; there are {', '.join(map(str, known))}")
 
 
 def _planned(chosen: ChosenPlan | None, given: dict[str, Any], prune: bool) -> dict[str, Any]:
@@ -139,15 +139,15 @@ def _weights(
 ) -> Weights | None:
     weights = None if precision is None else (FEW_BITS | FLOATING).get(precision)
     if weights is not None and weights.floating:
-        for flag, given in (("--block", block), ("--int8-parts", parts)):
+        for name, given in (("block", block), ("int8_parts", parts)):
             if given is not None:
-                raise UserError(f"{flag}: --precision {precision} has blocks and parts of its own: leave it output")
+                raise UserError(f"`{name}`: `precision` {precision} has blocks and parts of its own: leave it out")
         return weights
     if parts is not None and (weights is None or weights.bits == 8):
-        raise UserError("--int8-parts: they keep 8 bits where others have 4: add --precision int4, or leave it output")
+        raise UserError("`int8_parts`: they keep 8 bits where others have 4: add `precision` int4, or leave it out")
     if weights is None:
         if block is not None:
-            raise UserError(f"--block {block}: is of weights of few bits: add --precision int4 or int8")
+            raise UserError(f"`block` {block}: is of weights of few bits: add `precision` int4 or int8")
         return None
     if weights.bits == 8:
         return weights.model_copy(update={"block": block, "static": calibrated and target != "ort" and block is None})
@@ -158,6 +158,6 @@ def _weights(
 def _unsplit(weights: Weights, parts: Sequence[Part] | None) -> Weights:
     """Of a decoder without a prefix: its first layer keeps its bits instead."""
     if parts is not None and "prefix" in parts:
-        raise UserError("--int8-parts prefix: with --no-prune there is none: use first, the decoder's first layer")
+        raise UserError("`int8_parts` prefix: an unpruned decoder has none: use first, the decoder's first layer")
     wide: list[Part] = ["first" if part == "prefix" else part for part in weights.wide]
     return weights.model_copy(update={"wide": tuple(dict.fromkeys(wide))})

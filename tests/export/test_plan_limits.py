@@ -66,7 +66,10 @@ def test_blocks_that_do_not_fit_are_refused(tiny_llava: Path) -> None:
     [
         (["--precision", "int8", "--int8-parts", "vision"], "--int8-parts: they keep 8 bits where others have 4: add"),
         (["--int8-parts", "vision"], "--int8-parts: they keep 8 bits where others have 4: add --precision int4"),
-        (["--precision", "int4", "--no-prune", "--int8-parts", "prefix"], "with --no-prune there is none: use first"),
+        (
+            ["--precision", "int4", "--no-prune", "--int8-parts", "prefix"],
+            "--int8-parts prefix: an unpruned decoder has none",
+        ),
     ],
 )
 def test_parts_that_mean_nothing_are_refused(
