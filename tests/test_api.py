@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
+import inspect
 import logging
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,6 +14,8 @@ import pytest
 import fastv_calib
 import fastv_export
 import fastv_runtime
+from fastv_calib.cli import parser as calibrate_command
+from fastv_export.cli import parser as export_command
 from tests.processes import run
 
 
@@ -29,6 +34,16 @@ def test_everything_that_is_promised_is_there(package: object) -> None:
         assert getattr(package, name) is not None
     assert not hasattr(package, "nothing_of_that_name")
     assert package.__version__ == fastv_runtime.__version__  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("function", "command"), [(fastv_export.export, export_command), (fastv_calib.calibrate, calibrate_command)]
+)
+def test_a_function_has_the_options_of_its_command(
+    function: Callable[..., object], command: Callable[[], argparse.ArgumentParser]
+) -> None:
+    parameters = inspect.signature(function).parameters.keys() - {"progress"}
+    assert parameters == {action.dest.removeprefix("no_") for action in command()._actions} - {"help", "json"}
 
 
 @pytest.mark.parametrize("command", ["run", "inspect", "bench", "build"])
@@ -60,6 +75,7 @@ def test_an_export_is_quiet_and_what_it_has_to_say_is_logged(
         ({"precision": "int3"}, "`precision` int3: not known; there are fp32, fp16, bf16, int8, int4, fp8, nvfp4"),
         ({"precision": "int4", "block": 48}, "`block` 48: not known; there are 32, 64, 128"),
         ({"precision": "int4", "int8_parts": ["tail"]}, "`int8_parts` tail: not known"),
+        ({"precision": "fp8", "target": "trt", "block": 32}, "has blocks and parts of its own: leave it out"),
         ({"length": "short"}, "`length` short: not known; there are fixed, exact"),
         ({"ranker": "best"}, "best"),
     ],

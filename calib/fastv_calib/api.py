@@ -131,7 +131,7 @@ def _objectives(
     if max_ttft is not None and not timed:
         raise UserError(
             f"`max_ttft` {max_ttft:g}: nothing tells how long a plan takes: add `bundles` of this checkpoint, for this "
-            "machine (fastv-export makes them)"
+            "machine (fastv-export)"
         )
     return Objectives(
         min_agreement=min_agreement,

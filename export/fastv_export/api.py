@@ -139,9 +139,9 @@ def _weights(
 ) -> Weights | None:
     weights = None if precision is None else (FEW_BITS | FLOATING).get(precision)
     if weights is not None and weights.floating:
-        for option, given in (("block", block), ("int8_parts", parts)):
+        for name, given in (("block", block), ("int8_parts", parts)):
             if given is not None:
-                raise UserError(f"`{option}`: `precision` {precision} has blocks and parts of its own: leave it out")
+                raise UserError(f"`{name}`: `precision` {precision} has blocks and parts of its own: leave it out")
         return weights
     if parts is not None and (weights is None or weights.bits == 8):
         raise UserError("`int8_parts`: they keep 8 bits where others have 4: add `precision` int4, or leave it out")

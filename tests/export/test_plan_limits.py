@@ -68,7 +68,7 @@ def test_blocks_that_do_not_fit_are_refused(tiny_llava: Path) -> None:
         (["--int8-parts", "vision"], "--int8-parts: they keep 8 bits where others have 4: add --precision int4"),
         (
             ["--precision", "int4", "--no-prune", "--int8-parts", "prefix"],
-            "an unpruned decoder has none: use first",
+            "--int8-parts prefix: an unpruned decoder has none",
         ),
     ],
 )
