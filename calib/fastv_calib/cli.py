@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from fastv_export.cli import RANKERS
+from fastv_export.rankers import CONTROLS, RANKERS
 from fastv_runtime.console import command, export_extras, stderr
 from fastv_runtime.errors import UserError, missing_extra
 
@@ -63,8 +63,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=DEFAULT_RANKERS,
         metavar="NAME",
-        help=f"of {', '.join(RANKERS)}; random is a control, which is never chosen. Every one more costs a rerun of "
-        f"the layers from K on for each K and keep (default: {' '.join(DEFAULT_RANKERS)})",
+        help=f"of {', '.join(RANKERS)}. A control is measured to compare with and never chosen: "
+        f"{', '.join(CONTROLS)}. Every one more costs a rerun of the layers from K on for each K and keep (default: "
+        f"{' '.join(DEFAULT_RANKERS)})",
     )
     parser.add_argument(
         "--precisions",

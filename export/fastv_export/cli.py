@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fastv_export.quantization.presets import BLOCK, DEFAULTS, FEW_BITS, FLOATING, TRT_BLOCK, WIDE
+from fastv_export.rankers import RANKERS
 from fastv_runtime.config.bundle import END_TO_END, Manifest
 from fastv_runtime.config.plan import Part, Precision, Weights
 from fastv_runtime.config.wording import cost_of, dialect_of, precision_of
@@ -17,8 +18,6 @@ from fastv_runtime.console import command, export_extras, stderr
 from fastv_runtime.errors import UserError, missing_extra
 
 TARGETS = ("ort", "trt", "trt-rtx", "trt-legacy")
-RANKERS = ("fastv", "random", "uniform", "fastv+uniform", "pre-rope", "dart")
-"""As `rankers.RANKERS` has them, which needs packages that --help does not."""
 PRECISIONS: dict[str, Precision] = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 PLANNED = ("layer", "keep", "ranker", "length", "max_text", "image_tokens")
 """Flags whose values a calibration can give, and otherwise `Options`."""
@@ -74,7 +73,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--ranker",
         choices=RANKERS,
-        help="what chooses the tokens that stay; random and uniform are controls (default: fastv)",
+        help="what chooses the m of N visual tokens that stay (default: fastv). "
+        + "; ".join(f"{ranker.name}: {ranker.summary}" for ranker in RANKERS.values()),
     )
     parser.add_argument(
         "--length",
