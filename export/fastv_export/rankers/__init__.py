@@ -19,7 +19,6 @@ _FILES = (
     "fastv_uniform",
     "pre_rope",
     "dart",
-    "stub",
 )
 """In the order in which --help and messages name them."""
 _RANKERS: list[Ranker] = [import_module(f"{__name__}.{file}").RANKER for file in _FILES]
