@@ -14,7 +14,6 @@ from fastv_runtime.errors import UserError
 _FILES = (
     "onnxruntime",
     "tensorrt.backend",
-    "null",
 )
 """The first is the default."""
 _ENTRIES: list[BackendEntry] = [import_module(f"fastv_runtime.backends.{file}").BACKEND for file in _FILES]
