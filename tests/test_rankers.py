@@ -13,8 +13,9 @@ from fastv_export.families import FAMILIES
 from fastv_export.rankers import RANKERS as ALL
 from fastv_export.verify.choices import choose as defined
 from fastv_export.verify.reference import load_model, pruned
-from fastv_runtime import Pipeline
+from fastv_runtime import Bundle, Pipeline
 from fastv_runtime.config.bundle import END_TO_END
+from fastv_runtime.verification.golden import read_golden
 from tests.conftest import MakeBundle, noise_image
 
 QUESTION = "What color is the circle?"
@@ -63,3 +64,12 @@ def test_rankers_choose_differently(tiny_llava: Path, make_bundle: MakeBundle) -
         kept.append(tuple(generation.answer.kept_visual_tokens))
     assert len(set(kept)) == len(kept)
     assert all(len(set(each)) == np.size(each) == 36 for each in kept)
+
+
+def test_a_ranker_that_engines_compute_differently_has_no_golden_case(
+    tiny_llava: Path, make_bundle: MakeBundle
+) -> None:
+    (ranker,) = (name for name, ranker in ALL.items() if not ranker.portable)
+    bundle = Bundle.open(make_bundle(tiny_llava, ranker=ranker, keep=0.25, max_text=64, max_new_tokens=NEW_TOKENS))
+    assert set(bundle.manifest.verified or {}) == {"vision", "prefix", "suffix", END_TO_END}
+    assert {name.split("/")[0] for name in read_golden(bundle)} == {"vision", "prefix", "suffix"}
