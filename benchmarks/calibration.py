@@ -26,7 +26,7 @@ from demo import calibration_split, heldout
 from fastv_calib.cli import main as calibrate
 from fastv_calib.report.page import chosen_plan
 from fastv_export.calibration import Calibration, Estimate, PlanFigures, read_calibration
-from fastv_export.cli import RANKERS
+from fastv_export.rankers import RANKERS
 
 ROOT = Path(os.path.relpath(Path(__file__).resolve().parent.parent))
 """As it is typed, since the report repeats it."""

@@ -30,12 +30,11 @@ from fastv_export.exporting import export_bundle
 from fastv_export.plan import Options
 from fastv_export.progress import Progress
 from fastv_runtime import Bundle, Pipeline
-from fastv_runtime.config.plan import Ranker
 
 ROOT = Path(__file__).resolve().parent.parent
 LAYERS = (1, 2, 3)
 KEEPS = (1.0, 0.75, 0.5, 0.25, 0.1)
-RANKERS: tuple[Ranker, ...] = ("fastv", "random")
+RANKERS = ("fastv", "random")
 console = Console(stderr=True)
 
 Accuracy = dict[str, float]
@@ -76,9 +75,9 @@ def main() -> None:
     (args.checkpoint / "README.md").write_text(model_card(config, training, parameters, evaluation), encoding="utf-8")
 
 
-def export_all(checkpoint: Path, folder: Path, bars: Bars) -> dict[tuple[int, Ranker], Path]:
+def export_all(checkpoint: Path, folder: Path, bars: Bars) -> dict[tuple[int, str], Path]:
     """A bundle for every K and ranker. No graph depends on keep, so one serves every keep."""
-    bundles: dict[tuple[int, Ranker], Path] = {}
+    bundles: dict[tuple[int, str], Path] = {}
     for layer, ranker in bars.track(list(product(LAYERS, RANKERS)), description="exports"):
         bundles[layer, ranker] = folder / f"{layer}-{ranker}.fastv"
         options = Options(layer=layer, keep=1.0, ranker=ranker, max_new_tokens=32)

@@ -30,7 +30,6 @@ from fastv_calib.measurement.latency import check_bundles, timed
 from fastv_calib.measurement.measure import Yielded, load_measure, points
 from fastv_calib.measurement.predict import Timed
 from fastv_calib.measurement.quantized import weight_bytes
-from fastv_calib.measurement.rankers import CONTROLS
 from fastv_calib.measurement.results import Results
 from fastv_calib.report.evidence import Evidence, gather
 from fastv_calib.samples.data import Sample
@@ -51,7 +50,7 @@ from fastv_export.checkpoint.skeleton import build_without_weights
 from fastv_export.families import family_of
 from fastv_export.plan import decoder_dimensions
 from fastv_export.quantization.presets import FEW_BITS
-from fastv_export.rankers import RANKERS
+from fastv_export.rankers import CONTROLS, RANKERS
 from fastv_runtime.config.bundle import DecoderConfig
 from fastv_runtime.config.cost import BYTES
 from fastv_runtime.config.lengths import kept_count
@@ -274,7 +273,7 @@ def _check_settings(settings: CalibrationSettings, decoder: DecoderConfig) -> No
     for precision in settings.precisions:
         if precision not in PRECISIONS:
             raise UserError(f"`precisions` {precision}: not measured; there are {', '.join(PRECISIONS)}")
-    if not set(settings.rankers) - CONTROLS:
+    if not set(settings.rankers) - {*CONTROLS}:
         raise UserError(f"`rankers` {' '.join(settings.rankers)}: a control is not chosen: add fastv")
     for name, values in (
         ("layers", settings.layers),

@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from fastv_calib import defaults
-from fastv_export.cli import RANKERS
+from fastv_export.rankers import CONTROLS, RANKERS
 from fastv_runtime.console import command, export_extras, stderr, with_flags
 from fastv_runtime.errors import UserError, missing_extra
 
@@ -64,8 +64,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=defaults.RANKERS,
         metavar="NAME",
-        help=f"of {', '.join(RANKERS)}; random is a control, which is never chosen. Every one more costs a rerun of "
-        f"the layers from K on for each K and keep (default: {' '.join(defaults.RANKERS)})",
+        help=f"of {', '.join(RANKERS)}. A control is measured to compare with and never chosen: "
+        f"{', '.join(CONTROLS)}. Every one more costs a rerun of the layers from K on for each K and keep (default: "
+        f"{' '.join(defaults.RANKERS)})",
     )
     parser.add_argument(
         "--precisions",

@@ -17,7 +17,7 @@ from fastv_export.quantization.activations import read_activations, sidecar_of
 from fastv_export.quantization.presets import BLOCK, BLOCKS, DEFAULTS, FEW_BITS, FLOATING, PARTS, TRT_BLOCK, WIDE
 from fastv_export.targets import TARGETS
 from fastv_runtime.config.bundle import Manifest
-from fastv_runtime.config.plan import Length, Part, Precision, Ranker, Weights
+from fastv_runtime.config.plan import Length, Part, Precision, Weights
 from fastv_runtime.errors import UserError
 
 PRECISIONS: dict[str, Precision] = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
@@ -36,7 +36,7 @@ def export(
     calibration: str | Path | None = None,
     layer: int | None = None,
     keep: float | None = None,
-    ranker: Ranker | None = None,
+    ranker: str | None = None,
     length: Length | None = None,
     max_text: int | None = None,
     max_images: int = 1,

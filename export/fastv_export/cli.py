@@ -10,14 +10,13 @@ from functools import partial
 from typing import Any
 
 from fastv_export.quantization.presets import BLOCKS, FEW_BITS, FLOATING, PARTS
+from fastv_export.rankers import RANKERS
 from fastv_runtime.config.bundle import END_TO_END, Manifest
 from fastv_runtime.config.wording import cost_of, dialect_of, precision_of
 from fastv_runtime.console import command, export_extras, stderr, with_flags
 from fastv_runtime.errors import missing_extra
 
 TARGETS = ("ort", "trt", "trt-rtx", "trt-legacy")
-RANKERS = ("fastv", "random", "uniform", "fastv+uniform", "pre-rope", "dart")
-"""As `rankers.RANKERS` has them, which needs packages that --help does not."""
 PRECISIONS = ("fp32", "fp16", "bf16", *FEW_BITS, *FLOATING)
 DESCRIPTION = (
     "Split a vision-language model at decoder layer K and write it as a bundle that prunes visual tokens there."
@@ -77,7 +76,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--ranker",
         choices=RANKERS,
-        help="what chooses the tokens that stay; random and uniform are controls (default: fastv)",
+        help="what chooses the m of N visual tokens that stay (default: fastv). "
+        + "; ".join(f"{ranker.name}: {ranker.summary}" for ranker in RANKERS.values()),
     )
     parser.add_argument(
         "--length",

@@ -12,7 +12,7 @@ from fastv_export.targets import TARGETS, TRT, TRT_LEGACY, choose_precision
 from fastv_runtime.config.bundle import DecoderConfig
 from fastv_runtime.config.layouts import VideoLayout, Vision
 from fastv_runtime.config.lengths import capacity, kept_count
-from fastv_runtime.config.plan import Length, Plan, Precision, Ranker, Weights
+from fastv_runtime.config.plan import Length, Plan, Precision, Weights
 from fastv_runtime.errors import UserError
 
 
@@ -27,7 +27,7 @@ class Options:
 
     layer: int | None = 2
     keep: float = 0.5
-    ranker: Ranker = "fastv"
+    ranker: str = "fastv"
     length: Length = "exact"
     max_text: int = 128
     max_images: int = 1

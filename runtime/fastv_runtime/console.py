@@ -27,11 +27,6 @@ def no_extras(_: argparse.Namespace) -> Sequence[str]:
     return ()
 
 
-def backend_extras(args: argparse.Namespace) -> Sequence[str]:
-    """Those of what --backend runs graphs with. TensorRT's age is checked where it is loaded."""
-    return ("cpu", "gpu") if args.backend == "ort" else ()
-
-
 def export_extras(_: argparse.Namespace) -> Sequence[str]:
     return ("export",)
 

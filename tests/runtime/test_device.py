@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from PIL import Image
 
 from fastv_runtime import Bundle, Pipeline, Sampling, UserError
 from fastv_runtime.backends.cuda import Cuda
+from fastv_runtime.backends.registry import BACKENDS
 from fastv_runtime.backends.tensorrt.engine import TrtBackend
 from fastv_runtime.generation.pipeline import Generation
 from tests.conftest import MakeBundle, noise_image
@@ -42,7 +44,7 @@ def on_tensorrt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[OnT
         bundle = Bundle.open(path)
         engines = write_engines(bundle, tmp_path, decode_profile=decode_profile)
         backend = TrtBackend(fake_tensorrt(cuda), Cuda("trt"), engines)
-        monkeypatch.setattr("fastv_runtime.backends.registry._tensorrt", lambda bundle: backend)
+        monkeypatch.setitem(BACKENDS, "trt", replace(BACKENDS["trt"], open=lambda *_: backend))
         return Pipeline(bundle, backend="trt")
 
     yield load

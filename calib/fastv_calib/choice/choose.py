@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from fastv_calib.choice.intervals import told_apart
-from fastv_calib.measurement.rankers import CONTROLS
 from fastv_export.calibration import Objectives, PlanFigures
+from fastv_export.rankers import CONTROLS
 from fastv_runtime.errors import UserError
 
 GIB = 2**30

@@ -10,9 +10,9 @@ import numpy as np
 
 from fastv_calib.choice.intervals import bootstrap, wilson
 from fastv_calib.measurement.measure import Measured, PlanOutcome, unpruned_point
-from fastv_calib.measurement.rankers import CONTROLS
 from fastv_export.calibration import KeptPoint, Lengths, Objectives, PlanFigures
 from fastv_export.quantization.presets import FEW_BITS
+from fastv_export.rankers import CONTROLS
 from fastv_runtime.config.bundle import DecoderConfig
 from fastv_runtime.config.cost import cache_bytes, decoder_flops, plan_cost, tokens_per_layer
 from fastv_runtime.config.lengths import capacity, kept_count

@@ -9,10 +9,6 @@ from jaxtyping import Bool, Float, Int
 
 from fastv_export.rankers import RANKERS
 from fastv_export.verify.choices import choose
-from fastv_export.verify.reference import select
-
-CONTROLS = frozenset({"random"})
-"""Measured to compare with; never chosen."""
 
 
 @dataclass(frozen=True)
@@ -30,14 +26,6 @@ class Seen:
 
 def kept(ranker: str, seen: Seen, length: int) -> Int[torch.Tensor, " M"]:
     """Indices of the `length` tokens that stay, ascending. ranker: of `fastv_export.rankers.RANKERS`."""
-    if ranker == "random":
-        return select(_noise(seen.scores), seen.visual, length)
     scores = seen.scores if RANKERS[ranker].rotary else seen.pre_rope
     assert scores is not None
     return choose(ranker, scores, seen.hidden, seen.visual, length)
-
-
-def _noise(scores: Float[torch.Tensor, " S"]) -> Float[torch.Tensor, " S"]:
-    """As ranker `random` writes it: a hash of index and prompt. Its sine's last bits are each library's own."""
-    noise = torch.sin(torch.arange(len(scores)).float() * 12.9898 + scores[0] * 78.233e4) * 43758.5453
-    return noise - noise.floor()

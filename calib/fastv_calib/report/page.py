@@ -7,7 +7,6 @@ from pathlib import Path
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from fastv_calib.measurement.rankers import CONTROLS
 from fastv_calib.report.evidence import Evidence
 from fastv_calib.report.images import SHARES, heat_map, kept_image, opacity
 from fastv_calib.report.plots import (
@@ -20,6 +19,7 @@ from fastv_calib.report.plots import (
     swatch,
 )
 from fastv_export.calibration import Calibration, Estimate, KeptPoint, PlanFigures, Spread
+from fastv_export.rankers import CONTROLS
 from fastv_runtime.generation.kept_image import FRAME, GREY, SHOWN
 from fastv_runtime.report.numbers import mib, milliseconds, share, share_interval, spread
 

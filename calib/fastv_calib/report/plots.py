@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Sequence
 from math import ceil, floor
 
-from fastv_calib.measurement.rankers import CONTROLS
 from fastv_export.calibration import Calibration, Latency, PlanFigures
 from fastv_export.quantization.presets import FEW_BITS
+from fastv_export.rankers import CONTROLS
 from fastv_runtime.report.numbers import milliseconds, share
 from fastv_runtime.report.svg import Axes, Point, bar, dot, drawing, group, line, mark, path, share_ticks, text
 

@@ -7,10 +7,9 @@ Any-resolution models cut away padding, shrink large grids bilinearly and end ea
 from __future__ import annotations
 
 import onnx_ir as ir
-from onnx_ir.tape import Tape
 
 from fastv_export.checkpoint.weights import CheckpointTensor
-from fastv_export.graphs.constants import constant
+from fastv_export.graphs.tape import Tape
 
 
 def build_pack(inputs: dict[str, ir.Value], opset: int, newline: CheckpointTensor) -> ir.Model:
@@ -22,14 +21,14 @@ def build_pack(inputs: dict[str, ir.Value], opset: int, newline: CheckpointTenso
     tape = Tape()
     features, index = inputs["features"], inputs["index"]
     embedding = ir.Value(name="newline", type=features.type, shape=ir.Shape(newline.shape), const_value=newline)
-    row = tape.op("Unsqueeze", [embedding, constant(tape, [0])])
+    row = tape.op("Unsqueeze", [embedding, tape.constant([0])])
     rows = tape.op("Concat", [features, row], {"axis": 0})
     if "weight" in inputs:
         gathered = tape.op("Gather", [rows, index], {"axis": 0})
-        scale = tape.op("Unsqueeze", [tape.op("CastLike", [inputs["weight"], features]), constant(tape, [2])])
-        packed = tape.op("ReduceSum", [tape.op("Mul", [gathered, scale]), constant(tape, [1])], {"keepdims": 0})
+        scale = tape.op("Unsqueeze", [tape.op("CastLike", [inputs["weight"], features]), tape.constant([2])])
+        packed = tape.op("ReduceSum", [tape.op("Mul", [gathered, scale]), tape.constant([1])], {"keepdims": 0})
     else:
-        packed = tape.op("Gather", [rows, tape.op("Squeeze", [index, constant(tape, [1])])], {"axis": 0})
+        packed = tape.op("Gather", [rows, tape.op("Squeeze", [index, tape.constant([1])])], {"axis": 0})
     graph = ir.Graph(
         list(inputs.values()),
         [packed],

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import onnx_ir as ir
-from onnx_ir.tape import Tape
 
-from fastv_export.graphs.constants import constant
+from fastv_export.graphs.tape import Tape
 from fastv_export.rankers import RANKERS
 
 
@@ -19,13 +18,13 @@ def build_select(inputs: dict[str, ir.Value], opset: int, ranker: str) -> ir.Mod
     tape = Tape()
     position_ids, length = inputs["position_ids"], inputs["length"]
     rank = RANKERS[ranker].rank(tape, inputs)
-    ranked = tape.op("Where", [inputs["prunable"], rank, constant(tape, float("inf"))])
+    ranked = tape.op("Where", [inputs["prunable"], rank, tape.constant(float("inf"))])
     _, chosen = tape.op_multi_out("TopK", [ranked, length], {"axis": 1, "largest": 1, "sorted": 1}, num_outputs=2)
     # TopK again, smallest first, sorts: TensorRT has no Sort. fp32 holds every index below 2^24 exactly.
-    as_float = tape.op("Cast", [chosen], {"to": ir.DataType.FLOAT})
+    as_float = tape.to_float(chosen)
     ascending, _ = tape.op_multi_out("TopK", [as_float, length], {"axis": 1, "largest": 0, "sorted": 1}, num_outputs=2)
-    keep = tape.op("Cast", [ascending], {"to": ir.DataType.INT64})
-    kept_rows = tape.op("Squeeze", [keep, constant(tape, [0])])
+    keep = tape.to_int(ascending)
+    kept_rows = tape.op("Squeeze", [keep, tape.constant([0])])
     pruned_hidden = tape.op("Gather", [inputs["hidden"], kept_rows], {"axis": 1})
     assert position_ids.shape is not None
     pruned_position_ids = tape.op("Gather", [position_ids, kept_rows], {"axis": len(position_ids.shape) - 1})

@@ -1,18 +1,28 @@
 """Ways to choose the visual tokens that stay, by the names of the option `ranker`: one small file each.
 
-To add one: write the file, list it below, and name it in `fastv_runtime.config.bundle.Ranker` and in `cli.RANKERS`. Use
-operators that TensorRT 10.3 has (`tests/export/tensorrt_operators.py`), and no K of a TopK that depends on data.
+To add one: write the file, whose RANKER says everything about it, and list the file below.
+
+--help reads these files too, where neither torch nor onnx is installed: they import both only for type checking, or
+inside functions.
 """
 
 from __future__ import annotations
 
-from fastv_export.rankers.base import Ranker
-from fastv_export.rankers.dart import DART
-from fastv_export.rankers.fastv import FASTV
-from fastv_export.rankers.fastv_uniform import FASTV_UNIFORM
-from fastv_export.rankers.pre_rope import PRE_ROPE
-from fastv_export.rankers.random import RANDOM
-from fastv_export.rankers.uniform import UNIFORM
+from importlib import import_module
 
-RANKERS: dict[str, Ranker] = {each.name: each for each in (FASTV, RANDOM, UNIFORM, FASTV_UNIFORM, PRE_ROPE, DART)}
+from fastv_export.rankers.base import Ranker
+
+_FILES = (
+    "fastv",
+    "random",
+    "uniform",
+    "fastv_uniform",
+    "pre_rope",
+    "dart",
+)
+"""In the order in which --help and messages name them."""
+_RANKERS: list[Ranker] = [import_module(f"{__name__}.{file}").RANKER for file in _FILES]
+RANKERS: dict[str, Ranker] = {ranker.name: ranker for ranker in _RANKERS}
 """Rankers by name."""
+CONTROLS = tuple(ranker.name for ranker in _RANKERS if ranker.control)
+"""Names of those that a calibration never chooses."""

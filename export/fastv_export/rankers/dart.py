@@ -7,11 +7,15 @@ prunable tokens of largest state, and a token is as redundant as its likeness to
 
 from __future__ import annotations
 
-import onnx_ir as ir
-from onnx_ir.tape import Tape
+from typing import TYPE_CHECKING
 
-from fastv_export.graphs.constants import constant
 from fastv_export.rankers.base import Ranker, RankerInputs
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+    import torch
+
+    from fastv_export.graphs.tape import Tape
 
 PIVOTS = 4
 """As many pivots from the image as the authors' code has."""
@@ -22,25 +26,43 @@ def rank(tape: Tape, inputs: RankerInputs) -> ir.Value:
 
     Pivots: the PIVOTS prunable tokens of largest Euclidean norm (all, if there are fewer), ties to the lower index.
     """
-    hidden = tape.op("Cast", [inputs["hidden"]], {"to": ir.DataType.FLOAT})
-    squares = tape.op("ReduceSum", [tape.op("Mul", [hidden, hidden]), constant(tape, [2])], {"keepdims": 1})
-    norm = tape.op("Max", [tape.op("Sqrt", [squares]), constant(tape, 1e-6)])
+    hidden = tape.to_float(inputs["hidden"])
+    squares = tape.op("ReduceSum", [tape.op("Mul", [hidden, hidden]), tape.constant([2])], {"keepdims": 1})
+    norm = tape.op("Max", [tape.op("Sqrt", [squares]), tape.constant(1e-6)])
     unit = tape.op("Div", [hidden, norm])
-    sizes = tape.op("Squeeze", [norm, constant(tape, [2])])
-    sizes = tape.op("Where", [inputs["prunable"], sizes, constant(tape, -1.0)])
-    count = tape.op("Min", [tape.op("Shape", [sizes], {"start": 1, "end": 2}), constant(tape, [PIVOTS])])
+    sizes = tape.op("Squeeze", [norm, tape.constant([2])])
+    sizes = tape.op("Where", [inputs["prunable"], sizes, tape.constant(-1.0)])
+    count = tape.op("Min", [tape.op("Shape", [sizes], {"start": 1, "end": 2}), tape.constant([PIVOTS])])
     largest, pivots = tape.op_multi_out("TopK", [sizes, count], {"axis": 1, "largest": 1, "sorted": 1}, num_outputs=2)
     # Where fewer tokens are prunable than there are pivots, others were picked: they count for nothing.
-    valid = tape.op("Greater", [largest, constant(tape, 0.0)])
-    rows = tape.op("Squeeze", [pivots, constant(tape, [0])])
+    valid = tape.op("Greater", [largest, tape.constant(0.0)])
+    rows = tape.op("Squeeze", [pivots, tape.constant([0])])
     likeness = tape.op(
         "MatMul", [unit, tape.op("Transpose", [tape.op("Gather", [unit, rows], {"axis": 1})], {"perm": [0, 2, 1]})]
     )
-    likeness = tape.op("Where", [tape.op("Unsqueeze", [valid, constant(tape, [1])]), likeness, constant(tape, -2.0)])
-    nearest = tape.op("ReduceMax", [likeness, constant(tape, [2])], {"keepdims": 0})
+    likeness = tape.op("Where", [tape.op("Unsqueeze", [valid, tape.constant([1])]), likeness, tape.constant(-2.0)])
+    nearest = tape.op("ReduceMax", [likeness, tape.constant([2])], {"keepdims": 0})
     # Pivots are marked by place, not by likeness: a duplicate is as near to one as it is to itself.
-    marks = tape.op("Mul", [tape.op("Cast", [valid], {"to": ir.DataType.FLOAT}), constant(tape, 2.0)])
+    marks = tape.op("Mul", [tape.to_float(valid), tape.constant(2.0)])
     return tape.op("ScatterElements", [tape.op("Neg", [nearest]), pivots, marks], {"axis": 1})
 
 
-DART = Ranker("dart", rank)
+def ranks(scores: torch.Tensor, hidden: torch.Tensor, prunable: torch.Tensor, length: int) -> torch.Tensor:
+    from torch.nn.functional import cosine_similarity
+
+    visual = prunable.nonzero()[:, 0]
+    states = hidden[visual]
+    pivots = states.norm(dim=1).argsort(descending=True, stable=True)[:PIVOTS]
+    likeness = cosine_similarity(states[:, None], states[None, pivots], dim=-1)
+    found = scores.new_zeros(len(scores))
+    found[visual] = -likeness.amax(dim=1)
+    found[visual[pivots]] = 2
+    return found
+
+
+RANKER = Ranker(
+    name="dart",
+    summary="four pivots (the largest states at layer K), then those whose nearest pivot is least like them (cosine)",
+    rank=rank,
+    ranks=ranks,
+)

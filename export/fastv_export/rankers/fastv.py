@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
-import onnx_ir as ir
-from onnx_ir.tape import Tape
+from typing import TYPE_CHECKING
 
 from fastv_export.rankers.base import Ranker, RankerInputs
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+    import torch
+
+    from fastv_export.graphs.tape import Tape
 
 
 def rank(tape: Tape, inputs: RankerInputs) -> ir.Value:
     return inputs["scores"]
 
 
-FASTV = Ranker("fastv", rank)
+def ranks(scores: torch.Tensor, hidden: torch.Tensor, prunable: torch.Tensor, length: int) -> torch.Tensor:
+    return scores
+
+
+RANKER = Ranker(
+    name="fastv",
+    summary="the m with the highest scores: the paper's choice",
+    rank=rank,
+    ranks=ranks,
+)

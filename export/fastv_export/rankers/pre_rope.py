@@ -8,6 +8,12 @@ bottom of an image. Here the last row's scores at layer K-1 come from queries an
 from __future__ import annotations
 
 from fastv_export.rankers.base import Ranker
-from fastv_export.rankers.fastv import rank
+from fastv_export.rankers.fastv import rank, ranks
 
-PRE_ROPE = Ranker("pre-rope", rank, rotary=False)
+RANKER = Ranker(
+    name="pre-rope",
+    summary="the highest scores, computed from queries and keys before rotary embedding: nearness is not favoured",
+    rank=rank,
+    ranks=ranks,
+    rotary=False,
+)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-import onnx_ir as ir
-from onnx_ir.tape import Tape
+from typing import TYPE_CHECKING
 
-from fastv_export.graphs.constants import constant
 from fastv_export.rankers.base import Ranker, RankerInputs
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+    import torch
+
+    from fastv_export.graphs.tape import Tape
 
 
 def rank(tape: Tape, inputs: RankerInputs) -> ir.Value:
@@ -17,16 +21,31 @@ def rank(tape: Tape, inputs: RankerInputs) -> ir.Value:
     scores = inputs["scores"]
 
     def scaled(value: ir.Value, factor: float) -> ir.Value:
-        return tape.op("Mul", [value, constant(tape, factor)])
+        return tape.op("Mul", [value, tape.constant(factor)])
 
-    first = tape.op("Slice", [scores, constant(tape, [0]), constant(tape, [1]), constant(tape, [1])])
+    first = tape.op("Slice", [scores, tape.constant([0]), tape.constant([1]), tape.constant([1])])
     length = tape.op("Shape", [scores], {"start": 1, "end": 2})
-    last = tape.op("Squeeze", [length, constant(tape, [0])])
+    last = tape.op("Squeeze", [length, tape.constant([0])])
     zero, one = (tape.op("Constant", [], {"value_int": value}) for value in (0, 1))
-    index = tape.op("Cast", [tape.op("Range", [zero, last, one])], {"to": ir.DataType.FLOAT})
+    index = tape.to_float(tape.op("Range", [zero, last, one]))
     angle = tape.op("Add", [scaled(index, 12.9898), scaled(first, 78.233e4)])
     noise = scaled(tape.op("Sin", [angle]), 43758.5453)
     return tape.op("Sub", [noise, tape.op("Floor", [noise])])
 
 
-RANDOM = Ranker("random", rank)
+def ranks(scores: torch.Tensor, hidden: torch.Tensor, prunable: torch.Tensor, length: int) -> torch.Tensor:
+    """The same hash. Its sine's last bits are each library's own, and scaling makes much of them."""
+    import torch
+
+    noise = torch.sin(torch.arange(len(scores)).float() * 12.9898 + scores[0] * 78.233e4) * 43758.5453
+    return noise - noise.floor()
+
+
+RANKER = Ranker(
+    name="random",
+    summary="by a hash of index and prompt: a control that knows nothing",
+    rank=rank,
+    ranks=ranks,
+    control=True,
+    portable=False,
+)

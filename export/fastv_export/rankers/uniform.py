@@ -1,12 +1,17 @@
-"""Evenly spaced visual tokens: a control that sees everything coarsely."""
+"""Evenly spaced visual tokens: everything is seen coarsely, whatever the question."""
 
 from __future__ import annotations
 
-import onnx_ir as ir
-from onnx_ir.tape import Tape
+from typing import TYPE_CHECKING
 
 from fastv_export.rankers.base import Ranker, RankerInputs
-from fastv_export.rankers.spacing import budget, evenly_spaced
+from fastv_export.rankers.spacing import budget, evenly_spaced, middles
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+    import torch
+
+    from fastv_export.graphs.tape import Tape
 
 
 def rank(tape: Tape, inputs: RankerInputs) -> ir.Value:
@@ -15,7 +20,18 @@ def rank(tape: Tape, inputs: RankerInputs) -> ir.Value:
     Counted among the prunable from 0, these are ceil((2j + 1) N / 2m) - 1 for j = 0 to m - 1.
     """
     stays = evenly_spaced(tape, inputs["prunable"], budget(tape, inputs))
-    return tape.op("Cast", [stays], {"to": ir.DataType.FLOAT})
+    return tape.to_float(stays)
 
 
-UNIFORM = Ranker("uniform", rank)
+def ranks(scores: torch.Tensor, hidden: torch.Tensor, prunable: torch.Tensor, length: int) -> torch.Tensor:
+    found, visual = scores.new_zeros(len(scores)), prunable.nonzero()[:, 0]
+    found[visual[middles(len(visual), length - int((~prunable).sum()))]] = 1
+    return found
+
+
+RANKER = Ranker(
+    name="uniform",
+    summary="the middles of m equal stretches, in the prompt's order: everything coarsely, whatever the question",
+    rank=rank,
+    ranks=ranks,
+)

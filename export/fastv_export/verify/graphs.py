@@ -45,7 +45,7 @@ def verify_graph(
         return ChunkedRun(case.input, check)
 
     outputs = [tensor.name for tensor in spec.outputs]
-    runs = [*map(compared, golden_cases(name, spec, golden, plan)), *beside]
+    runs = [*map(compared, golden_cases(name, spec, golden)), *beside]
     if runs:
         run_chunked(folder / spec.file, runs, read, limit=limit)
     return [found[output] for output in outputs if output in found]

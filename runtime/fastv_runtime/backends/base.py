@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
+from fastv_runtime.config.bundle import Bundle
 from fastv_runtime.memory.buffers import Buffer, Memory
 
 Buffers = Mapping[str, np.ndarray | Buffer]
@@ -51,3 +53,25 @@ class Backend(Protocol):
 
     def synchronize(self) -> None:
         """Wait until all work is done."""
+
+
+OpenBackend = Callable[[Bundle, str, int | None], Backend]
+"""(bundle, one of the entry's devices, threads of one operator or None) -> the backend with the bundle's graphs loaded.
+
+Imports what runs the graphs only now. Raises UserError where that is missing or the device cannot be used.
+"""
+
+
+@dataclass(frozen=True)
+class BackendEntry:
+    """All that the registry, the command line and the version check know of a backend."""
+
+    name: str
+    """As `--backend` takes it."""
+    summary: str
+    """For --help."""
+    devices: tuple[str, ...]
+    """What it runs on, as `--device` takes it; the first is the default."""
+    extras: tuple[str, ...]
+    """Extras of fastv-edge whose versions are checked before it is used."""
+    open: OpenBackend

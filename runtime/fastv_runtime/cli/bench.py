@@ -14,7 +14,7 @@ from pathlib import Path
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from fastv_runtime.backends.registry import DEVICES
+from fastv_runtime.backends.registry import BACKENDS
 from fastv_runtime.bench.analysis.compare import compare
 from fastv_runtime.bench.analysis.device_profile import DeviceProfile, read_profile
 from fastv_runtime.bench.analysis.facts import names
@@ -31,8 +31,9 @@ from fastv_runtime.bench.runners.peers import PeerFile, PeerRunner, read_peers, 
 from fastv_runtime.bench.runners.prepare import load_bundles, probe_baselines
 from fastv_runtime.bench.session import Session
 from fastv_runtime.bench.workloads import built_in, given
+from fastv_runtime.cli.backends import add_backend_arguments, backend_extras
 from fastv_runtime.config.bundle import Bundle, read_manifest
-from fastv_runtime.console import backend_extras, command, open_bundle, stderr, with_flags
+from fastv_runtime.console import command, open_bundle, stderr, with_flags
 from fastv_runtime.errors import UserError
 from fastv_runtime.files import write_atomically
 
@@ -70,8 +71,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="N",
         help=f"of each answer (default: {NEW_TOKENS}, or what all support)",
     )
-    parser.add_argument("--backend", choices=list(DEVICES), default="ort", help="ONNX Runtime (default) or TensorRT")
-    parser.add_argument("--device", choices=["cpu", "cuda"], help="default: cpu for ort, cuda for trt")
+    add_backend_arguments(parser)
     parser.add_argument(
         "--profile",
         type=Path,
@@ -118,7 +118,7 @@ def run(args: argparse.Namespace) -> None:
                 warmup=args.warmup,
                 threads=args.threads,
                 backend=args.backend,
-                device=args.device or DEVICES[args.backend][0],
+                device=args.device or BACKENDS[args.backend].devices[0],
             ),
             environment=environment,
             runners=[],

@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from fastv_runtime.cli.backends import add_backend_arguments, backend_extras
 from fastv_runtime.cli.videos import add_video_arguments, read_videos
 from fastv_runtime.config.bundle import read_manifest
-from fastv_runtime.console import backend_extras, command, open_bundle, stderr, with_flags
+from fastv_runtime.console import command, open_bundle, stderr, with_flags
 from fastv_runtime.errors import UserError
 from fastv_runtime.generation.sampling import Sampling
 from fastv_runtime.preprocessing.images.loading import open_image
@@ -51,15 +52,7 @@ def parser() -> argparse.ArgumentParser:
         help="above 1: what was said is said again less likely (default: as the checkpoint says; 1 is none)",
     )
     parser.add_argument("--length", choices=["fixed", "exact"], help="pruned length (default: the bundle's plan)")
-    parser.add_argument(
-        "--backend",
-        choices=["ort", "trt"],
-        default="ort",
-        help="ONNX Runtime (default), or TensorRT with the engines that fastv-build made",
-    )
-    parser.add_argument(
-        "--device", choices=["cpu", "cuda"], help="where graphs run (default: cpu for ort, cuda for trt)"
-    )
+    add_backend_arguments(parser)
     parser.add_argument("--threads", type=int, metavar="N", help="threads of one operator (default: one per core)")
     parser.add_argument("--show-kept", metavar="OUT.png", help="draw which patches were kept")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of the text")

@@ -7,7 +7,6 @@ from typing import Literal
 from fastv_runtime.config.base import StrictModel
 
 DialectName = Literal["onnx", "ort", "trt", "trt-legacy"]
-Ranker = Literal["fastv", "random", "uniform", "fastv+uniform", "pre-rope", "dart"]
 Length = Literal["fixed", "exact"]
 Part = Literal["vision", "prefix", "first", "last", "attention", "values", "head"]
 """Towers; layers before K (which decide what is pruned); the decoder's first and last layer; of its layers the products
@@ -46,7 +45,8 @@ class Plan(StrictModel):
 
     layer: int | None
     keep: float
-    ranker: Ranker
+    ranker: str
+    """How the visual tokens that stay are chosen: the select graph does it, this is its name."""
     length: Length
     precision: Precision
     weights: Weights | None = None

@@ -12,7 +12,7 @@ from PIL import Image
 from tokenizers.decoders import DecodeStream
 
 from fastv_runtime.backends.base import Backend
-from fastv_runtime.backends.registry import BackendName, DeviceName, open_backend
+from fastv_runtime.backends.registry import open_backend
 from fastv_runtime.config.bundle import PROCESSOR, Bundle
 from fastv_runtime.config.layouts import Aspect
 from fastv_runtime.config.lengths import capacity, kept_count, pruned_length
@@ -93,8 +93,8 @@ class Pipeline:
         *,
         threads: int | None = None,
         aspect: Aspect | None = None,
-        backend: BackendName = "ort",
-        device: DeviceName | None = None,
+        backend: str = "ort",
+        device: str | None = None,
     ):
         manifest = bundle.manifest
         vision, video = manifest.vision, manifest.video
@@ -118,8 +118,8 @@ class Pipeline:
         *,
         threads: int | None = None,
         aspect: Aspect | None = None,
-        backend: BackendName = "ort",
-        device: DeviceName | None = None,
+        backend: str = "ort",
+        device: str | None = None,
         progress: Callable[[int], None] | None = None,
     ) -> Pipeline:
         """Open the bundle at `path`, check its hashes, and load its graphs; arguments as for the class.

@@ -65,7 +65,7 @@ def compare_engine(
     """
     spec, plan = manifest.graphs[graph], manifest.plan
     loaded: Engine | None = None
-    for case in golden_cases(graph, spec, golden, plan):
+    for case in golden_cases(graph, spec, golden):
         loaded = loaded or engine()
         for output, (actual, expected) in known_outputs(loaded, case).items():
             limit = engine_tolerance(graph, plan, spec, manifest.decoder, output)

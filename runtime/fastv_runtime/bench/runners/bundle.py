@@ -10,7 +10,6 @@ from pathlib import Path
 
 from PIL import Image
 
-from fastv_runtime.backends.registry import BackendName, DeviceName
 from fastv_runtime.bench.protocol import Measurement, Request
 from fastv_runtime.bench.runners.gate import pass_self_test
 from fastv_runtime.config.base import StrictModel
@@ -27,8 +26,8 @@ class BackendChoice(StrictModel):
 
     path: str
     name: str
-    backend: BackendName = "ort"
-    device: DeviceName | None = None
+    backend: str = "ort"
+    device: str | None = None
     threads: int | None = None
     """Of one operator; None means one per physical core that the process may use."""
 

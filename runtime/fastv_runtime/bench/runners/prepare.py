@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 
-from fastv_runtime.backends.registry import BackendName, DeviceName
 from fastv_runtime.bench.analysis.device_profile import DeviceProfile, fit
 from fastv_runtime.bench.analysis.facts import bundle_facts
 from fastv_runtime.bench.models import BenchSettings, RunnerRecord
@@ -24,8 +23,8 @@ def load_bundles(
     bundles: Mapping[str, Bundle],
     workloads: Sequence[Workload],
     *,
-    backend: BackendName,
-    device: DeviceName | None,
+    backend: str,
+    device: str | None,
     threads: int | None,
     status: Status,
 ) -> tuple[list[RunnerRecord], list[BundleRunner]]:
