@@ -2,7 +2,7 @@
 
 To add one: write the file, whose RANKER says everything about it, and list the file below.
 
---help reads these files too, where neither torch nor onnx is installed: they import both only for type checking, or
+help texts reads these files too, where neither torch nor onnx is installed: they import both only for type checking, or
 inside functions.
 """
 
@@ -20,7 +20,7 @@ _FILES = (
     "pre_rope",
     "dart",
 )
-"""In the order in which --help and messages name them."""
+"""In the order in which help texts and messages name them."""
 _RANKERS: list[Ranker] = [import_module(f"{__name__}.{file}").RANKER for file in _FILES]
 RANKERS: dict[str, Ranker] = {ranker.name: ranker for ranker in _RANKERS}
 """Rankers by name."""

@@ -25,9 +25,9 @@ class Ranker:
     """
 
     name: str
-    """As `--ranker` takes it."""
+    """As the option `ranker` takes it."""
     summary: str
-    """For --help and docs/rankers.md: which m of N visual tokens stay."""
+    """For help texts and docs/rankers.md: which m of N visual tokens stay."""
     rank: Callable[[Tape, RankerInputs], ir.Value]
     """Writes the operators that make ranks f32 [1, S]: of those that TensorRT 10.3 has, no TopK whose K depends on data
     other than `length`."""

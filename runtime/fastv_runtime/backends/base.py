@@ -67,11 +67,11 @@ class BackendEntry:
     """All that the registry, the command line and the version check know of a backend."""
 
     name: str
-    """As `--backend` takes it."""
+    """As the option `backend` takes it."""
     summary: str
-    """For --help."""
+    """For help texts."""
     devices: tuple[str, ...]
-    """What it runs on, as `--device` takes it; the first is the default."""
+    """What it runs on, as the option `device` takes it; the first is the default."""
     extras: tuple[str, ...]
     """Extras of fastv-edge whose versions are checked before it is used."""
     open: OpenBackend
