@@ -143,12 +143,7 @@ def _write(
         )
     require_space(output, skeleton.parameters * int(embedding.dtype.itemsize) + embedding.nbytes)
     family.write_processor(checkpoint, folder / PROCESSOR)
-    tokens = Tokens(
-        image=family.image_token_id(config),
-        video=None if video is None else family.video_token_id(config),
-        video_marker=None if video is None else family.video_marker,
-        stop=family.stop_tokens(checkpoint, config),
-    )
+    tokens = family.tokens(checkpoint, config)
     question = _question(checkpoint, folder, tokens, vision, dimensions, plan, progress)
     with progress.weights("hash") as hashed, Digests(hashed) as digests:
         # The checkpoint is hashed while its graphs are traced, and the bundle while it is verified.

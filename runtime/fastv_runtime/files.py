@@ -9,13 +9,14 @@ from pathlib import Path
 from fastv_runtime.errors import UserError
 
 
-def write_atomically(path: Path, text: str) -> None:
+def write_atomically(path: Path, content: str | bytes) -> None:
     """Write a file beside `path` and rename it there. Raises UserError where that cannot be."""
+    data = content.encode() if isinstance(content, str) else content
     try:
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.partial-", dir=path.absolute().parent)
         try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(text)
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
                 os.fchmod(file.fileno(), 0o666 & ~_umask())
             Path(name).replace(path)
         except BaseException:

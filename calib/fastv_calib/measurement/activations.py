@@ -6,7 +6,6 @@ their order, and so the result is the same whoever measured a sample, and when.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from safetensors.numpy import load_file, save
 
 from fastv_export.quantization.observer import Statistics, means, merged
 from fastv_runtime.config.bundle import sha256
+from fastv_runtime.files import write_atomically
 
 SAMPLES = 64
 """Statistics are of the data's first samples: tens of thousands of rows. A sample of a 7B model takes 12 MB."""
@@ -61,14 +61,6 @@ class StatisticsFiles:
 
     def _path(self, sample: str) -> Path:
         return self._folder / f"{sample}.safetensors"
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """The file appears whole or not at all."""
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}.partial-", dir=path.absolute().parent) as folder:
-        staged = Path(folder) / path.name
-        staged.write_bytes(data)
-        staged.replace(path)
 
 
 def _wide(array: np.ndarray) -> type[np.generic]:

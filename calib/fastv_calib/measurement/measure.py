@@ -133,7 +133,7 @@ class Measure:
         """Raises UserError, which names the sample, for images, videos and prompts that cannot be used."""
         try:
             images = [open_image(image) for image in sample.images]
-            videos = [] if sample.video is None else [open_video(sample.video, self._maker.frames)]
+            videos = [] if sample.video is None else [open_video(sample.video, self._maker.preparation.frames)]
             inputs = self._maker(images, sample.prompt, videos)
         except UserError as error:
             raise UserError(f"{sample.where}: {error}") from None
@@ -229,6 +229,6 @@ def divergence(expected: Float[torch.Tensor, " V"], actual: Float[torch.Tensor, 
 def _activations(model: Any, family: Family, maker: InputMaker, limit: Limit | None) -> dict[str, Activation]:
     """As an export without a calibration has them: none where no prompt can be made of a text, which it says."""
     try:
-        return text_activations(model, family, maker.prompts, None if limit is None else limit.positions)
+        return text_activations(model, family, maker.preparation.prompts, None if limit is None else limit.positions)
     except UserError:
         return {}

@@ -14,6 +14,7 @@ from fastv_export.checkpoint.checkpoint import Checkpoint, StoredTensor
 from fastv_export.checkpoint.generation_config import generation_config
 from fastv_export.checkpoint.processor_files import copy_processor
 from fastv_export.hf import models as hf_models
+from fastv_runtime.config.bundle import Tokens
 from fastv_runtime.config.layouts import Aspect, VideoLayout, Vision
 from fastv_runtime.errors import UserError
 from fastv_runtime.preprocessing import Visual
@@ -154,6 +155,16 @@ class Family:
         if not all(isinstance(each, int) for each in stops):
             raise UserError(f"{checkpoint.path}: eos_token_id {stop!r}: must be the id of a token, or a list of them")
         return stops
+
+    def tokens(self, checkpoint: Checkpoint, config: Any) -> Tokens:
+        """Special token ids, as a bundle records them."""
+        takes_videos = self.video(config) is not None
+        return Tokens(
+            image=self.image_token_id(config),
+            video=self.video_token_id(config) if takes_videos else None,
+            video_marker=self.video_marker if takes_videos else None,
+            stop=self.stop_tokens(checkpoint, config),
+        )
 
     def write_processor(self, checkpoint: Checkpoint, target: Path) -> None:
         """Make the directory `target`, with what the runtime's tokenizer and image processor read."""

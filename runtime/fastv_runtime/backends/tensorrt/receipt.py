@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from pathlib import Path
 
 from pydantic import ConfigDict, ValidationError
@@ -12,6 +10,7 @@ from fastv_runtime.backends.tensorrt.module import PythonModule
 from fastv_runtime.config.base import StrictModel
 from fastv_runtime.config.bundle import Manifest
 from fastv_runtime.errors import UserError
+from fastv_runtime.files import write_atomically
 
 RECEIPT_VERSION = 1
 RECEIPT = "receipt.json"
@@ -126,7 +125,4 @@ def read_receipt(folder: Path) -> Receipt | None:
 
 def write_receipt(folder: Path, receipt: Receipt) -> None:
     """Replace the receipt in a device's folder, in one step."""
-    with tempfile.NamedTemporaryFile("w", dir=folder, prefix=f".{RECEIPT}-", delete=False, encoding="utf-8") as file:
-        file.write(receipt.model_dump_json(indent=2) + "\n")
-    os.chmod(file.name, 0o644)  # noqa: PTH101  temporary files are their owner's alone
-    Path(file.name).replace(folder / RECEIPT)
+    write_atomically(folder / RECEIPT, receipt.model_dump_json(indent=2) + "\n")
