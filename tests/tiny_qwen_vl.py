@@ -26,7 +26,7 @@ SPECIAL = [
     *["<ref>", "</ref>", "<box>", "</box>", "<quad>", "</quad>", "<img>", "</img>", "<imgpad>"],
 ]
 CORPUS = [
-    "You are a helpful assistant. What color is the circle? Image 1: system user",
+    "You are a helpful assistant. What color is the circle? Picture 1: system user",
     "the theme's 数字 数字 naïve aaaa ",
 ]
 MERGES = 60

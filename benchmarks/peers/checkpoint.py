@@ -23,7 +23,7 @@ from fastv_export.progress import Progress
 CONFIGURATION = "peers-qwen2.5-vl"
 PIXELS = 672
 """Of the image's sides: 24 x 24 visual tokens of 28 x 28 pixels."""
-QUESTION = "What is in the image and where are they?"
+QUESTION = "What is in the picture and where are they?"
 """Makes, with the template and the markers around the image, 60 tokens that are not visual."""
 SPECIAL = (
     "<|endoftext|>",

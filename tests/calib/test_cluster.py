@@ -18,7 +18,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from fastv_calib import calibrate
+from fastv_calib import calibrator
 from fastv_calib.cli import main as fastv_calibrate
 from fastv_calib.distribution import machines
 from fastv_calib.distribution.cluster import LOSSES, Crew, Work
@@ -134,12 +134,12 @@ def test_a_sweep_that_workers_would_shorten_goes_on_with_them(
             add(measure(sample))
 
     expected = run(tiny_llava, data, tmp_path / "plain.json")
-    monkeypatch.setattr(calibrate, "measure_on_ray", on_ray)
+    monkeypatch.setattr(calibrator, "measure_on_ray", on_ray)
     monkeypatch.setattr(machines, "START", 0.0)
-    monkeypatch.setattr(calibrate, "has_ray", lambda: False)
+    monkeypatch.setattr(calibrator, "has_ray", lambda: False)
     assert run(tiny_llava, data, tmp_path / "none.json", "--workers", "2") == expected and not given
     assert "pip install 'fastv-edge[ray]' to measure 2 samples at a time" in " ".join(capsys.readouterr().err.split())
-    monkeypatch.setattr(calibrate, "has_ray", lambda: True)
+    monkeypatch.setattr(calibrator, "has_ray", lambda: True)
     assert run(tiny_llava, data, tmp_path / "ray.json", "--workers", "2") == expected
     assert given == [("local", 2, 1, SAMPLES - 2)]
 

@@ -14,7 +14,7 @@ from fastv_export import hf
 from fastv_export.families import FAMILIES
 from fastv_export.hf import models as hf_models
 from fastv_runtime.errors import UserError
-from tests.io_spec.conftest import LENGTH, ROWS_TO_LOAD, Subject, token_ids
+from tests.contract.conftest import LENGTH, ROWS_TO_LOAD, Subject, token_ids
 
 EXACT = {"rtol": 0.0, "atol": 1e-6}
 """For the same operations in the same order."""

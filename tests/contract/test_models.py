@@ -17,7 +17,7 @@ from fastv_export.checkpoint.ties import tie
 from fastv_export.families import FAMILIES
 from fastv_export.hf import models as hf_models
 from tests.conftest import noise_image
-from tests.io_spec.conftest import Subject
+from tests.contract.conftest import Subject
 from tests.plain_qwen_vl import PlainQwenVL
 from tests.tiny_qwen_vl import IMAGE_SIZE
 

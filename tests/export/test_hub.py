@@ -237,7 +237,7 @@ def test_without_a_network_a_complete_copy_will_do(hub: Hub, download: Downloads
 def default_hub(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
     """The server as the hub that commands ask."""
     here = partial(resolve, endpoint=hub.url, cache_dir=tmp_path / "cache")
-    monkeypatch.setattr("fastv_export.checkpoint.hub.resolve", here)
+    monkeypatch.setattr("fastv_export.api.resolve", here)
     return hub
 
 

@@ -20,7 +20,7 @@ from fastv_export.checkpoint.weights import CheckpointTensor, Scratch
 from fastv_export.execution.exact import with_exact_products
 from fastv_export.graphs.build import save_graph
 from fastv_export.passes import lower_to_dynamic_int8, lower_to_matmul_nbits, quantize_weights
-from fastv_export.quantization import rounding as rounding_module
+from fastv_export.quantization import weights as weights_module
 from fastv_export.quantization.weights import Quantization
 from fastv_runtime.config.plan import Weights
 from tests.conftest import MakeBundle
@@ -48,7 +48,7 @@ def graph_of(folder: Path, values: torch.Tensor, dtype: str = "float32") -> ir.M
 def test_a_graph_computes_with_the_rounded_weight(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bits: int, block: int, stored: torch.dtype
 ) -> None:
-    monkeypatch.setattr(rounding_module, "BLOCK", 4 * INPUTS * stored.itemsize)  # four rows at a time
+    monkeypatch.setattr(weights_module, "BLOCK", 4 * INPUTS * stored.itemsize)  # four rows at a time
     generator = torch.Generator().manual_seed(0)
     values = torch.randn(OUTPUTS, INPUTS, generator=generator).to(stored)
     values[3] = 0

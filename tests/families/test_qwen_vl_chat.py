@@ -200,7 +200,7 @@ def _chat(source: Path, images: int) -> list[int]:
     ids = [start, *encoding.encode("system"), *newline, *encoding.encode("You are a helpful assistant.")]
     ids += [end, *newline, start, *encoding.encode("user"), *newline]
     for number in range(1, images + 1):
-        ids += encoding.encode(f"Image {number}: ")
+        ids += encoding.encode(f"Picture {number}: ")
         ids += [special["<img>"], *[special["<imgpad>"]] * VISUAL, special["</img>"]]
         # What follows an image tag is cut into pieces as one text.
         ids += encoding.encode("\n" if number < images else "\n" + QUESTION)

@@ -39,7 +39,7 @@ def mean(values):
 In 1969, two men walked on the Moon for the first time; a third stayed in orbit. They brought back 21.5 kg of rocks, \
 which were studied in laboratories in Houston, Paris, Tokyo and elsewhere. "That's one small step," said the first.
 
-The image shows a red bus in front of a brick house. What is written on its side? The number 42 and the name of a \
+The picture shows a red bus in front of a brick house. What is written on its side? The number 42 and the name of a \
 brewery.
 """
 

@@ -18,12 +18,12 @@ from fastv_runtime.generation.positions import position_ids
 from fastv_runtime.generation.prompt import Prompt, PromptBuilder
 from fastv_runtime.preprocessing import Visual, load_images
 
-QUESTION = "What is in the image?"
+QUESTION = "What is in the picture?"
 SIZE = (72, 96)
 """Height and width in pixels: neither square nor large, so that most layouts make few tokens of it."""
 
 ANSWER = """\
-The image shows a small harbour in the early morning. Three fishing boats are tied to the quay, and an old man in a \
+The picture shows a small harbour in the early morning. Three fishing boats are tied to the quay, and an old man in a \
 blue coat is mending a net. Behind him a narrow street climbs between white houses to a church. The sky is clear, but \
 there are dark clouds over the sea.
 """

@@ -17,7 +17,7 @@ from fastv_runtime.generation.prompt import PromptBuilder
 from fastv_runtime.preprocessing import load_images
 from fastv_runtime.preprocessing.images.loading import open_image
 
-QUESTION = "What is in the image, where is it, and what is around it? Answer in one short sentence."
+QUESTION = "What is in the picture, where is it, and what is around it? Answer in one short sentence."
 SIZES = ((640, 480), (160, 120), (320, 240), (480, 360), (960, 720), (1280, 960))
 """Pixels, a camera's shape. The first is what models see that bring every image to one size."""
 MOST = 8

@@ -30,11 +30,12 @@ CHAT_TEMPLATE = (
     "{% set images = namespace(count=0) %}<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
     "{% for part in message['content'] %}{% if part['type'] == 'image' %}{% set images.count = images.count + 1 %}"
-    "Image {{ images.count }}: <img><imgpad></img>\n"
+    "Picture {{ images.count }}: <img><imgpad></img>\n"
     "{% else %}{{ part['text'] }}{% endif %}{% endfor %}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-"""ChatML as the original's `chat` writes it, with one placeholder for the tokens of an image."""
+"""ChatML as the original's `chat` writes it, with one placeholder for the tokens of an image. "Picture" is its own word:
+the model was trained with it."""
 
 
 def write_tokenizer(source: Path, target: Path, image_token_id: int) -> None:
