@@ -155,7 +155,7 @@ def test_other_targets_refuse_them(
     with pytest.raises(SystemExit) as failure:
         main([str(tiny_llava), "-o", str(tmp_path / "out"), "--target", target, "--precision", precision])
     assert failure.value.code == 2
-    said = f"--precision {precision}: target {target} has no such products: use --target trt or trt-rtx, or int8"
+    said = f"--precision {precision}: target {target} has no such kernels: use --target trt or trt-rtx, or int8"
     assert said in capsys.readouterr().err.replace("\n", " ")
 
 

@@ -34,8 +34,8 @@ CHAT_TEMPLATE = (
     "{% else %}{{ part['text'] }}{% endif %}{% endfor %}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-"""ChatML as the original's `chat` writes it, with one placeholder for the tokens of an image. "Picture" is its own word:
-the model was trained with it."""
+"""ChatML as the original's `chat` writes it, with one placeholder for the tokens of an image. "Picture" is its own
+word: the model was trained with it."""
 
 
 def write_tokenizer(source: Path, target: Path, image_token_id: int) -> None:
