@@ -19,6 +19,7 @@ from random_checkpoint import build_on_meta
 
 from fastv_export.families import FAMILIES
 from fastv_export.plan import Options, decoder_dimensions, make_plan
+from fastv_export.quantization.presets import WIDE
 from fastv_runtime.config.cost import plan_cost
 from fastv_runtime.config.lengths import capacity
 from fastv_runtime.config.plan import Weights
@@ -55,7 +56,7 @@ def table() -> Iterator[str]:
     for name, title in MODELS.items():
         config = configuration(name)
         family = FAMILIES[config.model_type]
-        weights = Weights(bits=4, block=BLOCK, wide=("vision", "prefix", "head"))
+        weights = Weights(bits=4, block=BLOCK, wide=WIDE)
         decoder = decoder_dimensions(config, family)
         vision, video = family.vision(config, None), family.video(config)
         plan = make_plan(Options(target="trt", weights=weights), decoder, vision, video)
@@ -69,7 +70,12 @@ def weight_bytes(model: Any, family: Any, layer: int) -> tuple[float, float]:
     """Bytes in fp16, and in int4 as a plan with these weights has them; embedding tables apart."""
     decoder, head = family.decoder(model), family.head(model)
     table = {id(each) for each in decoder.embed_tokens.parameters()}
-    late = {id(each) for part in decoder.layers[layer:] for each in part.parameters()}
+    late = {
+        id(each)
+        for part in decoder.layers[layer:]
+        for name, each in part.named_parameters()
+        if "values" not in WIDE or ".v_proj." not in name
+    }
     half = four = 0.0
     # A tied head is the embedding table as well, and is in the suffix all the same.
     everything = {id(each): each for each in model.parameters() if id(each) not in table}

@@ -109,6 +109,6 @@ def test_last_logits_are_those_of_the_stock_forward(subject: Subject) -> None:
     hf_models.attend(subject.model, "eager")
     ids = inputs["input_ids"]
     visual = ids == subject.family.image_token_id(subject.config)
-    pixels = subject.family.pixels(maker._images(image), (image.height, image.width))
+    pixels = subject.family.pixels(maker.preparation.of_image(image), (image.height, image.width))
     logits = subject.family.last_logits(subject.model, ids, pixels, visual, 2)
     torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)

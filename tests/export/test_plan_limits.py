@@ -57,7 +57,7 @@ def _plan(source: Path, options: Options) -> Plan:
 
 
 def test_blocks_that_do_not_fit_are_refused(tiny_llava: Path) -> None:
-    with pytest.raises(UserError, match="products have 64 inputs, which are no whole blocks of 128"):
+    with pytest.raises(UserError, match="linear layers have 64 inputs, which are no whole blocks of 128"):
         _plan(tiny_llava, Options(weights=Weights(bits=4, block=128)))
 
 

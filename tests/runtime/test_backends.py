@@ -61,10 +61,10 @@ def test_a_backend_loads_a_bundle_or_says_why_not(
 
 @pytest.mark.parametrize("entry", BACKENDS.values(), ids=lambda entry: entry.name)
 def test_a_device_that_a_backend_lacks_is_refused(entry: BackendEntry, tiny_bundle: Path) -> None:
-    with pytest.raises(UserError, match=f"--device toaster: backend {entry.name} runs on {' or '.join(entry.devices)}"):
+    with pytest.raises(UserError, match=f"`device` toaster: backend {entry.name} runs on {' or '.join(entry.devices)}"):
         open_backend(Bundle.open(tiny_bundle), entry.name, "toaster")
 
 
 def test_an_unknown_backend_is_refused(tiny_bundle: Path) -> None:
-    with pytest.raises(UserError, match=f"--backend other: must be one of {', '.join(BACKENDS)}"):
+    with pytest.raises(UserError, match=f"`backend` other: must be one of {', '.join(BACKENDS)}"):
         open_backend(Bundle.open(tiny_bundle), "other")
