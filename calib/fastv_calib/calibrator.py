@@ -49,14 +49,14 @@ from fastv_export.checkpoint.checkpoint import Checkpoint
 from fastv_export.checkpoint.skeleton import build_without_weights
 from fastv_export.families import family_of
 from fastv_export.plan import decoder_dimensions
-from fastv_export.quantization.presets import FEW_BITS
+from fastv_export.quantization.presets import FEW_BITS, PRESETS
 from fastv_export.rankers import CONTROLS, RANKERS
 from fastv_runtime.config.bundle import DecoderConfig
 from fastv_runtime.config.cost import BYTES
 from fastv_runtime.config.lengths import kept_count
 from fastv_runtime.errors import UserError
 
-PRECISIONS = ("fp32", *FEW_BITS)
+PRECISIONS = tuple(each.name for each in PRESETS.values() if each.measured)
 
 
 class Calibrator:

@@ -14,14 +14,20 @@ from fastv_export.exporting import check_output, export_bundle
 from fastv_export.plan import Options
 from fastv_export.progress import Progress
 from fastv_export.quantization.activations import read_activations, sidecar_of
-from fastv_export.quantization.presets import BLOCK, BLOCKS, DEFAULTS, FEW_BITS, FLOATING, PARTS, TRT_BLOCK, WIDE
+from fastv_export.quantization.presets import (
+    BLOCK,
+    BLOCKS,
+    DEFAULTS,
+    FEW_BITS,
+    PARTS,
+    PRESETS,
+    TRT_BLOCK,
+    WIDE,
+)
 from fastv_export.targets import TARGETS
 from fastv_runtime.config.bundle import Manifest
-from fastv_runtime.config.plan import Length, Part, Precision, Weights
+from fastv_runtime.config.plan import Length, Part, Weights
 from fastv_runtime.errors import UserError
-
-PRECISIONS: dict[str, Precision] = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
-"""Precisions of weights and activations alike, as options name them."""
 
 
 def export(
@@ -82,7 +88,7 @@ def export(
     """
     progress = progress or Progress(None)
     _check("target", [target], TARGETS)
-    _check("precision", [] if precision is None else [precision], (*PRECISIONS, *FEW_BITS, *FLOATING))
+    _check("precision", [] if precision is None else [precision], PRESETS)
     _check("block", [] if block is None else [block], BLOCKS)
     _check("int8_parts", int8_parts or (), PARTS)
     _check("length", [] if length is None else [length], get_args(Length))
@@ -110,7 +116,7 @@ def export(
         max_images=max_images,
         max_visual=max_visual,
         max_new_tokens=max_new_tokens,
-        precision=None if precision is None else PRECISIONS.get(precision),
+        precision=None if precision is None else PRESETS[precision].activations,
         weights=weights,
         target=target,
         verify=verify,
@@ -137,7 +143,7 @@ def _planned(chosen: ChosenPlan | None, given: dict[str, Any], prune: bool) -> d
 def _weights(
     precision: str | None, block: int | None, parts: Sequence[Part] | None, target: str, calibrated: bool
 ) -> Weights | None:
-    weights = None if precision is None else (FEW_BITS | FLOATING).get(precision)
+    weights = None if precision is None else PRESETS[precision].weights
     if weights is not None and weights.floating:
         for name, given in (("block", block), ("int8_parts", parts)):
             if given is not None:

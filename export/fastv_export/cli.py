@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from fastv_export.quantization.presets import BLOCKS, FEW_BITS, FLOATING, PARTS
+from fastv_export.quantization.presets import BLOCKS, PARTS, PRESETS
 from fastv_export.rankers import RANKERS
 from fastv_runtime.config.bundle import END_TO_END, Manifest
 from fastv_runtime.config.wording import cost_of, dialect_of, precision_of
@@ -17,7 +17,6 @@ from fastv_runtime.console import command, export_extras, stderr, with_flags
 from fastv_runtime.errors import missing_extra
 
 TARGETS = ("ort", "trt", "trt-rtx", "trt-legacy")
-PRECISIONS = ("fp32", "fp16", "bf16", *FEW_BITS, *FLOATING)
 DESCRIPTION = (
     "Split a vision-language model at decoder layer K and write it as a bundle that prunes visual tokens there."
 )
@@ -44,11 +43,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--precision",
-        choices=PRECISIONS,
-        help="fp32, fp16 and bf16: of weights and activations. int8 and int4: of weights; int8 rounds the inputs of "
-        "linear layers too on ort, and on trt targets with --calibration. fp8 (GPUs since SM89) and nvfp4 (since "
-        "SM100): the decoder's linear layers, on trt targets. Default: fp16; for ort int8, which is for CPUs: use fp16 "
-        "with its CUDA provider",
+        choices=list(PRESETS),
+        help="; ".join(f"{each.name}: {each.summary}" for each in PRESETS.values())
+        + ". Default: fp16; for ort int8, which is for CPUs: use fp16 with its CUDA provider",
     )
     parser.add_argument(
         "--block",
