@@ -34,7 +34,7 @@ def import_timm() -> None:
     from transformers.models.timm_wrapper import modeling_timm_wrapper
     from transformers.utils import import_utils
 
-    modeling_timm_wrapper.timm = timm
+    vars(modeling_timm_wrapper)["timm"] = timm  # what its own import would have bound
     import_utils.BACKENDS_MAPPING["timm"] = (lambda: True, "")
 
 

@@ -219,3 +219,7 @@ def _conclude(calibration: Calibration, source: str, output: str) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     command(parser(), run, argv, export_extras)
+
+
+if __name__ == "__main__":
+    main()

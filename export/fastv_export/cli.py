@@ -170,3 +170,7 @@ def _raise_exit(signum: int, _: Any) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     command(parser(), run, argv, export_extras)
+
+
+if __name__ == "__main__":
+    main()

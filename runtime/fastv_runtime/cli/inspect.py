@@ -157,3 +157,7 @@ def _print(manifest: Manifest, facts: dict[str, Any], console: Console) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     command(parser(), run, argv)
+
+
+if __name__ == "__main__":
+    main()

@@ -121,3 +121,7 @@ def _print_notes(notes: Sequence[str]) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     command(parser(), run, argv, backend_extras)
+
+
+if __name__ == "__main__":
+    main()
