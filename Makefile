@@ -58,7 +58,7 @@ precision: $(DEV)
 evaluate: $(DEV)
 	$(RUN) demo/evaluate.py
 
-# Which plan the demo checkpoint bears, chosen on one split of questions and tried on another.
+# Which plan the demo checkpoint supports, chosen on one split of questions and tried on another.
 calibrate: $(DEV)
 	$(RUN) benchmarks/calibration.py
 

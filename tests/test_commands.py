@@ -28,9 +28,11 @@ def test_export_run_and_inspect_the_demo(tmp_path: Path, capsys: pytest.CaptureF
     cost = manifest["quantization"]
     assert cost["asked"] == 1 + 32
     assert 0 < cost["kl"] < 0.05
-    costs = f"{cost['same']} of 33 tokens as unrounded, KL {cost['kl']:.2g}"
-    assert "int8 weights, int8 activations by row; verified against transformers with weights as rounded, from " in line
-    assert line.endswith(f"; rounding itself costs: {costs}")
+    costs = f"{cost['same']} of 33 tokens as unquantized, KL {cost['kl']:.2g}"
+    assert (
+        "int8 weights, int8 activations by row; verified against transformers with weights as quantized, from " in line
+    )
+    assert line.endswith(f"; quantization itself costs: {costs}")
     assert max(manifest["verified"].values()) < 1e-4
     assert set(manifest["verified"]) == {"vision", "prefix", "select", "suffix", END_TO_END}
 
@@ -63,7 +65,7 @@ def test_export_run_and_inspect_the_demo(tmp_path: Path, capsys: pytest.CaptureF
     table = capsys.readouterr().out
     assert "K=2, keep 0.25" in table
     assert "computes with: int8 weights, int8 activations by row" in table
-    assert f"what rounding costs: {costs}" in table
+    assert f"what quantization costs: {costs}" in table
     assert "suffix" in table
 
 
@@ -103,5 +105,5 @@ def test_unverified_bundles_say_so(tiny_llava: Path, tmp_path: Path, capsys: pyt
     fastv_export([str(tiny_llava), "-o", str(tmp_path / "out.fastv"), "--no-verify"])
     said = capsys.readouterr().err
     assert "not verified" in said
-    assert "rounding itself costs: not measured" in said
+    assert "quantization itself costs: not measured" in said
     assert read_manifest(tmp_path / "out.fastv").verified is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -82,6 +83,7 @@ def calibrate(
     """
     progress = progress or Progress(None)
     output, page = _writable(output), None if report is None else _writable(report)
+    _check_replaced(Path(data), output, page)
     machines = Machines(ray, workers, threads)
     samples = read_data(Path(data), prompt)
     settings = CalibrationSettings(
@@ -140,6 +142,30 @@ def _objectives(
         max_new_tokens=max_new_tokens,
         max_ttft=max_ttft,
     )
+
+
+def _check_replaced(data: Path, output: Path, page: Path | None) -> None:
+    """UserError where writing would lose what is no earlier calibration or report."""
+    taken = {data.resolve(): "`data`"}
+    for name, path in (("`output`", output), ("`report`", page)):
+        if path is None:
+            continue
+        other = taken.setdefault(path.resolve(), name)
+        if other != name:
+            raise UserError(f"{name} {path}: {other} is the same file: give another")
+    if output.exists() and not _is_calibration(output):
+        raise UserError(f"`output` {output}: exists and is no calibration: remove it, or give another")
+    if page is not None and page.exists() and not page.read_bytes()[:15].lower().startswith(b"<!doctype html"):
+        raise UserError(f"`report` {page}: exists and is no HTML page: remove it, or give another")
+
+
+def _is_calibration(path: Path) -> bool:
+    """Whether a file is a calibration, of whatever version."""
+    try:
+        found = json.loads(path.read_bytes())
+    except ValueError:
+        return False
+    return isinstance(found, dict) and {"schema_version", "objectives", "plans"} <= found.keys()
 
 
 def _writable(path: str | Path) -> Path:

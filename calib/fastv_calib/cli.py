@@ -73,7 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=defaults.PRECISIONS,
         metavar="NAME",
-        help="of weights: fp32, as they are stored, int8 and int4, as fastv-export rounds them for ort; the answers "
+        help="of weights: fp32, as they are stored, int8 and int4, as fastv-export quantizes them for ort; the answers "
         "compared with are always those of fp32 (default: fp32)",
     )
     parser.add_argument(

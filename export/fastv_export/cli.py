@@ -147,7 +147,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def summary(manifest: Manifest) -> str:
-    """One line about a bundle: its size, what it computes with, whether that is right, what rounding costs."""
+    """One line about a bundle: its size, what it computes with, whether that is right, what quantization costs."""
     size = sum(digest.size for digest in manifest.files.values())
     few = manifest.plan.weights is not None
     said = [f"{size / 2**20:,.1f} MiB, {precision_of(manifest.plan, dialect_of(manifest.graphs))}"]
@@ -156,11 +156,11 @@ def summary(manifest: Manifest) -> str:
     else:
         worst = max(manifest.verified.values())
         whole = "from image to tokens" if END_TO_END in manifest.verified else "graph by graph"
-        with_these = " with weights as rounded" if few else ""
+        with_these = " with weights as quantized" if few else ""
         said.append(f"verified against transformers{with_these}, {whole}, within {worst:.1e}")
     if few:
         cost = "not measured" if manifest.quantization is None else cost_of(manifest.quantization)
-        said.append(f"rounding itself costs: {cost}")
+        said.append(f"quantization itself costs: {cost}")
     return "; ".join(said)
 
 

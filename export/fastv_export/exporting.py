@@ -162,7 +162,7 @@ def _write(
                     activations = text_activations(stock, family, PromptBuilder(folder / PROCESSOR, tokens), most)
             except UserError as error:
                 without = (
-                    "activations are not rounded" if plan.weights.floating else "weights are rounded without scales"
+                    "activations are not quantized" if plan.weights.floating else "weights are quantized without scales"
                 )
                 progress.note(f"warning: {without}, since no text can be read: {error}")
         graphs, rounded, scaled = write_graphs(
@@ -194,9 +194,9 @@ def _write(
                     verified[END_TO_END] = verify_chain(chain, stock)
             if question is not None and plan.weights is not None:
                 chain = through(question, embedding=embedding_dtype, answered=question.answered, exact=False)
-                with progress.weights("what rounding costs: bundle", _graph_bytes(graphs, folder)) as read:
+                with progress.weights("what quantization costs: bundle", _graph_bytes(graphs, folder)) as read:
                     chain.run(read)
-                with progress.weights("what rounding costs: unrounded", _stored_bytes(checkpoint)) as read:
+                with progress.weights("what quantization costs: unquantized", _stored_bytes(checkpoint)) as read:
                     cost = quantization_cost(chain, stream_model(checkpoint, family, read=read))
                 if (warned := warning(cost, plan, dialect.name, calibrated=calibrated)) is not None:
                     progress.note(warned)

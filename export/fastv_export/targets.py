@@ -22,6 +22,7 @@ from fastv_export.passes import (
     lower_to_rotary_embedding,
     lower_to_where,
 )
+from fastv_export.quantization.presets import PRECISIONS
 from fastv_export.tracing.trace import OPSET
 from fastv_runtime.config.plan import DialectName, Precision
 from fastv_runtime.errors import UserError
@@ -104,5 +105,7 @@ def choose_precision(target: str, precision: Precision | None) -> Precision:
     if precision is None:
         return supports[0]
     if precision not in supports:
-        raise UserError(f"`precision` {precision}: target {target} computes in {' or '.join(supports)}: use those")
+        names = {value: name for name, value in PRECISIONS.items()}
+        known = " or ".join(names[each] for each in supports)
+        raise UserError(f"`precision` {names[precision]}: target {target} computes in {known}: use one of them")
     return precision

@@ -367,3 +367,21 @@ def test_videos(tiny_llava: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     lines = output.with_suffix(".samples.jsonl").read_text().splitlines()[1:]
     assert [json.loads(line)["visual"] for line in lines] == [TOKENS, 8 * (TOKENS + 1), 3 * (TOKENS + 1)]
     assert "data.jsonl:2: llava models take no video" in fails(capsys, tiny_llava, data, tmp_path / "x.json")
+
+
+def test_nothing_is_replaced_but_calibrations_and_reports(
+    tiny_llava: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    notes, image, output = tmp_path / "notes.json", tmp_path / "page.png", tmp_path / "calibration.json"
+    notes.write_text('{"mine": 1}')
+    image.write_bytes(b"\x89PNG mine")
+    before = data.read_bytes()
+    for written, flags, said in (
+        (data, [], f"--output {data}: --data is the same file"),
+        (notes, [], f"--output {notes}: exists and is no calibration"),
+        (output, ["--report", str(output)], f"--report {output}: --output is the same file"),
+        (output, ["--report", str(image)], f"--report {image}: exists and is no HTML page"),
+    ):
+        assert said in fails(capsys, tiny_llava, data, written, *flags)
+    assert (data.read_bytes(), notes.read_text(), image.read_bytes()) == (before, '{"mine": 1}', b"\x89PNG mine")
+    assert not output.exists()

@@ -67,7 +67,7 @@ def test_a_slip_that_rounding_does_not_explain_is_found(
 
 
 def test_bfloat16_is_refused_where_it_cannot_be_computed_in(tiny_llava: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="`precision` bfloat16: target ort computes in float32 or float16: use those"):
+    with pytest.raises(UserError, match="`precision` bf16: target ort computes in fp32 or fp16: use one of them"):
         export_bundle(tiny_llava, tmp_path / "out.fastv", Options(precision="bfloat16"), Progress(None))
 
 

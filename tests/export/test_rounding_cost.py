@@ -52,9 +52,11 @@ def test_what_is_recorded_is_the_distance_from_the_unrounded_checkpoint(
     error = ((ours - theirs).square().sum(-1) / theirs.square().sum(-1)).mean().sqrt()
     assert recorded.logits == pytest.approx(float(error), rel=0.02)
 
-    warned = [note for note in notes if note.startswith("warning: rounding changes what this model says")]
+    warned = [note for note in notes if note.startswith("warning: quantization changes what this model says")]
     assert len(warned) == (recorded.kl > BEARABLE)
-    assert f"rounding itself costs: {recorded.same} of 9 tokens as unrounded, KL {recorded.kl:.2g}" in summary(manifest)
+    assert f"quantization itself costs: {recorded.same} of 9 tokens as unquantized, KL {recorded.kl:.2g}" in summary(
+        manifest
+    )
 
 
 @torch.no_grad()
@@ -122,7 +124,7 @@ def test_a_warning_says_what_to_try(weights: Weights, dialect: DialectName, cali
     assert warning(bearable, plan, dialect, calibrated=calibrated) is None
     line = warning(bearable.model_copy(update={"kl": 0.74}), plan, dialect, calibrated=calibrated)
     assert line is not None
-    assert "40 of 49 tokens as unrounded, KL 0.74, above 0.15: try " + tries in line
+    assert "40 of 49 tokens as unquantized, KL 0.74, above 0.15: try " + tries in line
     assert warning(bearable.model_copy(update={"kl": float("nan")}), plan, dialect, calibrated=calibrated) is not None
 
 

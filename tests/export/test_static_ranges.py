@@ -68,8 +68,8 @@ def test_products_with_outliers_keep_their_activations(tmp_path: Path) -> None:
     progress = Progress(None)
     progress.note = notes.append  # type: ignore[method-assign]
     export_bundle(source, tmp_path / "out.fastv", options, progress, activations)
-    (note,) = (each for each in notes if "are not rounded" in each)
-    assert note.startswith("note: 1 of 12 inputs of linear layers are not rounded")
+    (note,) = (each for each in notes if "are not quantized" in each)
+    assert note.startswith("note: 1 of 12 inputs of linear layers are not quantized")
     model = onnx.load(tmp_path / "out.fastv" / "onnx" / "decoder.onnx", load_external_data=False)
     makers = {node.output[0]: node for node in model.graph.node}
     static = {

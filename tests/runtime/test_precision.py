@@ -55,5 +55,5 @@ def test_words(weights: Weights | None, precision: Precision, dialect: DialectNa
 def test_what_rounding_costs_in_words() -> None:
     assert (
         cost_of(QuantizationCost(asked=49, same=43, kl=0.02254, logits=0.09))
-        == "43 of 49 tokens as unrounded, KL 0.023"
+        == "43 of 49 tokens as unquantized, KL 0.023"
     )

@@ -41,6 +41,6 @@ def _ranges(scaled: list[ScaledInputs], by: str) -> str:
 def _wide(wide: int, scaled: list[ScaledInputs]) -> str:
     given = wide + sum(len(each.ranges) for each in scaled)
     return (
-        f"note: {wide} of {given} inputs of linear layers are not rounded, their weights alone have eight bits: one "
+        f"note: {wide} of {given} inputs of linear layers are not quantized, their weights alone have eight bits: one "
         f"range for all rows would put an ordinary one more than {LIMIT:.1%} off, since a few are far larger"
     )

@@ -1,4 +1,4 @@
-"""What rounding costs: how far what a bundle computes is from the stock model with its weights as they are stored.
+"""What quantization costs: how far what a bundle computes is from the stock model with its weights as they are stored.
 
 Verification leaves that out on purpose: it compares with weights that are rounded equally, so that any difference is a
 mistake. This is the other question, and a user's: what became of the model.
@@ -59,8 +59,8 @@ def warning(cost: QuantizationCost, plan: Plan, dialect: DialectName, *, calibra
     wider = "int8" if integers else "fp8"
     tries.append(f"`precision` {wider if weights.bits == 4 else UNROUNDED[plan.precision]}")
     if weights.static and integers:
-        tries.append("leave out `calibration`, by which activations are rounded")
-    return f"warning: rounding changes what this model says: {cost_of(cost)}, above {BEARABLE}: try {_or(tries)}"
+        tries.append("leave out `calibration`, by which activations are quantized")
+    return f"warning: quantization changes what this model says: {cost_of(cost)}, above {BEARABLE}: try {_or(tries)}"
 
 
 def _or(tries: list[str]) -> str:

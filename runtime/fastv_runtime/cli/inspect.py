@@ -124,7 +124,7 @@ def _print(manifest: Manifest, facts: dict[str, Any], console: Console) -> None:
     )
     if plan.weights is not None:
         rounding = "not measured" if manifest.quantization is None else cost_of(manifest.quantization)
-        console.print(f"what rounding costs: {rounding}", highlight=False)
+        console.print(f"what quantization costs: {rounding}", highlight=False)
     table = Table(f"prompt of {cost['tokens']} tokens", "this plan", "unpruned", "ratio")
 
     def row(name: str, own: float, dense: float, digits: int) -> None:

@@ -115,8 +115,8 @@ class Manifest(StrictModel):
     """Largest relative difference from transformers with weights rounded as the bundle's are and activations that are
     not, per graph and END_TO_END: whether graphs are right. None if the export did not compare."""
     quantization: QuantizationCost | None = None
-    """What rounding itself costs. None where weights have all bits, where nothing was compared or no question fits the
-    plan, and in bundles of schema 4."""
+    """What quantization itself costs. None where weights have all bits, and where nothing was compared or no question
+    fits the plan."""
 
     @model_validator(mode="after")
     def _all_listed(self) -> Manifest:

@@ -31,7 +31,7 @@ def precision_of(plan: Plan, dialect: DialectName) -> str:
 
 def _floating(plan: Plan, weights: Weights) -> str:
     wide = f" ({', '.join(weights.wide)}: fp8)" if weights.wide else ""
-    return f"{weights.name} weights{wide}, activations rounded likewise (vision: {plan.precision})"
+    return f"{weights.name} weights{wide}, activations quantized likewise (vision: {plan.precision})"
 
 
 def _weights(weights: Weights) -> str:
@@ -51,5 +51,5 @@ def _activations(plan: Plan, weights: Weights, dialect: DialectName) -> str:
 
 
 def cost_of(cost: QuantizationCost) -> str:
-    """What rounding costs, for people: "43 of 49 tokens as unrounded, KL 0.022"."""
-    return f"{cost.same} of {cost.asked} tokens as unrounded, KL {cost.kl:.2g}"
+    """What quantization costs, for people: "43 of 49 tokens as unquantized, KL 0.022"."""
+    return f"{cost.same} of {cost.asked} tokens as unquantized, KL {cost.kl:.2g}"

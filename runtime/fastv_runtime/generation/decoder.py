@@ -1,7 +1,7 @@
 """The language model as graphs linked by buffers: prefix -> select -> suffix, or one unpruned graph.
 
-All graphs read and write one arena, wherever the backend has it; `links.py` says which tensor is which buffer. The
-prompt's embeddings and visual features are written straight into the first graph's input.
+All graphs read and write one arena, wherever the backend has it; `memory/bindings.py` says which tensor is which
+buffer. The prompt's embeddings and visual features are written straight into the first graph's input.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A runner in a process of its own, spoken to in lines of JSON: see `runner.py`."""
+"""A runner in a process of its own, spoken to in lines of JSON: see `bench/protocol.py`."""
 
 from __future__ import annotations
 
