@@ -12,6 +12,7 @@ from pathlib import Path
 from fastv_runtime.cli.backends import add_backend_arguments, backend_extras
 from fastv_runtime.cli.videos import add_video_arguments, read_videos
 from fastv_runtime.config.bundle import read_manifest
+from fastv_runtime.config.lengths import check_keep
 from fastv_runtime.console import command, open_bundle, stderr, with_flags
 from fastv_runtime.errors import UserError
 from fastv_runtime.generation.sampling import Sampling
@@ -52,6 +53,9 @@ def parser() -> argparse.ArgumentParser:
         help="above 1: what was said is said again less likely (default: as the checkpoint says; 1 is none)",
     )
     parser.add_argument("--length", choices=["fixed", "exact"], help="pruned length (default: the bundle's plan)")
+    parser.add_argument(
+        "--keep", type=float, metavar="R", help="fraction of visual tokens kept (default: the bundle's plan)"
+    )
     add_backend_arguments(parser)
     parser.add_argument("--threads", type=int, metavar="N", help="threads of one operator (default: one per core)")
     parser.add_argument("--show-kept", metavar="OUT.png", help="draw which patches were kept")
@@ -68,7 +72,9 @@ def run(args: argparse.Namespace) -> None:
         if value is not None and not args.images and not args.videos:
             raise UserError(f"{flag}: there is no image: give one with --image, or a video with --video")
     images = [open_image(path) for path in args.images]
-    shown = read_videos(args.videos, args.frames, args.super_image, read_manifest(args.bundle))
+    manifest = read_manifest(args.bundle)
+    check_keep(manifest.plan, args.keep)
+    shown = read_videos(args.videos, args.frames, args.super_image, manifest)
     bundle = open_bundle(args.bundle)
     from fastv_runtime.generation.pipeline import Pipeline
 
@@ -79,6 +85,7 @@ def run(args: argparse.Namespace) -> None:
         max_new_tokens=args.max_new_tokens,
         sampling=sampling,
         length=args.length,
+        keep=args.keep,
         videos=shown.videos,
     )
     answer = generation.answer

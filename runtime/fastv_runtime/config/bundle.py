@@ -18,7 +18,7 @@ from fastv_runtime.config.plan import DialectName, Plan
 from fastv_runtime.errors import UserError
 from fastv_runtime.memory.layout import numpy_dtype
 
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 MANIFEST = "bundle.json"
 EMBEDDING = "embed_tokens.bin"
 GOLDEN = "golden.safetensors"

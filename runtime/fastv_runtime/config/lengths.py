@@ -6,6 +6,7 @@ S is the prompt's length in tokens, T of them text and N visual; M is how many t
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import floor
 
 from fastv_runtime.config.plan import Plan
 from fastv_runtime.errors import UserError
@@ -38,12 +39,25 @@ def capacity(plan: Plan) -> Capacity:
     return Capacity(prompt, pruned, prompt + plan.max_new_tokens, pruned + plan.max_new_tokens)
 
 
-def pruned_length(plan: Plan, text: int, visual: int, policy: str, capacity: Capacity) -> int:
-    """M for a prompt of `text` + `visual` tokens.
+def check_keep(plan: Plan, keep: float | None) -> None:
+    """UserError for a `keep` of one prompt that makes no sense for the bundle of a plan. None: the plan's own."""
+    if keep is None:
+        return
+    if not plan.prunes:
+        raise UserError(f"`keep` {keep:g}: this bundle was exported without pruning: leave `keep` out")
+    if not 0 < keep <= 1:
+        raise UserError(f"`keep` {keep:g}: must be above 0 and at most 1, the fraction of visual tokens kept")
 
-    `exact`: text + round(keep * visual), the paper's count. `fixed`: max_text + round(keep * visual), so that
-    prompts with as many images share one length; text below the budget leaves its slots to visual tokens.
-    Never more than the prompt has. Raises UserError when the prompt is longer than the plan supports.
+
+def pruned_length(
+    plan: Plan, text: int, visual: int, policy: str, capacity: Capacity, keep: float | None = None
+) -> int:
+    """M for a prompt of `text` + `visual` tokens. `keep` None: the plan's.
+
+    `exact`: text + round(keep * visual), the paper's count. `fixed`: the same with text rounded up to a multiple of
+    `text_step`, so that prompts with as many images share a few lengths; text below it leaves its room to visual
+    tokens. Never more than the prompt has, or the buffers hold. Raises UserError when the prompt is longer than the
+    plan supports, or `keep` asks for more tokens than that.
     """
     length = text + visual
     if length > capacity.prompt:
@@ -51,18 +65,24 @@ def pruned_length(plan: Plan, text: int, visual: int, policy: str, capacity: Cap
             f"the prompt has {length} tokens ({text} text, {visual} visual) and this bundle supports at most "
             f"{capacity.prompt}: shorten it, or export with a larger max_text, max_images or max_visual"
         )
+    check_keep(plan, keep)
     if not plan.prunes:
         return length
-    budget = text if policy == "exact" else plan.max_text
-    pruned = min(length, budget + kept_count(visual, plan.keep))
-    if text > pruned:
-        raise UserError(
-            f"the prompt's text alone has {text} tokens and the pruned length is {pruned}: "
-            "shorten it, use `length` exact, or export with a larger max_text"
-        )
-    if pruned > capacity.pruned:
-        raise UserError(
-            f"the pruned prompt has {pruned} tokens and this bundle supports at most {capacity.pruned}: "
-            "shorten the text, or export with a larger max_text"
-        )
-    return pruned
+    kept = kept_count(visual, plan.keep if keep is None else keep)
+    if text + kept > capacity.pruned:
+        raise _too_long(text, visual, kept, capacity, keep)
+    room = text if policy == "exact" else -(-text // plan.text_step) * plan.text_step
+    return min(length, room + kept, capacity.pruned)
+
+
+def _too_long(text: int, visual: int, kept: int, capacity: Capacity, keep: float | None) -> UserError:
+    too_long = f"the pruned prompt has {text + kept} tokens and this bundle supports at most {capacity.pruned}"
+    largest = floor((capacity.pruned - text) / visual * 1000) / 1000 if visual else 0.0
+    if largest <= 0:
+        return UserError(f"{too_long}: shorten the text, or export with a larger max_text")
+    if keep is None:
+        return UserError(f"{too_long}: shorten the text, use a smaller `keep`, or export with a larger max_text")
+    return UserError(
+        f"`keep` {keep:g}: {too_long}: it can be {largest:g} at most for this prompt; "
+        "for more, export with a larger keep"
+    )

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from fastv_runtime.config.base import StrictModel
 
 DialectName = Literal["onnx", "ort", "trt", "trt-legacy"]
 Length = Literal["fixed", "exact"]
+TEXT_STEP = 32
+"""Tokens between fixed pruned lengths, where nobody says otherwise."""
 Part = Literal["vision", "prefix", "first", "last", "attention", "values", "head"]
 """Towers; layers before K (which decide what is pruned); the decoder's first and last layer; of its layers the products
 around attention, and of those the one that makes values; its head."""
@@ -54,6 +58,8 @@ class Plan(StrictModel):
     max_text: int
     max_visual: int
     max_new_tokens: int
+    text_step: Annotated[int, Field(ge=1)] = TEXT_STEP
+    """Fixed pruned lengths make room for text in multiples of it: what is kept beyond `keep` is fewer tokens."""
 
     @property
     def prunes(self) -> bool:

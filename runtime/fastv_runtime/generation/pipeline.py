@@ -15,14 +15,14 @@ from fastv_runtime.backends.base import Backend
 from fastv_runtime.backends.registry import open_backend
 from fastv_runtime.config.bundle import PROCESSOR, Bundle
 from fastv_runtime.config.layouts import Aspect
-from fastv_runtime.config.lengths import capacity, kept_count, pruned_length
-from fastv_runtime.config.plan import Plan
+from fastv_runtime.config.lengths import capacity, check_keep, pruned_length
 from fastv_runtime.errors import UserError
 from fastv_runtime.generation.clock import Clock
 from fastv_runtime.generation.decoder import Decoder, load_decoder
 from fastv_runtime.generation.encoder import Encoder
 from fastv_runtime.generation.kept_image import draw_kept, numbered
 from fastv_runtime.generation.logit_rules import LogitRules
+from fastv_runtime.generation.notes import pruning_notes
 from fastv_runtime.generation.positions import position_ids
 from fastv_runtime.generation.prompt import PromptBuilder
 from fastv_runtime.generation.sampling import Sampler, Sampling
@@ -42,6 +42,8 @@ class Answer:
     visual_tokens: int
     kept_visual_tokens: list[int]
     pruned_length: int
+    keep: float
+    """Fraction of visual tokens that was asked for: of this prompt, or the plan's. 1 where nothing is pruned."""
     backend: str
     notes: list[str]
     """What the caller should know: that nothing could be pruned, say."""
@@ -137,6 +139,7 @@ class Pipeline:
         max_new_tokens: int | None = None,
         sampling: Sampling | None = None,
         length: str | None = None,
+        keep: float | None = None,
         ignore_stop: bool = False,
         videos: Sequence[Video] = (),
     ) -> Answer:
@@ -147,6 +150,7 @@ class Pipeline:
             max_new_tokens=max_new_tokens,
             sampling=sampling,
             length=length,
+            keep=keep,
             ignore_stop=ignore_stop,
             videos=videos,
         )
@@ -162,6 +166,7 @@ class Pipeline:
         max_new_tokens: int | None = None,
         sampling: Sampling | None = None,
         length: str | None = None,
+        keep: float | None = None,
         ignore_stop: bool = False,
         videos: Sequence[Video] = (),
     ) -> Generation:
@@ -171,6 +176,7 @@ class Pipeline:
         max_new_tokens: None means what the checkpoint says, if the plan supports it, else what the plan supports.
         sampling: None means greedy.
         length: `fixed` or `exact` pruned length; None means the plan's.
+        keep: fraction of visual tokens kept, above 0 and at most 1, as far as the buffers go; None means the plan's.
         ignore_stop: go on past stop tokens (for measuring).
         videos: sampled frames, for models that take videos.
         Raises UserError for a prompt that the plan does not support.
@@ -186,13 +192,14 @@ class Pipeline:
                 f"`max_new_tokens` {limit}: this bundle supports 1 to {plan.max_new_tokens}: "
                 "export with a larger max_new_tokens"
             )
+        check_keep(plan, keep)
         clock = Clock(settle=self._backend.synchronize)
         with clock("preprocess"):
             visuals = [*map(self._images, images), *map(self._video, videos)]
             built = self._prompts.build(prompt, visuals)
             visual = int(built.visual.sum())
             total = built.token_ids.size
-            pruned = pruned_length(plan, total - visual, visual, length or plan.length, self.capacity)
+            pruned = pruned_length(plan, total - visual, visual, length or plan.length, self.capacity, keep)
             positions = position_ids(self.bundle.manifest.decoder.position_axes, total, built.runs)
         self._current = token = object()
         self._embed(built.token_ids)
@@ -201,14 +208,19 @@ class Pipeline:
         with clock("vision"):
             for each, starts in zip(visuals, built.starts(visuals), strict=True):
                 self._encoder(each, starts)
+        asked = plan.keep if keep is None else keep
         kept = self._decoder.prefill(positions, built.visual, pruned, clock)
         answer = Answer(
             prompt_tokens=total,
             visual_tokens=visual,
             kept_visual_tokens=(np.cumsum(built.visual) - 1)[kept[built.visual[kept]]].tolist(),
             pruned_length=pruned,
+            keep=asked,
             backend=self._backend.name,
-            notes=[*(note for video in videos for note in video.notes), *_notes(plan, total, visual, pruned)],
+            notes=[
+                *(note for video in videos for note in video.notes),
+                *pruning_notes(plan, total - visual, visual, pruned, asked),
+            ],
         )
         sampling = sampling or Sampling()
         stop = self.bundle.manifest.tokens.stop
@@ -280,20 +292,3 @@ class Pipeline:
                 return
             self._embed(np.asarray([picked]))
             self._decoder.step()
-
-
-def _notes(plan: Plan, total: int, visual: int, pruned: int) -> list[str]:
-    """What would otherwise be a silent no-op, or a silent shortage."""
-    if not plan.prunes:
-        return ["this bundle does not prune: it was exported without pruning"]
-    if visual == 0:
-        return ["nothing to prune: the prompt has no image"]
-    kept, asked = pruned - (total - visual), kept_count(visual, plan.keep)
-    if kept == visual > asked:
-        return [f"nothing pruned: the prompt's {total} tokens fit the fixed pruned length"]
-    if kept < asked:
-        return [
-            f"only {kept} of the {asked} visual tokens that keep {plan.keep:g} asks for fit the fixed pruned length: "
-            "shorten the text, use `length` exact, or export with a larger max_text"
-        ]
-    return []
