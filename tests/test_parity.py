@@ -6,6 +6,7 @@ are hidden from layer K on. Nothing of the graphs or of the runtime takes part i
 
 from __future__ import annotations
 
+import math
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -63,8 +64,7 @@ def test_answers_are_those_of_transformers(
         verify=False,
     )
     manifest = read_manifest(bundle)
-    plan = manifest.plan.model_copy(update={"keep": keep})
-    pipeline = Pipeline(Bundle(bundle, manifest.model_copy(update={"plan": plan})), threads=1)
+    pipeline = Pipeline(Bundle(bundle, manifest), threads=1)
     # Four pairs, of other images in each test; all of these tests together compare 72.
     for seed, (policy, count) in enumerate(product(("fixed", "exact"), (1, 2))):
         case = f"{source.name} K={layer} keep={keep} {policy} {count} images seed {seed}"
@@ -75,7 +75,7 @@ def test_answers_are_those_of_transformers(
         else:
             images = [noise_image(100 * number + index) for index in range(count)]
             question = QUESTIONS[number % len(QUESTIONS)]
-        _compare(case, pipeline, stock, images, question, policy)
+        _compare(case, pipeline, stock, images, question, policy, keep)
 
 
 def _compare(
@@ -85,6 +85,7 @@ def _compare(
     images: list[Image.Image],
     question: str,
     policy: str,
+    keep: float,
 ) -> None:
     model, processor = stock
     plan = pipeline.bundle.manifest.plan
@@ -94,16 +95,20 @@ def _compare(
     inputs = processor(images=images, text=text, return_tensors="pt", add_special_tokens=False)
     visual = inputs["input_ids"][0] == model.config.image_token_id
     count = int(visual.sum())
-    budget = plan.max_text if policy == "fixed" else visual.numel() - count
-    length = min(visual.numel(), budget + round(count * plan.keep))
+    budget = visual.numel() - count
+    if policy == "fixed":
+        budget = 32 * math.ceil(budget / 32)
+    length = min(visual.numel(), budget + round(count * keep))
     with torch.no_grad(), pruned(model.get_decoder(), plan.layer, visual, length) as pruning:
         expected = _generate(model, inputs)
 
-    generation = pipeline.stream(images, question, max_new_tokens=NEW_TOKENS, length=policy, ignore_stop=True)
+    generation = pipeline.stream(
+        images, question, max_new_tokens=NEW_TOKENS, length=policy, keep=keep, ignore_stop=True
+    )
     logits = pipeline.logits.copy()
     answer = generation.answer
     assert answer.prompt_tokens == visual.numel(), case
-    assert answer.pruned_length == length, case
+    assert (answer.pruned_length, answer.keep) == (length, keep), case
     for _ in generation:
         pass
     order = torch.cumsum(visual, 0) - 1
@@ -113,7 +118,7 @@ def _compare(
     np.testing.assert_allclose(logits, expected.logits[0][0].numpy(), atol=1e-3, rtol=0, err_msg=case)
     tokens = expected.sequences[0, visual.numel() :].tolist()
     assert answer.token_ids == tokens, case
-    if plan.keep == 1.0:
+    if keep == 1.0:
         with torch.no_grad():
             assert answer.token_ids == _generate(model, inputs).sequences[0, visual.numel() :].tolist(), case
 

@@ -28,10 +28,10 @@ pytestmark = pytest.mark.xdist_group("rankers")  # the last test looks at bundle
 
 @pytest.mark.parametrize("ranker", RANKERS)
 def test_an_answer_is_that_of_transformers(tiny_llava: Path, make_bundle: MakeBundle, ranker: str) -> None:
-    bundle = make_bundle(tiny_llava, ranker=ranker, keep=0.25, max_text=64, max_new_tokens=NEW_TOKENS)
+    bundle = make_bundle(tiny_llava, ranker=ranker, max_text=64, max_new_tokens=NEW_TOKENS)
     pipeline = Pipeline.load(bundle, threads=1)
     assert set(pipeline.bundle.manifest.verified or {}) == {"vision", "prefix", "select", "suffix", END_TO_END}
-    answer = pipeline.stream([noise_image(3)], QUESTION, max_new_tokens=NEW_TOKENS, ignore_stop=True)
+    answer = pipeline.stream([noise_image(3)], QUESTION, max_new_tokens=NEW_TOKENS, keep=0.25, ignore_stop=True)
     for _ in answer:
         pass
 
@@ -59,8 +59,8 @@ def test_rankers_choose_differently(tiny_llava: Path, make_bundle: MakeBundle) -
     """Otherwise answers above would agree whatever the ranker."""
     kept = []
     for ranker in RANKERS:
-        bundle = make_bundle(tiny_llava, ranker=ranker, keep=0.25, max_text=64, max_new_tokens=NEW_TOKENS)
-        generation = Pipeline.load(bundle, threads=1).stream([noise_image(3)], QUESTION, max_new_tokens=1)
+        bundle = make_bundle(tiny_llava, ranker=ranker, max_text=64, max_new_tokens=NEW_TOKENS)
+        generation = Pipeline.load(bundle, threads=1).stream([noise_image(3)], QUESTION, max_new_tokens=1, keep=0.25)
         kept.append(tuple(generation.answer.kept_visual_tokens))
     assert len(set(kept)) == len(kept)
     assert all(len(set(each)) == np.size(each) == 36 for each in kept)
@@ -70,6 +70,6 @@ def test_a_ranker_that_engines_compute_differently_has_no_golden_case(
     tiny_llava: Path, make_bundle: MakeBundle
 ) -> None:
     (ranker,) = (name for name, ranker in ALL.items() if not ranker.portable)
-    bundle = Bundle.open(make_bundle(tiny_llava, ranker=ranker, keep=0.25, max_text=64, max_new_tokens=NEW_TOKENS))
+    bundle = Bundle.open(make_bundle(tiny_llava, ranker=ranker, max_text=64, max_new_tokens=NEW_TOKENS))
     assert set(bundle.manifest.verified or {}) == {"vision", "prefix", "suffix", END_TO_END}
     assert {name.split("/")[0] for name in read_golden(bundle)} == {"vision", "prefix", "suffix"}

@@ -53,7 +53,7 @@ from fastv_export.quantization.presets import FEW_BITS, PRESETS
 from fastv_export.rankers import CONTROLS, RANKERS
 from fastv_runtime.config.bundle import DecoderConfig
 from fastv_runtime.config.cost import BYTES
-from fastv_runtime.config.lengths import kept_count
+from fastv_runtime.config.lengths import capacity, pruned_length
 from fastv_runtime.errors import UserError
 
 PRECISIONS = tuple(each.name for each in PRESETS.values() if each.measured)
@@ -247,6 +247,7 @@ class Calibrator:
 
     def _choice(self, point: KeptPoint, costing: Costing) -> ChosenPlan:
         assert point.layer is not None
+        plan = costing.plan(point)
         return ChosenPlan(
             layer=point.layer,
             keep=point.keep,
@@ -255,7 +256,9 @@ class Calibrator:
             max_text=costing.max_text,
             image_tokens=self.settings.image_tokens,
             precision=point.precision,
-            fixed_length=costing.max_text + kept_count(costing.lengths.visual_max, point.keep),
+            fixed_length=pruned_length(
+                plan, costing.lengths.text_max, costing.lengths.visual_max, "fixed", capacity(plan)
+            ),
         )
 
 

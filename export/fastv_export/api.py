@@ -45,6 +45,7 @@ def export(
     ranker: str | None = None,
     length: Length | None = None,
     max_text: int | None = None,
+    text_step: int | None = None,
     max_images: int = 1,
     max_visual: int | None = None,
     image_tokens: int | None = None,
@@ -72,8 +73,9 @@ def export(
     layer: K, prune after this many decoder layers; None means 2.
     keep: fraction of visual tokens kept, above 0 and at most 1; None means 0.5.
     ranker: what chooses the tokens that stay; None means `fastv`.
-    length: pruned length, `exact` per prompt or `fixed` by `max_text`; None means `exact`.
+    length: pruned length, `exact` per prompt or `fixed` in steps of `text_step`; None means `exact`.
     max_text: text tokens a prompt may have; None means 128.
+    text_step: `fixed` pruned lengths have room for text in multiples of so many tokens; None means 32.
     max_images: images a prompt may have.
     max_visual: visual tokens a prompt may have; None means those of `max_images` images, or of one video.
     image_tokens: most visual tokens of one image, for models that take any size; None means the family's.
@@ -113,6 +115,7 @@ def export(
     given = {"layer": layer, "keep": keep, "ranker": ranker, "length": length, "max_text": max_text}
     options = Options(
         **_planned(chosen, given | {"image_tokens": image_tokens}, prune),
+        text_step=text_step,
         max_images=max_images,
         max_visual=max_visual,
         max_new_tokens=max_new_tokens,

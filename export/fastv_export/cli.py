@@ -79,9 +79,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--length",
         choices=["exact", "fixed"],
-        help="pruned length by default: exact per prompt, or one fixed by --max-text (default: exact)",
+        help="pruned length by default: exact per prompt, or fixed in steps of text (default: exact)",
     )
     parser.add_argument("--max-text", type=int, metavar="N", help="text tokens a prompt may have (default: 128)")
+    parser.add_argument(
+        "--text-step",
+        type=int,
+        metavar="N",
+        help="with --length fixed: text rounded up to a multiple of it; less than a step is kept beyond --keep "
+        "(default: 32)",
+    )
     parser.add_argument("--max-images", type=int, default=1, metavar="N", help="images a prompt may have (default: 1)")
     parser.add_argument(
         "--max-visual",
@@ -133,6 +140,7 @@ def run(args: argparse.Namespace) -> None:
             ranker=args.ranker,
             length=args.length,
             max_text=args.max_text,
+            text_step=args.text_step,
             max_images=args.max_images,
             max_visual=args.max_visual,
             image_tokens=args.image_tokens,

@@ -12,7 +12,7 @@ from fastv_export.targets import TARGETS, TRT, TRT_LEGACY, choose_precision
 from fastv_runtime.config.bundle import DecoderConfig
 from fastv_runtime.config.layouts import VideoLayout, Vision
 from fastv_runtime.config.lengths import capacity, kept_count
-from fastv_runtime.config.plan import Length, Plan, Precision, Weights
+from fastv_runtime.config.plan import TEXT_STEP, Length, Plan, Precision, Weights
 from fastv_runtime.errors import UserError
 
 
@@ -21,6 +21,7 @@ class Options:
     """What the user may choose. `layer` None writes the unsplit, unpruned baseline.
 
     `max_visual`: visual tokens of a prompt; None means room for `max_images` images (or one video, if that is more).
+    `text_step`: None means TEXT_STEP, or `max_text` where that is less.
     `image_tokens`: most visual tokens of one image, for models that do not fix it; None means what the family takes.
     `target`: of `dialects.TARGETS`. `precision` None means the target's own.
     """
@@ -30,6 +31,7 @@ class Options:
     ranker: str = "fastv"
     length: Length = "exact"
     max_text: int = 128
+    text_step: int | None = None
     max_images: int = 1
     max_visual: int | None = None
     image_tokens: int | None = None
@@ -81,6 +83,7 @@ def make_plan(options: Options, decoder: DecoderConfig, vision: Vision, video: V
     ):
         if value < 1:
             raise UserError(f"`{name}` {value}: must be at least 1")
+    _check_step(options)
     plan = Plan(
         layer=options.layer,
         keep=1.0 if options.layer is None else options.keep,
@@ -91,11 +94,23 @@ def make_plan(options: Options, decoder: DecoderConfig, vision: Vision, video: V
         max_text=options.max_text,
         max_visual=_max_visual(options, vision, video),
         max_new_tokens=options.max_new_tokens,
+        text_step=min(TEXT_STEP, options.max_text) if options.text_step is None else options.text_step,
     )
     _check_heads(decoder, options.target)
     _check_pruned(plan, options.target)
     _check_weights(plan, decoder, options.target)
     return plan
+
+
+def _check_step(options: Options) -> None:
+    """UserError for steps that make no sense, or that nothing takes."""
+    step = options.text_step
+    if step is None:
+        return
+    if not 1 <= step <= options.max_text:
+        raise UserError(f"`text_step` {step}: must be 1 to {options.max_text}, the text tokens a prompt may have")
+    if options.layer is None or options.length != "fixed":
+        raise UserError(f"`text_step` {step}: steps are of fixed pruned lengths: add `length` fixed, or leave it out")
 
 
 def _check_heads(decoder: DecoderConfig, target: str) -> None:

@@ -50,6 +50,18 @@ def test_weights_in_blocks_are_refused_where_there_is_no_operator(tiny_llava: Pa
         assert _plan(tiny_llava, Options(target=target, weights=Weights(bits=8, block=None))).weights is not None
 
 
+def test_steps_of_fixed_lengths_fit_the_text(tiny_llava: Path) -> None:
+    assert _plan(tiny_llava, Options(length="fixed")).text_step == 32
+    assert _plan(tiny_llava, Options(max_text=20)).text_step == 20
+    assert _plan(tiny_llava, Options(length="fixed", max_text=20, text_step=20)).text_step == 20
+    for step in (0, -1, 129):
+        with pytest.raises(UserError, match=rf"`text_step` {step}: must be 1 to 128"):
+            _plan(tiny_llava, Options(length="fixed", text_step=step))
+    for options in (Options(text_step=16), Options(layer=None, length="fixed", text_step=16)):
+        with pytest.raises(UserError, match="`text_step` 16: steps are of fixed pruned lengths: add `length` fixed"):
+            _plan(tiny_llava, options)
+
+
 def _plan(source: Path, options: Options) -> Plan:
     family = FAMILIES["llava"]
     config = family.config(Checkpoint(source))

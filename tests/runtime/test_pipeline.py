@@ -39,11 +39,14 @@ def test_answer_says_what_was_kept(tiny_pipeline: Pipeline, image: Image.Image) 
 
 
 def test_fixed_length_keeps_more_where_text_leaves_room(tiny_pipeline: Pipeline, image: Image.Image) -> None:
-    lengths = {
-        tiny_pipeline.generate([image], text, max_new_tokens=1, length="fixed").pruned_length
-        for text in (QUESTION, "Is it?")
-    }
-    assert lengths == {64 + VISUAL_TOKENS // 2}
+    answers = [tiny_pipeline.generate([image], text, max_new_tokens=1, length="fixed") for text in (QUESTION, "Is it?")]
+    texts = [answer.prompt_tokens - VISUAL_TOKENS for answer in answers]
+    assert 32 < texts[0] <= 64 and texts[1] <= 32
+    assert [answer.pruned_length - VISUAL_TOKENS // 2 for answer in answers] == [64, 32]
+    for answer, text, room in zip(answers, texts, (64, 32), strict=True):
+        assert (
+            f"{room - text} more than keep 0.5 asks for: the pruned length is fixed in steps of 32" in answer.notes[0]
+        )
 
 
 def test_several_images_are_pruned_together(tiny_pipeline: Pipeline) -> None:
