@@ -29,9 +29,7 @@ def exported(tiny_llava: Path, make_bundle: MakeBundle) -> Path:
 
 
 def ask(pipeline: Pipeline, seed: int, **options: Any) -> Answer:
-    return pipeline.generate(
-        [noise_image(seed)], QUESTION, **{"max_new_tokens": NEW_TOKENS, "ignore_stop": True} | options
-    )
+    return pipeline.generate([noise_image(seed)], QUESTION, max_new_tokens=NEW_TOKENS, ignore_stop=True, **options)
 
 
 @pytest.fixture(scope="module")

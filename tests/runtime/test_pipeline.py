@@ -43,10 +43,9 @@ def test_fixed_length_keeps_more_where_text_leaves_room(tiny_pipeline: Pipeline,
     texts = [answer.prompt_tokens - VISUAL_TOKENS for answer in answers]
     assert 32 < texts[0] <= 64 and texts[1] <= 32
     assert [answer.pruned_length - VISUAL_TOKENS // 2 for answer in answers] == [64, 32]
+    why = "more than keep 0.5 asks for: the pruned length is fixed in steps of 32"
     for answer, text, room in zip(answers, texts, (64, 32), strict=True):
-        assert (
-            f"{room - text} more than keep 0.5 asks for: the pruned length is fixed in steps of 32" in answer.notes[0]
-        )
+        assert answer.notes == [f"{72 + room - text} visual tokens kept, {room - text} {why}"]
 
 
 def test_several_images_are_pruned_together(tiny_pipeline: Pipeline) -> None:
@@ -78,7 +77,9 @@ def test_the_baseline_says_that_it_does_not_prune(
     pipeline = Pipeline.load(make_bundle(tiny_llava, layer=None, max_text=64, max_new_tokens=16), threads=1)
     answer = pipeline.generate([image], QUESTION, max_new_tokens=4, ignore_stop=True)
     assert answer.kept_visual_tokens == list(range(VISUAL_TOKENS))
-    assert "exported without pruning" in answer.notes[0]
+    assert "exported without pruning" in answer.notes[0] and answer.keep == 1.0
+    with pytest.raises(UserError, match=r"`keep` 0.5: this bundle was exported without pruning: leave `keep` out"):
+        pipeline.generate([image], QUESTION, keep=0.5)
 
 
 def test_keep_1_answers_as_the_baseline_does(tiny_llava: Path, make_bundle: MakeBundle) -> None:
