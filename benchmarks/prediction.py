@@ -158,7 +158,7 @@ def foretell(
             name=runner.name,
             role="baseline" if bundle.manifest.plan.layer is None else "bundle",
             settings={},
-            bundle=bundle_facts(bundle, runner.self_test),
+            bundle=bundle_facts(bundle, bundle.manifest.plan, runner.self_test),
         )
         for runner, bundle in zip(runners, opened, strict=True)
     ]

@@ -1,4 +1,4 @@
-"""An engine is about as large as its weights: they are stored once, for prefill and decoding and every pruned length."""
+"""An engine is about as large as its weights: they are stored once, for prefill, decoding and all pruned lengths."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ from fastv_runtime.config.bundle import DecoderConfig
 from fastv_runtime.config.plan import Plan
 from fastv_runtime.errors import UserError
 
-REPORT_VERSION: Literal[2] = 2
+REPORT_VERSION: Literal[3] = 3
 
 
 class Figure(StrictModel):
@@ -62,6 +62,7 @@ class BundleFacts(StrictModel):
     versions: dict[str, str]
     decoder: DecoderConfig
     plan: Plan
+    """As it ran: its manifest's, with the `keep` and `length` that the benchmark was given."""
     dialect: str
     decoder_bytes: int
     """Weights that every decoded token reads."""
@@ -147,7 +148,7 @@ class BenchSettings(StrictModel):
 class Report(StrictModel):
     """One run of fastv-bench."""
 
-    schema_version: Literal[2]
+    schema_version: Literal[3]
     version: str
     """Of fastv-edge."""
     created: str

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +22,8 @@ SIZES = ((640, 480), (160, 120), (320, 240), (480, 360), (960, 720), (1280, 960)
 """Pixels, a camera's shape. The first is what models see that bring every image to one size."""
 MOST = 8
 """Images in one prompt of the built-in set."""
+NEW_TOKENS = 16
+"""Of an answer, where nobody says otherwise."""
 COUNTS = 3
 """Visual-token counts of the built-in set, beside a prompt without an image."""
 
@@ -36,6 +38,17 @@ class Workload:
     def images(self) -> tuple[ImageRecord, ...]:
         """Its images, for the report."""
         return tuple(_record(Path(path)) for path in self.request.images)
+
+
+def answer_length(bundles: Mapping[str, Bundle], asked: int | None) -> int:
+    """New tokens of each answer, NEW_TOKENS if all support them. Raises UserError for more than a bundle supports."""
+    supports = {name: bundle.manifest.plan.max_new_tokens for name, bundle in bundles.items()}
+    for name, most in supports.items():
+        if asked is not None and asked > most:
+            raise UserError(
+                f"`max_new_tokens` {asked}: {name} supports at most {most}: ask for fewer, or export with a larger one"
+            )
+    return asked or min(NEW_TOKENS, *supports.values())
 
 
 def given(images: Sequence[str], prompt: str, new_tokens: int) -> list[Workload]:

@@ -26,18 +26,19 @@ from fastv_runtime.bench.models import BenchSettings, Report, RunnerRecord, read
 from fastv_runtime.bench.output.page import page
 from fastv_runtime.bench.output.tables import show, show_comparison
 from fastv_runtime.bench.protocol import Runner
-from fastv_runtime.bench.runners.bundle import BundleRunner
+from fastv_runtime.bench.runners.bundle import BackendChoice, BundleRunner
+from fastv_runtime.bench.runners.entrants import Entrant, check_settings, entrants_of
 from fastv_runtime.bench.runners.peers import PeerFile, PeerRunner, read_peers, start_peers
 from fastv_runtime.bench.runners.prepare import load_bundles, probe_baselines
 from fastv_runtime.bench.session import Session
-from fastv_runtime.bench.workloads import built_in, given
+from fastv_runtime.bench.workloads import NEW_TOKENS, answer_length, built_in, given
 from fastv_runtime.cli.backends import add_backend_arguments, backend_extras
 from fastv_runtime.config.bundle import Bundle, read_manifest
 from fastv_runtime.console import command, open_bundle, stderr, with_flags
 from fastv_runtime.errors import UserError
 from fastv_runtime.files import write_atomically
 
-ROUNDS, WARMUP, NEW_TOKENS = 15, 2, 16
+ROUNDS, WARMUP = 15, 2
 """Nine tenths of fifteen repeats are more than a single outlier can move; the first runs of a graph allocate."""
 
 
@@ -63,6 +64,15 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--peer", type=Path, action="append", default=[], metavar="FILE", help="another runtime: see docs/peers.md"
     )
+    parser.add_argument(
+        "--keep",
+        type=float,
+        nargs="+",
+        default=[],
+        metavar="R",
+        help="fractions of visual tokens kept, each measured beside the others (default: each bundle's own)",
+    )
+    parser.add_argument("--length", choices=["fixed", "exact"], help="pruned length (default: each bundle's own)")
     parser.add_argument("--rounds", type=int, default=ROUNDS, metavar="N", help=f"measured (default: {ROUNDS})")
     parser.add_argument("--warmup", type=int, default=WARMUP, metavar="N", help=f"before them (default: {WARMUP})")
     parser.add_argument(
@@ -100,8 +110,12 @@ def run(args: argparse.Namespace) -> None:
     profile = None if args.profile is None else read_profile(args.profile)
     environment = capture()
     paths = [*args.bundles, *([] if args.baseline is None else [args.baseline])]
-    bundles = open_bundles(paths, args.baseline)
-    peers = read_peers(args.peer, taken=list(bundles))
+    bundles = open_bundles(paths, args)
+    common = BackendChoice(
+        path="", name="", backend=args.backend, device=args.device, threads=args.threads, length=args.length
+    )
+    entrants = entrants_of(bundles, args.keep, common)
+    peers = read_peers(args.peer, taken=[choice.name for choice, _ in entrants])
     new_tokens = answer_length(bundles, args.max_new_tokens)
     with ExitStack() as stack:
         stack.enter_context(terminable())
@@ -128,7 +142,7 @@ def run(args: argparse.Namespace) -> None:
         meter = find_meter(whole.settings.device)
         if meter is not None:
             stack.callback(meter.close)
-        runners = prepared(whole, bundles, peers, args, profile)
+        runners = prepared(whole, entrants, peers, args, profile)
         for runner in runners:
             stack.callback(runner.close)
         report = measured(whole, runners, meter, args.json, args.report)
@@ -167,45 +181,29 @@ def check(args: argparse.Namespace) -> None:
             raise UserError(f"{path}: not a file in a directory that exists")
 
 
-def open_bundles(paths: Sequence[str], baseline: str | None) -> dict[str, Bundle]:
+def open_bundles(paths: Sequence[str], args: argparse.Namespace) -> dict[str, Bundle]:
     """Opened bundles by the names that the report gives them. Raises UserError."""
+    baseline = args.baseline
     whole = [Path(path).resolve() for path in paths]
     for path in paths:
         if whole.count(Path(path).resolve()) > 1:
             raise UserError(f"{path}: given twice")
-        read_manifest(path)  # what is no bundle is said before gigabytes of others are hashed
+    plans = [read_manifest(path).plan for path in paths]  # what is wrong is said before gigabytes are hashed
     if baseline is not None and read_manifest(baseline).plan.prunes:
         raise UserError(f"--baseline {baseline}: it prunes: give a bundle that was exported with --no-prune")
+    check_settings(plans, args.keep, args.length)
     return {name: open_bundle(path) for name, path in zip(names(list(paths)), paths, strict=True)}
-
-
-def answer_length(bundles: dict[str, Bundle], asked: int | None) -> int:
-    """New tokens of each answer. Raises UserError for more than a bundle supports."""
-    supports = {name: bundle.manifest.plan.max_new_tokens for name, bundle in bundles.items()}
-    for name, most in supports.items():
-        if asked is not None and asked > most:
-            raise UserError(
-                f"--max-new-tokens {asked}: {name} supports at most {most}: ask for fewer, or export with a larger one"
-            )
-    return asked or min(NEW_TOKENS, *supports.values())
 
 
 def prepared(
     whole: Session,
-    bundles: dict[str, Bundle],
+    entrants: Sequence[Entrant],
     peers: Sequence[PeerFile],
     args: argparse.Namespace,
     profile: DeviceProfile | None,
 ) -> list[BundleRunner | PeerRunner]:
     """Runners that may be measured; the run knows all of them, and what to predict from."""
-    records, runners = load_bundles(
-        bundles,
-        whole.workloads,
-        backend=args.backend,
-        device=args.device,
-        threads=args.threads,
-        status=stderr.status,
-    )
+    records, runners = load_bundles(entrants, whole.workloads, status=stderr.status)
     whole.runners += records
     refused = refusals(records)
     if not runners:
@@ -221,7 +219,7 @@ def prepared(
         if not whole.profiles:
             raise UserError("--save-profile: there is no baseline to probe: give a bundle exported with --no-prune")
         write_atomically(args.save_profile, whole.profiles[0].model_dump_json(indent=1) + "\n")
-    peer_records, started = start_peers(peers, next(iter(bundles.values())), threads=args.threads, status=stderr.status)
+    peer_records, started = start_peers(peers, entrants[0][1], threads=args.threads, status=stderr.status)
     whole.runners += peer_records
     refusals(peer_records)
     return [*runners, *started]

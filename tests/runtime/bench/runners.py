@@ -146,7 +146,7 @@ def report_of(
     )
     found = results(rounds, runners)
     return Report(
-        schema_version=2,
+        schema_version=3,
         version="0.1.0",
         created="2026-01-01T00:00:00+00:00",
         command="fastv-bench dense.fastv pruned.fastv",

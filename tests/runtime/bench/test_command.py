@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -19,8 +20,10 @@ from fastv_runtime.bench.protocol import Request
 from fastv_runtime.bench.runners import prepare
 from fastv_runtime.bench.runners.alone import measure_memory
 from fastv_runtime.bench.runners.bundle import BackendChoice, BundleRunner
+from fastv_runtime.bench.runners.entrants import check_settings
 from fastv_runtime.cli import bench as command
-from fastv_runtime.config.bundle import GOLDEN, MANIFEST, Bundle, sha256
+from fastv_runtime.config.bundle import GOLDEN, MANIFEST, Bundle, read_manifest, sha256
+from fastv_runtime.errors import UserError
 from tests.conftest import MakeBundle, noise_image
 
 QUICK = ["--rounds", "2", "--warmup", "0", "--max-new-tokens", "2", "--threads", "1"]
@@ -66,6 +69,50 @@ def test_bundles_are_compared_with_their_baseline(
     assert report.environment.versions["onnxruntime"]
     printed = capsys.readouterr().out
     assert "144 visual tokens" in printed and pruned in printed
+
+
+def test_one_bundle_is_measured_at_several_keeps(
+    dense: Path, tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], without_children: None
+) -> None:
+    out = tmp_path / "report.json"
+    keeps = ["--keep", "0.25", "0.5", "--length", "fixed"]
+    command.main([str(tiny_bundle), "--baseline", str(dense), "--json", str(out), *keeps, *QUICK])
+    report = read_report(out)
+    quarter, half, baseline = report.runners
+    assert quarter.name == half.name.removesuffix("0.5") + "0.25" and "keep" not in baseline.name
+    assert quarter.settings["plan"] == "K=2, keep 0.25 (exported with 0.5), fastv, fixed length"
+    assert half.settings["plan"] == "K=2, keep 0.5, fastv, fixed length" and baseline.settings["plan"] == "not pruned"
+    assert quarter.bundle is not None and half.bundle is not None and baseline.bundle is not None
+    assert (quarter.bundle.plan.keep, half.bundle.plan.keep, baseline.bundle.plan.keep) == (0.25, 0.5, 1.0)
+    assert quarter.bundle.sha256 == half.bundle.sha256 and {quarter.role, half.role} == {"bundle"}
+    workload = report.workloads[1]
+    text = workload.prompt_tokens - workload.visual_tokens
+    for runner, kept in ((quarter, 36), (half, 72)):
+        result = report.result(runner.name, workload.name)
+        assert result is not None and result.pruned_length == math.ceil(text / 32) * 32 + kept
+        assert report.ratio(runner.name, workload.name, "ttft") is not None
+    by_turn = [each.runner for each in report.rounds if each.workload == workload.name]
+    assert by_turn[:3] != by_turn[3:] and set(by_turn[:3]) == set(by_turn[3:])
+    assert quarter.name in capsys.readouterr().out
+
+
+def test_a_keep_that_a_prompt_has_no_room_for_is_named(
+    tiny_bundle: Path, tmp_path: Path, without_children: None
+) -> None:
+    out = tmp_path / "report.json"
+    command.main([str(tiny_bundle), "--json", str(out), "--keep", "0.9", *QUICK])
+    report = read_report(out)
+    assert {each.workload for each in report.rounds} == {"text alone", "144 visual tokens"}
+    assert any("288 visual tokens" in note and "`keep` 0.9: the pruned prompt has" in note for note in report.notes)
+
+
+def test_settings_that_no_bundle_takes_are_refused(dense: Path, tiny_bundle: Path) -> None:
+    unpruned, pruned = (read_manifest(path).plan for path in (dense, tiny_bundle))
+    with pytest.raises(UserError, match="`keep`: none of these bundles prunes"):
+        check_settings([unpruned], [0.5], None)
+    with pytest.raises(UserError, match="`length`: none of these bundles prunes"):
+        check_settings([unpruned], [], "exact")
+    check_settings([unpruned, pruned], [0.5, 0.25], "exact")
 
 
 def test_without_a_baseline_it_says_how_to_come_by_one(
@@ -162,6 +209,8 @@ def test_memory_is_that_of_a_process_of_its_own(tiny_bundle: Path, broken: Path)
         (["BUNDLE", "BUNDLE"], "given twice"),
         (["/no/such"], "no such bundle"),
         (["BUNDLE", "--rounds", "0"], "--rounds 0: must be at least 1"),
+        (["BUNDLE", "--keep", "2"], "--keep 2: must be above 0 and at most 1"),
+        (["BUNDLE", "--keep", "0.5", "0.5"], "--keep 0.5: given twice"),
         (["BUNDLE", "--warmup", "-1"], "--warmup -1: must be at least 0"),
         (["BUNDLE", "--baseline", "/no/such"], "no such bundle"),
         (["BUNDLE", "--profile", "/no/such.json"], "--profile /no/such.json: No such file"),

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from fastv_runtime.bench.models import BundleFacts
 from fastv_runtime.config.bundle import MANIFEST, Bundle, sha256
+from fastv_runtime.config.plan import Plan
 from fastv_runtime.tensorrt_build.preflight import weight_bytes
 
 DECODER = ("decoder", "prefix", "suffix")
 
 
-def bundle_facts(bundle: Bundle, self_test: dict[str, float]) -> BundleFacts:
-    """The facts of an opened bundle; `self_test`: what its engines differ by on this device."""
+def bundle_facts(bundle: Bundle, plan: Plan, self_test: dict[str, float]) -> BundleFacts:
+    """The facts of an opened bundle. plan: as it runs. self_test: what its engines differ by on this device."""
     manifest = bundle.manifest
     graphs = [name for name in DECODER if name in manifest.graphs]
     return BundleFacts(
@@ -20,7 +21,7 @@ def bundle_facts(bundle: Bundle, self_test: dict[str, float]) -> BundleFacts:
         source=manifest.source,
         versions=manifest.versions,
         decoder=manifest.decoder,
-        plan=manifest.plan,
+        plan=plan,
         dialect=manifest.graphs[graphs[0]].dialect,
         decoder_bytes=sum(weight_bytes(manifest, name) for name in graphs),
         self_test=self_test,

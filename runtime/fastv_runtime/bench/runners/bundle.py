@@ -14,6 +14,7 @@ from fastv_runtime.bench.protocol import Measurement, Request
 from fastv_runtime.bench.runners.gate import pass_self_test
 from fastv_runtime.config.base import StrictModel
 from fastv_runtime.config.bundle import Bundle, Manifest, read_manifest
+from fastv_runtime.config.plan import Length, Plan
 from fastv_runtime.config.wording import dialect_of, precision_of
 from fastv_runtime.generation.clock import STAGES
 from fastv_runtime.generation.pipeline import Pipeline
@@ -30,6 +31,14 @@ class BackendChoice(StrictModel):
     device: str | None = None
     threads: int | None = None
     """Of one operator; None means one per physical core that the process may use."""
+    keep: float | None = None
+    length: Length | None = None
+    """Of every request; None means the bundle's own."""
+
+    def plan(self, manifest: Manifest) -> Plan:
+        """The plan of a bundle as it runs here."""
+        asked = {"keep": self.keep, "length": self.length}
+        return manifest.plan.model_copy(update={name: value for name, value in asked.items() if value is not None})
 
 
 class BundleRunner:
@@ -37,8 +46,9 @@ class BundleRunner:
 
     def __init__(self, choice: BackendChoice, pipeline: Pipeline, self_test: dict[str, float]):
         self.name = choice.name
+        self._choice = choice
         self.self_test = self_test
-        self.settings = plan_settings(pipeline.bundle.manifest) | {"backend": pipeline.backend.name}
+        self.settings = plan_settings(choice, pipeline.bundle.manifest) | {"backend": pipeline.backend.name}
         self.pipeline: Pipeline | None = pipeline
 
     @classmethod
@@ -52,11 +62,18 @@ class BundleRunner:
         return cls(choice, pipeline, pass_self_test(bundle, pipeline.backend))
 
     def run(self, request: Request) -> Measurement:
-        """One turn. Raises UserError for a request that the bundle's plan does not support."""
+        """One turn. Raises UserError for a request that the bundle does not support."""
         assert self.pipeline is not None, "this runner was closed"
         images = [_decoded(path) for path in request.images]
         gc.collect()  # of what earlier turns left, before the clock starts
-        answer = self.pipeline.generate(images, request.prompt, max_new_tokens=request.new_tokens, ignore_stop=True)
+        answer = self.pipeline.generate(
+            images,
+            request.prompt,
+            max_new_tokens=request.new_tokens,
+            length=self._choice.length,
+            keep=self._choice.keep,
+            ignore_stop=True,
+        )
         timings = answer.timings_ms
         return Measurement(
             stages_ms={stage: timings[stage] for stage in STAGES},
@@ -78,13 +95,15 @@ def import_libraries() -> None:
         import_module("onnxruntime")
 
 
-def plan_settings(manifest: Manifest) -> dict[str, str]:
-    """What a bundle's plan is, for the reader of a report."""
-    plan = manifest.plan
+def plan_settings(choice: BackendChoice, manifest: Manifest) -> dict[str, str]:
+    """The plan that a bundle runs with, for the reader of a report."""
+    plan, own = choice.plan(manifest), manifest.plan.keep
     precision = precision_of(plan, dialect_of(manifest.graphs))
     if not plan.prunes:
         return {"plan": "not pruned", "precision": precision}
-    return {"plan": f"K={plan.layer}, keep {plan.keep:g}, {plan.ranker}", "precision": precision}
+    keep = f"keep {plan.keep:g}" if plan.keep == own else f"keep {plan.keep:g} (exported with {own:g})"
+    length = "" if choice.length is None else f", {choice.length} length"
+    return {"plan": f"K={plan.layer}, {keep}, {plan.ranker}{length}", "precision": precision}
 
 
 @lru_cache(maxsize=32)

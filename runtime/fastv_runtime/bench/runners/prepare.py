@@ -2,45 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from typing import Literal
 
 from fastv_runtime.bench.analysis.device_profile import DeviceProfile, fit
 from fastv_runtime.bench.analysis.facts import bundle_facts
 from fastv_runtime.bench.models import BenchSettings, RunnerRecord
 from fastv_runtime.bench.protocol import Refused
 from fastv_runtime.bench.runners.alone import measure_memory
-from fastv_runtime.bench.runners.bundle import BackendChoice, BundleRunner, plan_settings
+from fastv_runtime.bench.runners.bundle import BundleRunner, plan_settings
+from fastv_runtime.bench.runners.entrants import Entrant
 from fastv_runtime.bench.runners.probe import probe
 from fastv_runtime.bench.workloads import Workload
-from fastv_runtime.config.bundle import Bundle
 
 Status = Callable[[str], AbstractContextManager[object]]
 """Shows what is being done, while it is."""
 
 
 def load_bundles(
-    bundles: Mapping[str, Bundle],
-    workloads: Sequence[Workload],
-    *,
-    backend: str,
-    device: str | None,
-    threads: int | None,
-    status: Status,
+    entrants: Sequence[Entrant], workloads: Sequence[Workload], *, status: Status
 ) -> tuple[list[RunnerRecord], list[BundleRunner]]:
-    """A record of every bundle, and those that passed their self-test, loaded; a refused one's record says why.
+    """A record of every runner, and those that passed their self-test, loaded; a refused one's record says why.
+
+    A bundle in several settings is loaded for each, as several bundles would be: who shared a session with the runner
+    before would find its weights in the caches of the processor.
 
     Memory is measured on the largest of the workloads. Raises UserError for a bundle that cannot be opened here.
     """
     largest = max(workloads, key=_size)
     records, loaded = [], []
-    for name, bundle in bundles.items():
-        plan = bundle.manifest.plan
-        role = "baseline" if not plan.prunes else "bundle"
-        record = RunnerRecord(name=name, role=role, settings=plan_settings(bundle.manifest))  # type: ignore[arg-type]
-        choice = BackendChoice(path=str(bundle.path), name=name, backend=backend, device=device, threads=threads)
+    for choice, bundle in entrants:
+        plan = choice.plan(bundle.manifest)
+        role: Literal["baseline", "bundle"] = "bundle" if plan.prunes else "baseline"
+        record = RunnerRecord(name=choice.name, role=role, settings=plan_settings(choice, bundle.manifest))
         try:
-            with status(f"{name}: self-test and memory"):
+            with status(f"{choice.name}: self-test and memory"):
                 memory = measure_memory(choice, bundle, largest.request)
                 runner = BundleRunner.load(choice, bundle)
         except Refused as error:
@@ -48,7 +45,7 @@ def load_bundles(
             continue
         known = {
             "settings": runner.settings,
-            "bundle": bundle_facts(bundle, runner.self_test),
+            "bundle": bundle_facts(bundle, plan, runner.self_test),
             "memory": memory,
         }
         records.append(record.model_copy(update=known))
