@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -61,12 +62,19 @@ def test_export_run_and_inspect_the_demo(tmp_path: Path, capsys: pytest.CaptureF
     assert facts["cost"]["pruned_length"] == 128 + 36
     assert facts["memory"]["graphs"] == sum(graph["bytes"] for graph in facts["graphs"].values())
     assert {(plan["layer"], plan["keep"]) for plan in facts["other_plans"]} >= {(1, 0.1), (3, 0.75), (5, 0.5)}
+    keeps = {(each["length"], each["text"]): each for each in facts["effective_keep"]}
+    assert {text for _, text in keeps} == {8, 20, 32, 50, 64, 100, 128}
+    for (length, text), each in keeps.items():
+        room = {"exact": text, "fixed": 32 * -(-text // 32)}[length]
+        assert (each["visual"], each["kept"], each["pruned_length"]) == (144, 36 + room - text, 36 + room)
+        assert each["keep"] == pytest.approx(each["kept"] / 144)
     fastv_inspect([str(bundle)])
     table = capsys.readouterr().out
     assert "K=2, keep 0.25" in table
     assert "computes with: int8 weights, int8 activations by row" in table
     assert f"what quantization costs: {costs}" in table
     assert "suffix" in table
+    assert re.search(r"144 +│ +20 +│ +36 +│ +0\.250 +│ +56 +│ +48 +│ +0\.333 +│ +68", table)
 
 
 def test_several_images_after_one_flag_or_after_each(

@@ -6,19 +6,21 @@ import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, get_args
 
 from rich.console import Console
 from rich.table import Table
 
 from fastv_runtime.config.bundle import EMBEDDING, END_TO_END, Manifest, read_manifest
 from fastv_runtime.config.cost import plan_cost
-from fastv_runtime.config.lengths import capacity
-from fastv_runtime.config.plan import Plan
+from fastv_runtime.config.lengths import EffectiveKeep, capacity, effective_keep
+from fastv_runtime.config.plan import Length, Plan
 from fastv_runtime.config.wording import cost_of, dialect_of, precision_of
 from fastv_runtime.console import command
 
 MIB = 2**20
+TEXTS = (8, 20, 32, 50, 64, 100, 128)
+"""Text tokens of the prompts whose pruned lengths are shown, and the most that a plan has room for."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -62,6 +64,7 @@ def inspect(manifest: Manifest) -> dict[str, Any]:
         "quantization": None if manifest.quantization is None else manifest.quantization.model_dump(),
         "capacity": asdict(needed),
         "cost": asdict(cost),
+        "effective_keep": [asdict(each) for each in _effective_keeps(plan, manifest.vision.tokens)],
         "other_plans": [
             {"layer": layer, "keep": keep} | asdict(plan_cost(manifest.decoder, other, needed))
             for layer, keep, other in _other_plans(plan, manifest.decoder.num_hidden_layers)
@@ -73,6 +76,20 @@ def inspect(manifest: Manifest) -> dict[str, Any]:
             "embedding_on_disk": manifest.files[EMBEDDING].size,
         },
     }
+
+
+def _effective_keeps(plan: Plan, image: int) -> list[EffectiveKeep]:
+    """Of prompts with one image, and with as many visual tokens as the plan has room for; by both policies."""
+    if not plan.prunes:
+        return []
+    texts = sorted({text for text in TEXTS if text < plan.max_text} | {plan.max_text})
+    visuals = sorted({min(image, plan.max_visual), plan.max_visual})
+    return [
+        effective_keep(plan, text, visual, policy)
+        for visual in visuals
+        for text in texts
+        for policy in get_args(Length)
+    ]
 
 
 def _other_plans(plan: Plan, layers: int) -> list[tuple[int, float, Plan]]:
@@ -97,8 +114,10 @@ def _print(manifest: Manifest, facts: dict[str, Any], console: Console) -> None:
     if not plan.prunes:
         console.print("plan: not pruned", highlight=False)
     else:
+        steps = f" in steps of {plan.text_step} text tokens" if plan.length == "fixed" else ""
         console.print(
-            f"plan: K={plan.layer}, keep {plan.keep:g}, ranker {plan.ranker}, {plan.length} length", highlight=False
+            f"plan: K={plan.layer}, keep {plan.keep:g}, ranker {plan.ranker}, {plan.length} length{steps}",
+            highlight=False,
         )
     console.print(f"computes with: {facts['precision']}", highlight=False)
     console.print(
@@ -135,7 +154,9 @@ def _print(manifest: Manifest, facts: dict[str, Any], console: Console) -> None:
         row(title, cost["flops"][kind] / 1e9, cost["dense_flops"][kind] / 1e9, 2)
     row("key-value cache after prefill, MiB", cost["cache_bytes"] / MIB, cost["dense_cache_bytes"] / MIB, 2)
     console.print(table)
+    _print_keeps(plan, facts["effective_keep"], console)
     others = Table("other plans", "pruned length", "GFLOPs, paper", "GFLOPs, gated", "of unpruned", "cache MiB")
+    others.columns[0].no_wrap = True
     for other in facts["other_plans"]:
         flops = other["flops"]
         others.add_row(
@@ -153,6 +174,25 @@ def _print(manifest: Manifest, facts: dict[str, Any], console: Console) -> None:
         f"embedding table {memory['embedding_on_disk'] / MIB:,.1f} MiB, memory-mapped",
         highlight=False,
     )
+
+
+def _print_keeps(plan: Plan, keeps: Sequence[dict[str, Any]], console: Console) -> None:
+    if not keeps:
+        return
+    policies = sorted(get_args(Length), key=lambda policy: policy != plan.length)
+    figures = [f"{policy}: {name}" for policy in policies for name in ("kept", "keep", "length")]
+    table = Table("visual", "text", *figures, title="visual tokens kept and pruned length, the plan's policy first")
+    for column in table.columns:
+        column.justify = "right"
+    for visual, text in dict.fromkeys((each["visual"], each["text"]) for each in keeps):
+        found = {each["length"]: each for each in keeps if (each["visual"], each["text"]) == (visual, text)}
+        cells = [
+            cell
+            for each in (found[policy] for policy in policies)
+            for cell in (f"{each['kept']:,}", f"{each['keep']:.3f}", f"{each['pruned_length']:,}")
+        ]
+        table.add_row(f"{visual:,}", f"{text:,}", *cells)
+    console.print(table)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

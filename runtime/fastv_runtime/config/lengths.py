@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import floor
 
-from fastv_runtime.config.plan import Plan
+from fastv_runtime.config.plan import Length, Plan
 from fastv_runtime.errors import UserError
 
 
@@ -73,6 +73,26 @@ def pruned_length(
         raise _too_long(text, visual, kept, capacity, keep)
     room = text if policy == "exact" else -(-text // plan.text_step) * plan.text_step
     return min(length, room + kept, capacity.pruned)
+
+
+@dataclass(frozen=True)
+class EffectiveKeep:
+    """What a pruned length keeps of a prompt's visual tokens."""
+
+    length: Length
+    """The policy."""
+    text: int
+    visual: int
+    kept: int
+    keep: float
+    """`kept` / `visual`."""
+    pruned_length: int
+
+
+def effective_keep(plan: Plan, text: int, visual: int, policy: Length) -> EffectiveKeep:
+    """Of a prompt with at least one visual token. Raises UserError as `pruned_length` does."""
+    pruned = pruned_length(plan, text, visual, policy, capacity(plan))
+    return EffectiveKeep(policy, text, visual, pruned - text, (pruned - text) / visual, pruned)
 
 
 def _too_long(text: int, visual: int, kept: int, capacity: Capacity, keep: float | None) -> UserError:

@@ -54,7 +54,10 @@ def graph_profiles(name: str, manifest: Manifest, *, shared_weights: bool) -> li
 
 
 def axis_ranges(name: str, manifest: Manifest) -> dict[str, Range]:
-    """Every dynamic axis of a graph's inputs, by its symbol. The largest is what the plan supports, and tuned for."""
+    """Every dynamic axis of a graph's inputs, by its symbol. The largest is what the plan supports, and tuned for.
+
+    The suffix's one range serves every pruned length, fixed or exact, and a `keep` of one prompt.
+    """
     needed = capacity(manifest.plan)
     if name in ("prefix", "select", "decoder"):
         return {"S": _up_to(needed.prompt)}
