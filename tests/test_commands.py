@@ -25,7 +25,11 @@ def test_export_run_and_inspect_the_demo(tmp_path: Path, capsys: pytest.CaptureF
     captured = capsys.readouterr()
     manifest = json.loads(captured.out)
     assert manifest["plan"]["keep"] == 0.25
-    (line,) = [each for each in captured.err.splitlines() if each.startswith(f"{bundle}: ")]
+    said = captured.err.splitlines()
+    (line,) = [each for each in said if each.startswith(f"{bundle}: ")]
+    assert "plan: K=2, keep 0.25, ranker fastv, exact length; int8 weights, int8 activations by row" in said
+    room = "room: 128 text tokens, 144 visual tokens, 32 new tokens; the longest prompt, 272 tokens, is pruned to 164"
+    assert room in said
     cost = manifest["quantization"]
     assert cost["asked"] == 1 + 32
     assert 0 < cost["kl"] < 0.05

@@ -6,7 +6,13 @@ from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-from fastv_export.calibration import ChosenPlan, chosen_for, read_calibration, source_digests
+from fastv_export.calibration import (
+    ChosenPlan,
+    calibration_warnings,
+    chosen_for,
+    read_calibration,
+    source_digests,
+)
 from fastv_export.checkpoint.checkpoint import Checkpoint
 from fastv_export.checkpoint.hub import resolve
 from fastv_export.engines import build_after_export
@@ -20,6 +26,7 @@ from fastv_export.quantization.presets import (
     DEFAULTS,
     FEW_BITS,
     PARTS,
+    PRECISIONS,
     PRESETS,
     TRT_BLOCK,
     WIDE,
@@ -104,8 +111,14 @@ def export(
         with progress.step("compare with the calibration"):
             digests = source_digests(Checkpoint(source))
             chosen = chosen_for(calibrated, source, digests)
-        if precision is None and chosen.precision in FEW_BITS:  # others are the target's own
-            precision = chosen.precision
+        taken = chosen.precision if chosen.precision in FEW_BITS else None  # others are the target's own
+        for warning in calibration_warnings(
+            calibrated,
+            precision=None if precision else (taken or _own(target), DEFAULTS.get(target) or _own(target)),
+            max_text=None if max_text else (chosen.max_text, Options.max_text),
+        ):
+            progress.note(warning)
+        precision = precision or taken
     weights = _weights(precision, block, int8_parts, target, calibrated is not None)
     if weights is not None and not prune:
         weights = _unsplit(weights, int8_parts)
@@ -134,6 +147,12 @@ def _check(option: str, given: Iterable[object], known: Collection[object]) -> N
     for value in given:
         if value not in known:
             raise UserError(f"`{option}` {value}: not known; there are {', '.join(map(str, known))}")
+
+
+def _own(target: str) -> str:
+    """Name of the precision that a target computes in where nothing else is asked for."""
+    names = {value: name for name, value in PRECISIONS.items()}
+    return names[TARGETS[target].precisions[0]]
 
 
 def _planned(chosen: ChosenPlan | None, given: dict[str, Any], prune: bool) -> dict[str, Any]:

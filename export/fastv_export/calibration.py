@@ -223,6 +223,29 @@ def chosen_for(calibration: Calibration, source: str | Path, digests: dict[str, 
     return calibration.chosen
 
 
+def calibration_warnings(
+    calibration: Calibration, *, precision: tuple[str, str] | None, max_text: tuple[int, int] | None
+) -> list[str]:
+    """What an export makes otherwise for its calibration's sake, and what would make it as usual.
+
+    Of both: what the calibration chose, and what an export without one has. None: the user chose.
+    """
+    warnings = []
+    if precision is not None and precision[0] != precision[1]:
+        chose, usual = precision
+        warnings.append(
+            f"warning: `calibration`: weights in {chose}, which it measured, instead of {usual}: "
+            f"for those give `precision` {usual}"
+        )
+    if max_text is not None and max_text[0] < max_text[1]:
+        room, usual_room = max_text
+        warnings.append(
+            f"warning: `calibration`: room for {room} text tokens instead of {usual_room}, since the longest of its "
+            f"{calibration.samples} prompts has {calibration.lengths.text_max}: for longer ones give `max_text`"
+        )
+    return warnings
+
+
 def source_digests(checkpoint: Checkpoint) -> dict[str, str]:
     """sha256 of a checkpoint's config and weights, by file name."""
     return {file.name: sha256(file) for file in (checkpoint.path / "config.json", *checkpoint.files)}

@@ -22,7 +22,7 @@ from fastv_export.hf import probe as hf_probe
 from fastv_export.passes import (
     ScaledInputs,
 )
-from fastv_export.plan import Options, check_positions, decoder_dimensions, make_plan
+from fastv_export.plan import Options, check_positions, decoder_dimensions, make_plan, plan_lines
 from fastv_export.progress import Progress
 from fastv_export.quantization.activations import Activation
 from fastv_export.quantization.float_formats import HEADROOM
@@ -113,6 +113,8 @@ def _write(
     vision, video = family.vision(config, options.image_tokens), family.video(config)
     plan = make_plan(options, dimensions, vision, video)
     check_positions(plan, family.max_positions(config))
+    for line in plan_lines(plan, options.target):
+        progress.note(line)
     generation = generation_defaults(checkpoint)
     skeleton = Skeleton(checkpoint, family, attention=attention.IMPLEMENTATION, precision=plan.precision)
     support.check_model(checkpoint, skeleton, family, config, vision, video)

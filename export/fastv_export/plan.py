@@ -13,6 +13,7 @@ from fastv_runtime.config.bundle import DecoderConfig
 from fastv_runtime.config.layouts import VideoLayout, Vision
 from fastv_runtime.config.lengths import capacity, kept_count
 from fastv_runtime.config.plan import TEXT_STEP, Length, Plan, Precision, Weights
+from fastv_runtime.config.wording import plan_of, precision_of, room_of
 from fastv_runtime.errors import UserError
 
 
@@ -100,6 +101,16 @@ def make_plan(options: Options, decoder: DecoderConfig, vision: Vision, video: V
     _check_pruned(plan, options.target)
     _check_weights(plan, decoder, options.target)
     return plan
+
+
+def plan_lines(plan: Plan, target: str) -> tuple[str, str]:
+    """What an export is about to write, for people."""
+    longest = capacity(plan)
+    pruned = f"; the longest prompt, {longest.prompt} tokens, is pruned to {longest.pruned}" if plan.prunes else ""
+    return (
+        f"plan: {plan_of(plan)}; {precision_of(plan, TARGETS[target].name)}",
+        f"room: {room_of(plan)}{pruned}",
+    )
 
 
 def _check_step(options: Options) -> None:

@@ -18,6 +18,7 @@ from fastv_export.cli import main as fastv_export
 from fastv_export.quantization.activations import sidecar_of
 from fastv_export.quantization.presets import FEW_BITS
 from fastv_runtime.config.bundle import read_manifest, sha256
+from fastv_runtime.errors import UserError
 from tests.conftest import noise_image
 from tests.families.rows import ROWS
 from tests.families.rows.video_llava import TOKENS, write_tiny_video_llava
@@ -299,13 +300,37 @@ def test_an_export_takes_what_was_chosen(
     assert hashed.count("model.safetensors") == 1  # which is gigabytes, elsewhere
     assert read_manifest(tmp_path / "given.fastv").source == read_calibration(output).source
     assert plan.weights == FEW_BITS["int8"]
-    assert "scales by the calibration: 21 inputs of linear layers" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "scales by the calibration: 21 inputs of linear layers" in said
+    longest = read_calibration(output).lengths.text_max
+    assert (
+        f"warning: --calibration: room for {chosen.max_text} text tokens instead of 128, since the longest of its 4 "
+        f"prompts has {longest}: for longer ones give --max-text" in said
+    )
+    assert "warning: --calibration: weights" not in said  # int8 is the default as well
     sidecar = sidecar_of(output)
     sidecar.rename(tmp_path / "elsewhere")
     with pytest.raises(SystemExit):
         fastv_export([str(tiny_llava), "-o", str(tmp_path / "other.fastv"), *flags])
     assert f"{sidecar.name}: missing" in " ".join(capsys.readouterr().err.split())
     (tmp_path / "elsewhere").rename(sidecar)
+
+    # What it changes besides is said before any work, and not where the user chose.
+    calibration = read_calibration(output)
+    unrounded = calibration.model_copy(update={"chosen": chosen.model_copy(update={"precision": "fp32"})})
+    output.write_text(unrounded.model_dump_json())
+    monkeypatch.setattr("fastv_export.api.export_bundle", _stop)
+    changed = "weights in fp32, which it measured, instead of int8: for those give --precision int8"
+    for more, expected in (
+        (["--max-text", "100"], [f"warning: --calibration: {changed}"]),
+        (["--max-text", "100", "--precision", "fp32"], []),
+        (["--max-text", "100", "--target", "trt"], []),  # fp16 in any case
+    ):
+        with pytest.raises(SystemExit):
+            fastv_export([str(tiny_llava), "-o", str(tmp_path / "other.fastv"), *flags, *more])
+        said = capsys.readouterr().err
+        assert "stopped" in said
+        assert [line for line in said.splitlines() if line.startswith("warning: --calibration")] == expected
 
     other = write_tiny_llava(tmp_path / "other", seed=1)
     capsys.readouterr()
@@ -314,6 +339,10 @@ def test_an_export_takes_what_was_chosen(
     assert ended.value.code == 2
     assert "is of another checkpoint" in capsys.readouterr().err
     assert not (tmp_path / "other.fastv").exists()
+
+
+def _stop(*arguments: object, **options: object) -> None:
+    raise UserError("stopped")
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from fastv_runtime.config.bundle import EMBEDDING, END_TO_END, Manifest, read_ma
 from fastv_runtime.config.cost import plan_cost
 from fastv_runtime.config.lengths import EffectiveKeep, capacity, effective_keep
 from fastv_runtime.config.plan import Length, Plan
-from fastv_runtime.config.wording import cost_of, dialect_of, precision_of
+from fastv_runtime.config.wording import cost_of, dialect_of, plan_of, precision_of, room_of
 from fastv_runtime.console import command
 
 MIB = 2**20
@@ -111,19 +111,9 @@ def _print(manifest: Manifest, facts: dict[str, Any], console: Console) -> None:
         f"{manifest.vision.tokens} visual tokens at most",
         highlight=False,
     )
-    if not plan.prunes:
-        console.print("plan: not pruned", highlight=False)
-    else:
-        steps = f" in steps of {plan.text_step} text tokens" if plan.length == "fixed" else ""
-        console.print(
-            f"plan: K={plan.layer}, keep {plan.keep:g}, ranker {plan.ranker}, {plan.length} length{steps}",
-            highlight=False,
-        )
+    console.print(f"plan: {plan_of(plan)}", highlight=False)
     console.print(f"computes with: {facts['precision']}", highlight=False)
-    console.print(
-        f"supports: {plan.max_text} text tokens, {plan.max_visual} visual tokens, {plan.max_new_tokens} new tokens",
-        highlight=False,
-    )
+    console.print(f"supports: {room_of(plan)}", highlight=False)
     graphs = Table("graph", "dialect", "opset", "MiB", "largest difference from transformers")
     for name, graph in facts["graphs"].items():
         verified = (manifest.verified or {}).get(name)

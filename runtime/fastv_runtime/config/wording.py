@@ -13,6 +13,19 @@ def dialect_of(graphs: Mapping[str, GraphSpec]) -> DialectName:
     return next(iter(graphs.values())).dialect
 
 
+def plan_of(plan: Plan) -> str:
+    """How a plan prunes: "K=2, keep 0.5, ranker fastv, exact length"."""
+    if not plan.prunes:
+        return "not pruned"
+    steps = f" in steps of {plan.text_step} text tokens" if plan.length == "fixed" else ""
+    return f"K={plan.layer}, keep {plan.keep:g}, ranker {plan.ranker}, {plan.length} length{steps}"
+
+
+def room_of(plan: Plan) -> str:
+    """How long a prompt and its answer may be, in tokens."""
+    return f"{plan.max_text} text tokens, {plan.max_visual} visual tokens, {plan.max_new_tokens} new tokens"
+
+
 def precision_of(plan: Plan, dialect: DialectName) -> str:
     """Of products, as "int8 weights, int8 activations by row". What is said of `ort` holds for its CPU provider.
 
