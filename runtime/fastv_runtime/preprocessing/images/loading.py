@@ -23,7 +23,7 @@ MAX_PIXELS = 100_000_000
 """Larger images are refused before they are decoded: a small file can claim terabytes."""
 
 _ORIENTATION = 0x0112
-_TURNS = {
+_TURNS: dict[object, Image.Transpose] = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -119,8 +119,7 @@ def _finished(image: Image.Image, name: str) -> Image.Image:
 def _turn(image: Image.Image) -> Image.Transpose | None:
     """What turns the image upright. EXIF that cannot be read turns nothing: the pixels are there."""
     try:
-        orientation = image.getexif().get(_ORIENTATION)
-        return _TURNS[orientation] if orientation in _TURNS else None
+        return _TURNS.get(image.getexif().get(_ORIENTATION))
     except Exception:
         return None
 
