@@ -13,15 +13,13 @@ from PIL import Image, UnidentifiedImageError
 
 from fastv_runtime.errors import UserError
 from fastv_runtime.preprocessing.images.brightness import from_array, to_rgb
+from fastv_runtime.preprocessing.images.limits import MAX_PIXELS, decoding_limit, reduction
 
 ImageInput: TypeAlias = "str | os.PathLike[str] | bytes | bytearray | memoryview | Image.Image | np.ndarray"
 """A path, the bytes of a file, a PIL image, or pixels [H, W], [H, W, 3] or [H, W, 4], as `as_image` takes them."""
 
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
 """What is opened, by Pillow's names. Its others are rare, or start a program: PostScript is left to Ghostscript."""
-MAX_PIXELS = 100_000_000
-"""Larger images are refused before they are decoded: a small file can claim terabytes."""
-
 _ORIENTATION = 0x0112
 _TURNS: dict[object, Image.Transpose] = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -41,8 +39,9 @@ def as_image(given: ImageInput) -> Image.Image:
     given: a path, the bytes of a file in one of `FORMATS`, a PIL image in any mode, or pixels [H, W], [H, W, 1],
     [H, W, 3] or [H, W, 4] as uint8, uint16 or float. What a file holds decides, not its name; of an animation or a
     document the first frame or page is taken. Alpha is dropped: the colours under it are the image's. 16-bit and float
-    pixels are brought to 8 bits as `fastv_runtime.preprocessing.images.brightness` says. `given` is left as it is.
-    Raises UserError, naming the file where there is one, for all that is not a whole image.
+    pixels are brought to 8 bits as `fastv_runtime.preprocessing.images.brightness` says. Images above WORKING_PIXELS
+    of `fastv_runtime.preprocessing.images.limits` are returned reduced. `given` is left as it is.
+    Raises UserError, naming the file where there is one, for all that is not a whole image, or too large.
     """
     if isinstance(given, (str, os.PathLike)):
         return open_image(given)
@@ -52,7 +51,7 @@ def as_image(given: ImageInput) -> Image.Image:
             raise UserError("an image of 0 bytes: give the contents of an image file")
         return _decoded(lambda: io.BytesIO(data), f"an image of {len(data):,} bytes")
     if isinstance(given, Image.Image):
-        return _finished(given, str(getattr(given, "filename", "") or "a PIL image"))
+        return _from_pil(given)
     if isinstance(given, np.ndarray):
         return from_array(given)
     raise UserError(
@@ -89,17 +88,31 @@ def _decoded(source: Callable[[], BinaryIO], name: str) -> Image.Image:
             except Image.DecompressionBombError:
                 raise UserError(f"{name}: too many pixels, the limit is {MAX_PIXELS:,}: scale it down") from None
             with image:
-                return _finished(image, name)
-    except OSError as error:
-        raise UserError(f"{name}: cannot be read: {error}") from None
+                width, height = image.size
+                if width * height > (limit := decoding_limit(image)):
+                    raise UserError(
+                        f"{name}: {width} x {height} pixels, the limit for such a {image.format} file is {limit:,} in "
+                        "all: scale it down, or save it as JPEG"
+                    )
+                # JPEG's decoder can leave out detail, and then never holds all pixels.
+                factor = reduction(width, height)
+                if factor > 1:
+                    image.draft(None, (width // factor, height // factor))
+                image.load()
+                turn, rgb = _turn(image), to_rgb(image, name, reduction(*image.size))
+            # Closed: before it is turned only one of the two is held.
+            return rgb if turn is None else rgb.transpose(turn)
+    except UserError:
+        raise
     except Exception as error:
-        if isinstance(error, UserError):
-            raise
+        if isinstance(error, OSError) and error.errno is not None:  # not the decoder's
+            raise UserError(f"{name}: cannot be read: {error.strerror}") from None
         raise _damaged(name, error) from None
 
 
-def _finished(image: Image.Image, name: str) -> Image.Image:
-    """Decoded, in RGB and upright."""
+def _from_pil(image: Image.Image) -> Image.Image:
+    """An image that the caller opened or made, by whatever plugin; it may still have to be decoded."""
+    name = str(getattr(image, "filename", "") or "a PIL image")
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise UserError(f"{name}: {width} x {height} pixels, the limit is {MAX_PIXELS:,} in all: scale it down")
@@ -107,8 +120,7 @@ def _finished(image: Image.Image, name: str) -> Image.Image:
         raise UserError(f"{name}: {width} x {height} pixels: there is nothing to see")
     try:
         image.load()
-        turn = _turn(image)
-        rgb = to_rgb(image, name)
+        turn, rgb = _turn(image), to_rgb(image, name, reduction(*image.size))
         return rgb if turn is None else rgb.transpose(turn)
     except UserError:
         raise

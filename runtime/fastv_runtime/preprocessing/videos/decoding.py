@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from fastv_runtime.errors import UserError, missing_extra
-from fastv_runtime.preprocessing.images.loading import MAX_PIXELS
+from fastv_runtime.preprocessing.images.limits import MAX_PIXELS
 
 if TYPE_CHECKING:
     from av.container import InputContainer
