@@ -26,6 +26,8 @@ def pad_to_square(image: Image.Image, background: tuple[int, int, int]) -> Image
         width, height = (max(1, round(side * scale)) for side in image.size)
         image = image.convert("RGB").resize((width, height), Image.Resampling.BOX)
     side = max(image.size)
+    if image.size == (side, side):
+        return image.convert("RGB")
     square = Image.new("RGB", (side, side), background)
     square.paste(
         image if image.mode == "RGB" else image.convert("RGB"), ((side - image.width) // 2, (side - image.height) // 2)

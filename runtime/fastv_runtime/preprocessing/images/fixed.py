@@ -13,7 +13,7 @@ from fastv_runtime.config.layouts import FixedVision
 from fastv_runtime.errors import UserError
 from fastv_runtime.hf import load_image_processor
 from fastv_runtime.preprocessing.images.aspect import mean_colour, pad_to_square
-from fastv_runtime.preprocessing.images.center_crop import cut_first
+from fastv_runtime.preprocessing.images.shrinking import shrink_first
 from fastv_runtime.preprocessing.visual import GraphRun, Piece, View, Visual
 
 if TYPE_CHECKING:
@@ -74,9 +74,9 @@ class FixedImages:
         if self._vision.aspect == "pad":
             image = pad_to_square(image, mean_colour(chosen.get("image_mean", self._processor.image_mean)))
         image = image if image.mode == "RGB" else image.convert("RGB")
-        survivor = cut_first(image, self._processor, chosen)
-        if survivor is not None:
-            image, chosen = survivor, chosen | {"do_resize": False}
+        shrunk = shrink_first(image, self._processor, chosen)
+        if shrunk is not None:
+            image, chosen = shrunk, chosen | {"do_resize": False}
         made = self._processor(images=image, return_tensors="np", **chosen)
         # Video-LLaVA's image processor names them after the model's two towers, unless it is told not to.
         return np.asarray(made["pixel_values_images" if "pixel_values_images" in made else "pixel_values"])

@@ -42,7 +42,7 @@ def _bytes_per_pixel(image: Image.Image) -> float:
         if not image.info.get("progressive"):
             return 1  # decoded at half the size or less
         # All coefficients, two bytes each, of components that may be subsampled.
-        areas = [across * down for _, across, down, *_ in opened.layer]
+        areas: list[float] = [across * down for _, across, down, *_ in opened.layer]
         return 2 * sum(areas) / max(areas) + _REDUCED
     if image.format == "TIFF" and opened._compression != "raw":
         # The file is mapped, and a strip or tile, which may be all of it, is decoded before it is unpacked.
