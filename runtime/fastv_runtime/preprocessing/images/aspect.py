@@ -9,6 +9,7 @@ from PIL import Image
 
 from fastv_runtime.config.layouts import Aspect, FixedVision, FramesVideo, VideoLayout, Vision
 from fastv_runtime.errors import UserError
+from fastv_runtime.preprocessing.images.brightness import in_rgb
 from fastv_runtime.preprocessing.images.limits import WORKING_PIXELS
 
 
@@ -24,14 +25,12 @@ def pad_to_square(image: Image.Image, background: tuple[int, int, int]) -> Image
     if max(image.size) > longest:
         scale = longest / 2 / max(image.size)
         width, height = (max(1, round(side * scale)) for side in image.size)
-        image = image.convert("RGB").resize((width, height), Image.Resampling.BOX)
+        image = in_rgb(image).resize((width, height), Image.Resampling.BOX)
     side = max(image.size)
     if image.size == (side, side):
-        return image.convert("RGB")
+        return in_rgb(image)
     square = Image.new("RGB", (side, side), background)
-    square.paste(
-        image if image.mode == "RGB" else image.convert("RGB"), ((side - image.width) // 2, (side - image.height) // 2)
-    )
+    square.paste(in_rgb(image), ((side - image.width) // 2, (side - image.height) // 2))
     return square
 
 

@@ -38,6 +38,11 @@ def to_rgb(image: Image.Image, name: str, factor: int = 1) -> Image.Image:
     return made
 
 
+def in_rgb(image: Image.Image) -> Image.Image:
+    """The image itself where it is in RGB, and not a copy of it."""
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
 def from_array(pixels: np.ndarray) -> Image.Image:
     """Pixels [H, W], [H, W, 1], [H, W, 3] or [H, W, 4], alpha last, in RGB. Raises UserError."""
     name = f"an array {list(pixels.shape)} of {pixels.dtype}"

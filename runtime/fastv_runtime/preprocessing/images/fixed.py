@@ -13,6 +13,7 @@ from fastv_runtime.config.layouts import FixedVision
 from fastv_runtime.errors import UserError
 from fastv_runtime.hf import load_image_processor
 from fastv_runtime.preprocessing.images.aspect import mean_colour, pad_to_square
+from fastv_runtime.preprocessing.images.brightness import in_rgb
 from fastv_runtime.preprocessing.images.shrinking import shrink_first
 from fastv_runtime.preprocessing.visual import GraphRun, Piece, View, Visual
 
@@ -73,7 +74,7 @@ class FixedImages:
         chosen = self._settings | settings
         if self._vision.aspect == "pad":
             image = pad_to_square(image, mean_colour(chosen.get("image_mean", self._processor.image_mean)))
-        image = image if image.mode == "RGB" else image.convert("RGB")
+        image = in_rgb(image)
         shrunk = shrink_first(image, self._processor, chosen)
         if shrunk is not None:
             image, chosen = shrunk, chosen | {"do_resize": False}
