@@ -39,7 +39,7 @@ BAD_IMAGES: dict[str, tuple[bytes, str]] = {
     "mislabelled.png": (b"this is a text file with an image's name", "not an image in a known format"),
     "mislabelled.jpg": (b"%PDF-1.7 and so on", "not an image in a known format"),
     "huge.png": (claim_png(20000, 20000), "pixels, the limit is 100,000,000"),
-    "large.png": (claim_png(12000, 9000), "12000 x 9000 pixels, the limit is 100,000,000"),
+    "large.png": (claim_png(12000, 9000), "12000 x 9000 pixels, the limit for such a PNG file is 51,200,000"),
 }
 
 

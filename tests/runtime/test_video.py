@@ -97,7 +97,7 @@ BAD_VIDEOS: dict[str, tuple[bytes, str]] = {
     "image.mp4": (encoded(Image.new("RGB", (64, 48)), "PNG"), "an image file, not a video: give it with "),
     "image.jpg": (encoded(Image.new("RGB", (64, 48)), "JPEG"), "an image file, not a video: give it with "),
     "unknown-codec.avi": (video("avi", "rawvideo", flat_frames(2)).replace(b"I420", b"ZZZZ"), "cannot decode"),
-    "large.avi": (claim_avi(12000, 9000), "12000 x 9000 pixels, the limit is 100,000,000"),
+    "large.avi": (claim_avi(12000, 9000), "12000 x 9000 pixels, the limit is 16,000,000"),
 }
 
 
@@ -223,8 +223,8 @@ def test_a_sample_too_large_for_memory_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "video.avi"
     frames = 100
     data = video("avi", "rawvideo", [flat_frames(1)[0][:2, :2]] * frames)
-    path.write_bytes(data.replace(struct.pack("<II", 2, 2), struct.pack("<II", 5000, 4000)))
-    with pytest.raises(UserError, match=f"100 frames of 5000 x 4000 pixels, the limit is {MAX_SAMPLED_PIXELS:,}"):
+    path.write_bytes(data.replace(struct.pack("<II", 2, 2), struct.pack("<II", 4000, 3000)))
+    with pytest.raises(UserError, match=f"100 frames of 4000 x 3000 pixels, the limit is {MAX_SAMPLED_PIXELS:,}"):
         open_video(path, 200)
 
 

@@ -10,6 +10,7 @@ from PIL import Image
 
 from fastv_runtime.config.layouts import AnyresVision
 from fastv_runtime.hf import load_image_processor, select_best_resolution
+from fastv_runtime.preprocessing.images.brightness import in_rgb
 from fastv_runtime.preprocessing.images.fixed import UNNORMALISED, check_shape, pixels_as_seen
 from fastv_runtime.preprocessing.images.resample import bilinear, single
 from fastv_runtime.preprocessing.visual import GraphRun, Pack, Piece, View, Visual
@@ -44,9 +45,7 @@ class AnyresImages:
     def _process(self, image: Image.Image, **settings: Any) -> Float[np.ndarray, "tiles 3 H W"]:
         """The whole image, then its tiles row by row."""
         pinpoints = [list(pinpoint) for pinpoint in self._vision.pinpoints]
-        batch = self._processor(
-            images=image.convert("RGB"), image_grid_pinpoints=pinpoints, return_tensors="np", **settings
-        )
+        batch = self._processor(images=in_rgb(image), image_grid_pinpoints=pinpoints, return_tensors="np", **settings)
         return np.ascontiguousarray(batch["pixel_values"][0], np.float32)
 
     def _views(self, image: Image.Image) -> list[View]:

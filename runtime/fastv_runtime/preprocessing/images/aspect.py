@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from PIL import Image
 
 from fastv_runtime.config.layouts import Aspect, FixedVision, FramesVideo, VideoLayout, Vision
 from fastv_runtime.errors import UserError
+from fastv_runtime.preprocessing.images.brightness import in_rgb
+from fastv_runtime.preprocessing.images.limits import WORKING_PIXELS
 
 
 def pad_to_square(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
     """The image in RGB, centred on a square of `background` whose side is the image's longer one.
 
     An odd pixel of padding goes below or to the right. Not padded, an image processor would crop the long side away.
+    An image whose square would be above WORKING_PIXELS of `fastv_runtime.preprocessing.images.limits` is shrunk first,
+    to half the side of a square of that many.
     Source: LLaVA 1.5, arXiv 2310.03744, `image_aspect_ratio: pad`.
     """
+    longest = math.isqrt(WORKING_PIXELS)
+    if max(image.size) > longest:
+        scale = longest / 2 / max(image.size)
+        width, height = (max(1, round(side * scale)) for side in image.size)
+        image = in_rgb(image).resize((width, height), Image.Resampling.BOX)
     side = max(image.size)
+    if image.size == (side, side):
+        return in_rgb(image)
     square = Image.new("RGB", (side, side), background)
-    square.paste(image.convert("RGB"), ((side - image.width) // 2, (side - image.height) // 2))
+    square.paste(in_rgb(image), ((side - image.width) // 2, (side - image.height) // 2))
     return square
 
 

@@ -13,6 +13,8 @@ from fastv_runtime.config.layouts import FixedVision
 from fastv_runtime.errors import UserError
 from fastv_runtime.hf import load_image_processor
 from fastv_runtime.preprocessing.images.aspect import mean_colour, pad_to_square
+from fastv_runtime.preprocessing.images.brightness import in_rgb
+from fastv_runtime.preprocessing.images.shrinking import shrink_first
 from fastv_runtime.preprocessing.visual import GraphRun, Piece, View, Visual
 
 if TYPE_CHECKING:
@@ -69,8 +71,13 @@ class FixedImages:
         return View(seen, first + np.arange(rows * columns).reshape(rows, columns))
 
     def _process(self, image: Image.Image, **settings: Any) -> np.ndarray:
+        chosen = self._settings | settings
         if self._vision.aspect == "pad":
-            image = pad_to_square(image, mean_colour(self._settings.get("image_mean", self._processor.image_mean)))
-        made = self._processor(images=image.convert("RGB"), return_tensors="np", **(self._settings | settings))
+            image = pad_to_square(image, mean_colour(chosen.get("image_mean", self._processor.image_mean)))
+        image = in_rgb(image)
+        shrunk = shrink_first(image, self._processor, chosen)
+        if shrunk is not None:
+            image, chosen = shrunk, chosen | {"do_resize": False}
+        made = self._processor(images=image, return_tensors="np", **chosen)
         # Video-LLaVA's image processor names them after the model's two towers, unless it is told not to.
         return np.asarray(made["pixel_values_images" if "pixel_values_images" in made else "pixel_values"])

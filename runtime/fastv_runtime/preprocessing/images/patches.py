@@ -11,6 +11,7 @@ from PIL import Image
 from fastv_runtime.config.layouts import PatchesVision
 from fastv_runtime.errors import UserError
 from fastv_runtime.hf import load_image_processor
+from fastv_runtime.preprocessing.images.brightness import in_rgb
 from fastv_runtime.preprocessing.images.grid import Grid, grid_inputs
 from fastv_runtime.preprocessing.visual import GraphRun, Piece, View, Visual
 
@@ -48,7 +49,7 @@ class PatchImages:
         """
         vision = self._vision
         try:
-            made = self._processor(images=image.convert("RGB"), temporal_patch_size=1, return_tensors="np", **settings)
+            made = self._processor(images=in_rgb(image), temporal_patch_size=1, return_tensors="np", **settings)
         except ValueError as error:  # the processor refuses slivers
             raise UserError(f"an image of {image.width} x {image.height} pixels: {error}: crop it") from None
         _, rows, columns = (int(count) for count in made["image_grid_thw"][0])
@@ -76,5 +77,5 @@ class PatchImages:
         """The image as the model sees it; its tokens are numbered from `first`."""
         rows, columns = grid
         side = self._vision.patch * self._vision.merge
-        seen = image.convert("RGB").resize((columns * side, rows * side), Image.Resampling.BICUBIC)
+        seen = in_rgb(image).resize((columns * side, rows * side), Image.Resampling.BICUBIC)
         return View(seen, first + np.arange(rows * columns).reshape(grid))

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from PIL import Image
 
 from fastv_runtime.errors import UserError
+from fastv_runtime.preprocessing.images.limits import reduction
 
 
 def super_image(frames: Sequence[Image.Image], rows: int, columns: int) -> Image.Image:
@@ -16,6 +17,7 @@ def super_image(frames: Sequence[Image.Image], rows: int, columns: int) -> Image
     Frames touch and keep their size: no gaps, no letterbox and no empty cells, so that the image shows nothing but
     the video and the image processor's resize is the only one. The paper puts six frames in 3 rows of 2, which brings
     a wide video close to a square; its code fills a last row that lacks frames with white, here that is refused.
+    Frames whose image would be above WORKING_PIXELS of `fastv_runtime.preprocessing.images.limits` are reduced first.
     Raises UserError when the frames do not fill the grid, or differ in size.
     Source: An Image Grid Can Be Worth a Video, arXiv 2403.18406.
     """
@@ -27,11 +29,12 @@ def super_image(frames: Sequence[Image.Image], rows: int, columns: int) -> Image
     sizes = sorted({frame.size for frame in frames})
     if len(sizes) > 1:
         raise UserError(f"a grid takes frames of one size and the video has {_listed(sizes)}: convert it to one size")
-    width, height = sizes[0]
+    factor = reduction(columns * sizes[0][0], rows * sizes[0][1])
+    width, height = (-(-side // factor) for side in sizes[0])
     sheet = Image.new("RGB", (columns * width, rows * height))
     for index, frame in enumerate(frames):
         row, column = divmod(index, columns)
-        sheet.paste(frame, (column * width, row * height))
+        sheet.paste(frame.reduce(factor) if factor > 1 else frame, (column * width, row * height))
     return sheet
 
 

@@ -11,6 +11,7 @@ from PIL import Image
 
 from fastv_runtime.config.tile_layouts import TilesVision
 from fastv_runtime.hf import load_image_processor
+from fastv_runtime.preprocessing.images.brightness import in_rgb
 from fastv_runtime.preprocessing.images.fixed import UNNORMALISED, check_shape, pixels_as_seen
 from fastv_runtime.preprocessing.visual import GraphRun, Piece, View, Visual
 
@@ -40,7 +41,7 @@ class TileImages:
 
     def _cut(self, image: Image.Image, **settings: Any) -> tuple[Float[np.ndarray, "tiles 3 H W"], int, int]:
         """The tiles row by row, then the whole image; rows and columns of tiles, both 0 if it is not cut."""
-        batch = self._processor(images=image.convert("RGB"), return_tensors="np", **(self._settings | settings))
+        batch = self._processor(images=in_rgb(image), return_tensors="np", **(self._settings | settings))
         values = np.ascontiguousarray(batch["pixel_values"], np.float32)
         tiles = values.reshape(-1, *values.shape[-3:])  # some processors nest the tiles of one prompt
         if "rows" in batch:

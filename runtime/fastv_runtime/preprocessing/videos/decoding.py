@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from fastv_runtime.errors import UserError, missing_extra
-from fastv_runtime.preprocessing.images.loading import MAX_PIXELS
+from fastv_runtime.preprocessing.images.limits import reduction
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -21,8 +22,18 @@ if TYPE_CHECKING:
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
 
+MAX_FRAME_PIXELS = 16_000_000
+"""Videos of larger frames are refused: decoders hold several."""
+EXACT_FRAME_PIXELS = 9_000_000
+"""Larger frames are reduced while they are brought to RGB; 4096 x 2176 are within it."""
+EXACT_SAMPLED_PIXELS = 34_000_000
+"""More than so many in all sampled frames together are reduced: 16 of 1920 x 1080 are within it."""
 MAX_SAMPLED_PIXELS = 1_000_000_000
-"""Of all sampled frames together; 3 GB in RGB."""
+"""More than so many before they are reduced are refused."""
+_FREED_PIXELS = 20_000_000
+"""After so many in sampled frames those that are no longer needed are freed."""
+_LEAST_FRAME = 10_000
+"""Pixels for which each frame counts at least."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +41,7 @@ class Video:
     """Frames sampled from a video, in time order."""
 
     frames: tuple[Image.Image, ...]
-    """RGB. Fewer than were asked for when the video has fewer."""
+    """RGB. Fewer than were asked for when the video has fewer. Reduced where they are too many pixels, see `notes`."""
     indices: tuple[int, ...]
     """Which frames of the video these are, from 0."""
     timestamps: tuple[float, ...]
@@ -42,27 +53,42 @@ class Video:
     fps: float | None
     """Frames per second on average, as the file says."""
     notes: tuple[str, ...]
-    """What whoever asked should know: fewer frames than asked for, packets that could not be decoded."""
+    """What whoever asked should know: fewer frames than asked for, reduced ones, packets that cannot be decoded."""
 
 
 def open_video(path: str | Path, frames: int) -> Video:
     """`frames` frames of the video at `path`, at `uniform_indices`; all that there are when it has fewer.
 
-    What the file holds decides, not its name. Frames are turned as the display matrix says, kept at their coded size,
-    and only the sampled ones are held. All frames are decoded, since neither headers nor seeking can be relied on to
+    What the file holds decides, not its name. Frames are turned as the display matrix says, and only the sampled ones
+    are held: at their coded size, or all reduced by one whole number where they are too many pixels together. All
+    frames are decoded, since neither headers nor seeking can be relied on to
     find frame i in every format. Raises UserError for what is not a video, and when PyAV is missing.
     """
     if frames < 1:
         raise UserError(f"`frames` {frames}: must be at least 1")
     path = Path(path)
     _check_file(path)
+    try:
+        return _sampled(path, frames)
+    except UserError:
+        raise
+    except Exception as error:  # PyAV passes on what it is told, and is told anything by damaged files
+        what = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{path}: the video is cut off or damaged ({what}): copy it again") from None
+
+
+def _sampled(path: Path, frames: int) -> Video:
     total, duration, fps = _header(path, frames)
     sample = _decode(path, uniform_indices(total, frames))
     if sample.total != total:
+        sample.frames.clear()
         sample = _decode(path, uniform_indices(sample.total, frames))
     if not sample.frames:
         raise UserError(f"{path}: no decodable frame: the video is cut off or damaged, copy it again")
     notes = []
+    if sample.factor > 1:
+        size = "{0.width} x {0.height}".format(sample.frames[0])
+        notes.append(f"{path}: {len(sample.frames)} frames reduced to {size} pixels each, so that they fit into memory")
     if sample.total < frames:
         notes.append(f"{path}: {frames} frames were asked for and the video has {sample.total}: each is taken once")
     if sample.damaged:
@@ -99,6 +125,8 @@ class _Sample:
     """Seconds by the container's clock, exact."""
     total: int = 0
     damaged: int = 0
+    factor: int = 1
+    """What the frames' sides were divided by."""
 
 
 def _check_file(path: Path) -> None:
@@ -134,6 +162,7 @@ def _decode(path: Path, wanted: list[int]) -> _Sample:
 
     sample = _Sample([], [], [])
     indices = set(wanted)
+    unfreed = 0
     with _opened(path) as (container, stream):
         for packet in _packets(container, stream):
             try:
@@ -144,10 +173,17 @@ def _decode(path: Path, wanted: list[int]) -> _Sample:
             for frame in decoded:
                 if sample.total in indices:
                     _check_size(path, frame.width, frame.height, len(wanted))
-                    sample.frames.append(_upright(frame))
+                    most = min(EXACT_FRAME_PIXELS, EXACT_SAMPLED_PIXELS // len(wanted))
+                    sample.factor = reduction(frame.width, frame.height, most)
+                    sample.frames.append(_upright(frame, sample.factor))
                     sample.indices.append(sample.total)
                     sample.times.append(_time_of(frame))
+                    unfreed += frame.width * frame.height
                 sample.total += 1
+            # A frame whose side data were read refers to itself: nothing but the collector frees its pixels.
+            if unfreed > _FREED_PIXELS:
+                gc.collect()
+                unfreed = 0
     return sample
 
 
@@ -165,13 +201,14 @@ def _time_of(frame: VideoFrame) -> Fraction | None:
     return None if frame.pts is None or frame.time_base is None else frame.pts * frame.time_base
 
 
-def _upright(frame: VideoFrame) -> Image.Image:
-    """The frame in RGB, turned and mirrored as its display matrix says.
+def _upright(frame: VideoFrame, factor: int) -> Image.Image:
+    """The frame in RGB, its sides divided by `factor` and rounded up, turned and mirrored as its display matrix says.
 
     The matrix [a b u; c d v; x y w] takes (p, q) to (a p + c q, b p + d q), q downwards: ISO/IEC 14496-12, 6.2.2.
     Other angles than quarter turns are left as they are.
     """
-    image: Image.Image = frame.to_image()
+    size = {"width": -(-frame.width // factor), "height": -(-frame.height // factor), "interpolation": "AREA"}
+    image: Image.Image = frame.to_image(**(size if factor > 1 else {}))
     matrix: Any = frame.side_data.get("DISPLAYMATRIX")
     if matrix is None:
         return image
@@ -204,9 +241,9 @@ def _timestamps(path: Path, sample: _Sample, fps: float | None) -> tuple[float, 
 
 
 def _check_size(path: Path, width: int, height: int, frames: int) -> None:
-    if width * height > MAX_PIXELS:
-        raise UserError(f"{path}: {width} x {height} pixels, the limit is {MAX_PIXELS:,} in all: scale it down")
-    if width * height * frames > MAX_SAMPLED_PIXELS:
+    if width * height > MAX_FRAME_PIXELS:
+        raise UserError(f"{path}: {width} x {height} pixels, the limit is {MAX_FRAME_PIXELS:,} in all: scale it down")
+    if max(width * height, _LEAST_FRAME) * frames > MAX_SAMPLED_PIXELS:
         raise UserError(
             f"{path}: {frames} frames of {width} x {height} pixels, the limit is {MAX_SAMPLED_PIXELS:,} in all: "
             "sample fewer with `frames`, or scale it down"
