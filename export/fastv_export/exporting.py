@@ -10,7 +10,7 @@ from pathlib import Path
 from safetensors.torch import save
 
 from fastv_export import hf, support
-from fastv_export.checkpoint.checkpoint import Checkpoint
+from fastv_export.checkpoint.checkpoint import Checkpoint, NotFinite
 from fastv_export.checkpoint.digests import Digests
 from fastv_export.checkpoint.generation_config import generation_defaults, generation_notes
 from fastv_export.checkpoint.reading import reading
@@ -160,6 +160,8 @@ def _write(
                     stock, limit = stream_model(checkpoint, family, read=read), family.max_positions(config)
                     most = None if limit is None else limit.positions
                     activations = text_activations(stock, family, PromptBuilder(folder / PROCESSOR, tokens), most)
+            except NotFinite:
+                raise
             except UserError as error:
                 without = (
                     "activations are not quantized" if plan.weights.floating else "weights are quantized without scales"

@@ -13,13 +13,12 @@ import numpy as np
 import onnx_ir as ir
 import torch
 
-from fastv_export.checkpoint.checkpoint import StoredTensor
+from fastv_export.checkpoint.checkpoint import STORED_TYPES, StoredTensor
 from fastv_runtime.errors import UserError
 
 BLOCK = 32 << 20
 """Bytes of one weight held at once; a writing thread has at most three such blocks: as stored, cast, transposed."""
 
-STORED_TYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 IR_TYPES = {
     "float32": ir.DataType.FLOAT,
     "float16": ir.DataType.FLOAT16,
