@@ -16,6 +16,7 @@ from fastv_export.checkpoint.generation_config import generation_defaults, gener
 from fastv_export.checkpoint.reading import reading
 from fastv_export.checkpoint.skeleton import Skeleton, listed
 from fastv_export.checkpoint.streamed import stream_model
+from fastv_export.config_values import layouts
 from fastv_export.families import Family, family_of
 from fastv_export.graphs.write import write_graphs
 from fastv_export.hf import probe as hf_probe
@@ -109,10 +110,12 @@ def _write(
     attention.register()
     tower_attention.register()
     config = support.check_config(checkpoint, family)
-    dimensions = decoder_dimensions(config, family)
-    vision, video = family.vision(config, options.image_tokens), family.video(config)
+    where = checkpoint.path / "config.json"
+    with reading(where):
+        dimensions, limit = decoder_dimensions(config, family), family.max_positions(config)
+    vision, video = layouts(where, family, config, options.image_tokens)
     plan = make_plan(options, dimensions, vision, video)
-    check_positions(plan, family.max_positions(config))
+    check_positions(plan, limit)
     generation = generation_defaults(checkpoint)
     skeleton = Skeleton(checkpoint, family, attention=attention.IMPLEMENTATION, precision=plan.precision)
     support.check_model(checkpoint, skeleton, family, config, vision, video)
@@ -130,6 +133,8 @@ def _write(
             f"note: {checkpoint.path}: weights are read from {listed([each.name for each in checkpoint.files])}, as "
             f"transformers does, and not from {listed([each.name for each in checkpoint.ignored])}"
         )
+    if plan.prunes and plan.length == "fixed" and plan.keep == 1:
+        progress.note("note: `length` fixed: with `keep` 1 nothing is dropped, and every prompt has its own length")
     for note in generation_notes(checkpoint, plan):
         progress.note(note)
     for name, tied in skeleton.untied.items():
@@ -157,7 +162,7 @@ def _write(
             by = "a text of the exporter's own"
             try:
                 with progress.weights("what linear layers are given by a text", _stored_bytes(checkpoint)) as read:
-                    stock, limit = stream_model(checkpoint, family, read=read), family.max_positions(config)
+                    stock = stream_model(checkpoint, family, read=read)
                     most = None if limit is None else limit.positions
                     activations = text_activations(stock, family, PromptBuilder(folder / PROCESSOR, tokens), most)
             except NotFinite:

@@ -228,7 +228,7 @@ def shard_names(index: Path) -> list[str]:
     """Names of the files that an index of sharded weights lists, sorted; UserError for names of other places."""
     shards = read_object(index).get("weight_map")
     if not isinstance(shards, dict) or not shards:
-        raise UserError(f"{index}: no index of weights, it has no table `weight_map`: download it again")
+        raise UserError(f"{index}: no index of weights, it has no object weight_map: download it again")
     for tensor, name in shards.items():
         if not isinstance(name, str) or not name.endswith(".safetensors") or not _inside(name):
             raise UserError(

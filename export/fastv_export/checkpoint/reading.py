@@ -27,16 +27,16 @@ def reading(file: Path, copy: Path | None = None) -> Iterator[None]:
         if copy is not None:
             words = words.replace(str(copy), str(file))
         shown = words if len(words) <= 200 else f"{words[:200]}..."
-        raise UserError(
-            f"{file}: cannot be used ({type(error).__name__}: {shown}): mend it, or copy it again"
-        ) from error
+        raise UserError(f"{file}: cannot be used ({shown}): mend it, or copy it again") from error
 
 
 def _words(error: Exception) -> str:
-    """What an error says first, on one line."""
+    """What an error says first, on one line, after its kind."""
+    kind = type(error).__name__
     if isinstance(error, ValidationError):
         first = error.errors()[0]
-        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+        return f"{kind}: {'.'.join(map(str, first['loc']))}: {first['msg']}"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    # transformers' configs say in a first line which field it is, and what is wrong with it in the next.
-    return " ".join(lines[:2] if lines and lines[0].endswith(":") else lines[:1])
+    if len(lines) > 1 and lines[0].endswith(":"):  # transformers' configs say below it which field it is, and why
+        return lines[1]
+    return f"{kind}: {''.join(lines[:1])}"
