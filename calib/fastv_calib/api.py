@@ -17,6 +17,7 @@ from fastv_export.calibration import Calibration, CalibrationSettings, Objective
 from fastv_export.checkpoint.hub import resolve
 from fastv_export.progress import Progress
 from fastv_export.quantization.activations import sidecar_of
+from fastv_runtime.arguments import checked
 from fastv_runtime.config.plan import Precision
 from fastv_runtime.errors import UserError
 from fastv_runtime.files import write_atomically
@@ -25,6 +26,7 @@ PRECISIONS: dict[str, Precision] = {"fp32": "float32", "fp16": "float16"}
 """Precisions in which bytes are counted, as options name them."""
 
 
+@checked
 def calibrate(
     source: str | Path,
     data: str | Path,

@@ -264,6 +264,11 @@ class Calibrator:
 
 def _check_settings(settings: CalibrationSettings, decoder: DecoderConfig) -> None:
     last = decoder.num_hidden_layers - 1
+    for name in ("layers", "keeps", "rankers", "precisions"):
+        if not getattr(settings, name):
+            raise UserError(f"`{name}`: is empty: give one or more")
+    if last < 1:
+        raise UserError("`layers`: this decoder has one layer, and pruning takes two: nothing can be chosen")
     for layer in settings.layers:
         if not 1 <= layer <= last:
             raise UserError(f"`layers` {layer}: must be 1 to {last}; this decoder has {last + 1} layers")

@@ -32,11 +32,13 @@ from fastv_export.quantization.presets import (
     WIDE,
 )
 from fastv_export.targets import TARGETS
+from fastv_runtime.arguments import checked
 from fastv_runtime.config.bundle import Manifest
 from fastv_runtime.config.plan import Length, Part, Weights
 from fastv_runtime.errors import UserError
 
 
+@checked
 def export(
     source: str | Path,
     output: str | Path,
@@ -101,6 +103,11 @@ def export(
     _check("block", [] if block is None else [block], BLOCKS)
     _check("int8_parts", int8_parts or (), PARTS)
     _check("length", [] if length is None else [length], get_args(Length))
+    given = {"layer": layer, "keep": keep, "ranker": ranker, "length": length, "max_text": max_text}
+    if not prune:
+        for name in ("layer", "keep", "ranker", "length"):
+            if given[name] is not None:
+                raise UserError(f"`{name}` {given[name]}: an unpruned model (`prune`) has none: leave one of them out")
     calibrated = None if calibration is None else read_calibration(calibration)
     check_output(output)
     source = resolve(str(source), revision, progress)
@@ -125,7 +132,6 @@ def export(
     activations = None
     if calibration is not None and calibrated is not None and weights is not None:
         activations = read_activations(sidecar_of(Path(calibration)), calibrated.activations)
-    given = {"layer": layer, "keep": keep, "ranker": ranker, "length": length, "max_text": max_text}
     options = Options(
         **_planned(chosen, given | {"image_tokens": image_tokens}, prune),
         text_step=text_step,

@@ -109,8 +109,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="tokens an answer may have (default: 256)",
     )
-    parser.add_argument("--no-prune", action="store_true", help="write the unsplit, unpruned baseline instead")
-    parser.add_argument("--no-verify", action="store_true", help="do not compare the graphs with transformers")
+    parser.add_argument(
+        "--no-prune", dest="prune", action="store_false", help="write the unsplit, unpruned baseline instead"
+    )
+    parser.add_argument(
+        "--no-verify", dest="verify", action="store_false", help="do not compare the graphs with transformers"
+    )
     parser.add_argument("--json", action="store_true", help="print the bundle's manifest on stdout")
 
 
@@ -145,8 +149,8 @@ def run(args: argparse.Namespace) -> None:
             max_visual=args.max_visual,
             image_tokens=args.image_tokens,
             max_new_tokens=args.max_new_tokens,
-            prune=not args.no_prune,
-            verify=not args.no_verify,
+            prune=args.prune,
+            verify=args.verify,
             progress=progress,
         )
     if args.json:

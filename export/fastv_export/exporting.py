@@ -10,12 +10,13 @@ from pathlib import Path
 from safetensors.torch import save
 
 from fastv_export import hf, support
-from fastv_export.checkpoint.checkpoint import Checkpoint
+from fastv_export.checkpoint.checkpoint import Checkpoint, NotFinite
 from fastv_export.checkpoint.digests import Digests
 from fastv_export.checkpoint.generation_config import generation_defaults, generation_notes
 from fastv_export.checkpoint.reading import reading
 from fastv_export.checkpoint.skeleton import Skeleton, listed
 from fastv_export.checkpoint.streamed import stream_model
+from fastv_export.config_values import layouts
 from fastv_export.families import Family, family_of
 from fastv_export.graphs.write import write_graphs
 from fastv_export.hf import probe as hf_probe
@@ -109,10 +110,12 @@ def _write(
     attention.register()
     tower_attention.register()
     config = support.check_config(checkpoint, family)
-    dimensions = decoder_dimensions(config, family)
-    vision, video = family.vision(config, options.image_tokens), family.video(config)
+    where = checkpoint.path / "config.json"
+    with reading(where):
+        dimensions, limit = decoder_dimensions(config, family), family.max_positions(config)
+    vision, video = layouts(where, family, config, options.image_tokens)
     plan = make_plan(options, dimensions, vision, video)
-    check_positions(plan, family.max_positions(config))
+    check_positions(plan, limit)
     for line in plan_lines(plan, options.target):
         progress.note(line)
     generation = generation_defaults(checkpoint)
@@ -132,6 +135,8 @@ def _write(
             f"note: {checkpoint.path}: weights are read from {listed([each.name for each in checkpoint.files])}, as "
             f"transformers does, and not from {listed([each.name for each in checkpoint.ignored])}"
         )
+    if plan.prunes and plan.length == "fixed" and plan.keep == 1:
+        progress.note("note: `length` fixed: with `keep` 1 nothing is dropped, and every prompt has its own length")
     for note in generation_notes(checkpoint, plan):
         progress.note(note)
     for name, tied in skeleton.untied.items():
@@ -159,9 +164,11 @@ def _write(
             by = "a text of the exporter's own"
             try:
                 with progress.weights("what linear layers are given by a text", _stored_bytes(checkpoint)) as read:
-                    stock, limit = stream_model(checkpoint, family, read=read), family.max_positions(config)
+                    stock = stream_model(checkpoint, family, read=read)
                     most = None if limit is None else limit.positions
                     activations = text_activations(stock, family, PromptBuilder(folder / PROCESSOR, tokens), most)
+            except NotFinite:
+                raise
             except UserError as error:
                 without = (
                     "activations are not quantized" if plan.weights.floating else "weights are quantized without scales"

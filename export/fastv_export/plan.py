@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,11 +11,15 @@ from fastv_export.hf.models import Limit
 from fastv_export.rankers import RANKERS
 from fastv_export.targets import TARGETS, TRT, TRT_LEGACY, choose_precision
 from fastv_runtime.config.bundle import DecoderConfig
-from fastv_runtime.config.layouts import VideoLayout, Vision
+from fastv_runtime.config.cost import cache_bytes, tokens_per_layer
+from fastv_runtime.config.layouts import FixedVision, PatchesVision, VideoLayout, Vision
 from fastv_runtime.config.lengths import capacity, kept_count
 from fastv_runtime.config.plan import TEXT_STEP, Length, Plan, Precision, Weights
 from fastv_runtime.config.wording import plan_of, precision_of, room_of
 from fastv_runtime.errors import UserError
+
+MOST_BYTES = 1 << 40
+"""Of caches, and of a prompt's mask, a byte an element: no accelerator has as many."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +69,11 @@ def decoder_dimensions(config: Any, family: Family) -> DecoderConfig:
 def make_plan(options: Options, decoder: DecoderConfig, vision: Vision, video: VideoLayout | None) -> Plan:
     """The plan that the options ask for; UserError for one that makes no sense for this model."""
     layers = decoder.num_hidden_layers
+    if options.layer is not None and layers < 2:
+        raise UserError(
+            f"`layer` {options.layer}: this decoder has one layer, and pruning takes two: one whose attention scores "
+            "visual tokens, and one that runs without those that are dropped; export it unpruned (`prune`)"
+        )
     if options.layer is not None and not 1 <= options.layer < layers:
         raise UserError(
             f"`layer` {options.layer}: must be 1 to {layers - 1}; this decoder has {layers} layers and the scores "
@@ -97,6 +107,7 @@ def make_plan(options: Options, decoder: DecoderConfig, vision: Vision, video: V
         max_new_tokens=options.max_new_tokens,
         text_step=min(TEXT_STEP, options.max_text) if options.text_step is None else options.text_step,
     )
+    _check_room(options, plan, decoder, vision)
     _check_heads(decoder, options.target)
     _check_pruned(plan, options.target)
     _check_weights(plan, decoder, options.target)
@@ -122,6 +133,45 @@ def _check_step(options: Options) -> None:
         raise UserError(f"`text_step` {step}: must be 1 to {options.max_text}, the text tokens a prompt may have")
     if options.layer is None or options.length != "fixed":
         raise UserError(f"`text_step` {step}: steps are of fixed pruned lengths: add `length` fixed, or leave it out")
+
+
+def _check_room(options: Options, plan: Plan, decoder: DecoderConfig, vision: Vision) -> None:
+    """UserError for a plan that has no room for its images, and for one that no machine has room for."""
+    least = options.max_images * _fewest(vision)
+    if plan.max_visual < least:
+        images = "an image" if options.max_images == 1 else f"{options.max_images} images"
+        raise UserError(
+            f"`max_visual` {plan.max_visual}: {images} of this model take at least {least} visual tokens: "
+            f"give {least} or more, or leave it out"
+        )
+    rows = capacity(plan)
+    each = tokens_per_layer(decoder, plan.layer, rows.prefix_cache, rows.suffix_cache)
+    caches, mask = cache_bytes(decoder, each, plan.precision), rows.prompt * rows.prefix_cache
+    # Verification runs graphs here, with caches of their full size.
+    limit, whose = (_memory(), "this machine") if options.verify else (MOST_BYTES, "any accelerator")
+    if caches > limit or mask > MOST_BYTES:
+        raise UserError(
+            f"`max_text` {plan.max_text}, {plan.max_visual} visual tokens and `max_new_tokens` {plan.max_new_tokens} "
+            f"make KV caches of {caches / 2**30:,.1f} GiB and a mask of {mask / 2**30:,.1f} GiB, and {whose} has "
+            f"{limit / 2**30:,.1f} GiB: lower `max_text`, `max_images`, `max_visual`, `image_tokens` or "
+            "`max_new_tokens`"
+        )
+
+
+def _fewest(vision: Vision) -> int:
+    """Visual tokens that an image of this layout becomes at least."""
+    match vision:
+        case FixedVision():
+            return vision.tokens
+        case PatchesVision():
+            return 1
+        case _:
+            return vision.side**2  # the whole image, as one tile
+
+
+def _memory() -> int:
+    """Bytes of this machine's memory."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def _check_heads(decoder: DecoderConfig, target: str) -> None:

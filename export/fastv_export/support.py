@@ -20,6 +20,7 @@ from fastv_export import hf
 from fastv_export.checkpoint.checkpoint import Checkpoint
 from fastv_export.checkpoint.reading import reading
 from fastv_export.checkpoint.skeleton import Skeleton
+from fastv_export.config_values import check_heads, check_placeholders, check_values, layouts
 from fastv_export.families import Family
 from fastv_export.hf import models as hf_models
 from fastv_export.hf import probe as hf_probe
@@ -46,7 +47,7 @@ def check(checkpoint: Checkpoint, family: Family, image_tokens: int | None = Non
     attention.register()
     tower_attention.register()
     config = check_config(checkpoint, family)
-    vision, video = family.vision(config, image_tokens), family.video(config)
+    vision, video = layouts(checkpoint.path / "config.json", family, config, image_tokens)
     skeleton = Skeleton(checkpoint, family, attention=attention.IMPLEMENTATION)
     check_model(checkpoint, skeleton, family, config, vision, video)
     return config
@@ -54,8 +55,10 @@ def check(checkpoint: Checkpoint, family: Family, image_tokens: int | None = Non
 
 def check_config(checkpoint: Checkpoint, family: Family) -> Any:
     """transformers' config of a checkpoint; UserError for a tower or a decoder that the family has no layout for."""
-    config = family.config(checkpoint)
     where = checkpoint.path / "config.json"
+    check_values(checkpoint)
+    with reading(where):
+        config = family.config(checkpoint)
     tower = getattr(getattr(config, "vision_config", None), "model_type", None)
     if family.towers and tower not in family.towers:
         raise UserError(
@@ -69,6 +72,8 @@ def check_config(checkpoint: Checkpoint, family: Family) -> Any:
             f"{where}: decoder {text.model_type!r} does not say {', '.join(missing)}: only decoders of Llama's form "
             "are exported"
         )
+    check_heads(where, text)
+    check_placeholders(where, family, config)
     with torch.device("meta"), reading(where):
         model = family.build(copy.deepcopy(config))  # building writes into the config
     _Decoder(str(where), family.decoder(model), config, family).check_parts()

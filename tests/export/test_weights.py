@@ -58,11 +58,13 @@ def test_any_number_of_axes(tmp_path: Path, values: torch.Tensor) -> None:
     assert written(tensor, tmp_path) == values.half().numpy().tobytes()
 
 
-@pytest.mark.parametrize("value", [1e5, -1e5, float("inf"), float("nan")])
+@pytest.mark.parametrize("value", [1e5, -1e5])
 def test_what_half_precision_cannot_hold_is_refused(tmp_path: Path, value: float) -> None:
     values = torch.zeros(4, 4)
     values[2, 1] = value
     stored = store(tmp_path, values)
-    with pytest.raises(UserError, match=r"tensor weight has values that float16 cannot hold.*`precision` fp32"):
+    with pytest.raises(
+        UserError, match=r"tensor weight has values that float16 cannot hold.*`precision` fp32, or bf16"
+    ):
         written(CheckpointTensor("weight", stored, "float16", Scratch()), tmp_path)
     assert written(CheckpointTensor("weight", stored, "float32", Scratch()), tmp_path) == values.numpy().tobytes()

@@ -21,6 +21,8 @@ def check_objectives(objectives: Objectives, weight_bytes: int) -> None:
     """
     if not 0 < objectives.min_agreement <= 1:
         raise UserError(f"`min_agreement` {objectives.min_agreement:g}: must be above 0 and at most 1")
+    if objectives.max_memory is not None and not objectives.max_memory > 0:
+        raise UserError(f"`max_memory` {objectives.max_memory:g}: must be above 0")
     if objectives.max_ttft is not None and not objectives.max_ttft > 0:
         raise UserError(f"`max_ttft` {objectives.max_ttft:g}: must be above 0")
     if objectives.max_memory is not None and objectives.max_memory * GIB <= weight_bytes:

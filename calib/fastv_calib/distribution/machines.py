@@ -16,6 +16,10 @@ LOCAL, OFF = "local", "off"
 START = 30.0
 """Seconds that a cluster on this machine must save to be worth its start."""
 
+MOST_THREADS = 1024
+"""More than any machine's cores: each takes memory, whether there is work for it or not."""
+MOST_WORKERS = 10_000
+
 
 @dataclass(frozen=True)
 class Machines:
@@ -29,9 +33,9 @@ class Machines:
     """Per sample."""
 
     def __post_init__(self) -> None:
-        for name, value in (("workers", self.workers), ("threads", self.threads)):
-            if value is not None and value < 1:
-                raise UserError(f"`{name}` {value}: must be at least 1")
+        for name, value, most in (("workers", self.workers, MOST_WORKERS), ("threads", self.threads, MOST_THREADS)):
+            if value is not None and not 1 <= value <= most:
+                raise UserError(f"`{name}` {value}: must be 1 to {most:,}")
         if self.ray == OFF and self.workers is not None:
             raise UserError(f"`workers` {self.workers}: are Ray's, and `ray` {OFF} does without: leave one out")
 

@@ -2,30 +2,43 @@
 
 from __future__ import annotations
 
-import json
 import os
 import struct
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import prod
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import ml_dtypes
 import numpy as np
+import torch
 from jaxtyping import UInt8
+from safetensors import SafetensorError, safe_open
 
 from fastv_export.checkpoint.foreign import check_form
+from fastv_export.checkpoint.json_files import parse_object, read_object
 from fastv_export.checkpoint.pickled import PICKLES, conversion
+from fastv_export.checkpoint.processor_files import PROCESSOR_FILES
 from fastv_export.checkpoint.reading import reading
 from fastv_runtime.errors import UserError
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 INDEX_SUFFIX = ".safetensors.index.json"
+GENERATION = "generation_config.json"
 DTYPES: dict[str, Any] = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
 """Element types of weights that can be read, by safetensors' names."""
+STORED_TYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+"""The same as torch has them."""
+SETTINGS = (*(name for name in PROCESSOR_FILES if name.endswith(".json") and name != "tokenizer.json"), GENERATION)
+"""Files that are an object of JSON each, where they are there. The tokenizer's own reader judges its file."""
+
+
+class NotFinite(UserError):
+    """A weight that is no number."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +65,10 @@ class StoredTensor:
         return values.reshape(self.shape)
 
     def read_into(self, buffer: UInt8[np.ndarray, " nbytes"]) -> None:
-        """The tensor's bytes, as stored. Read by offset: mapped pages would stay resident for the whole export."""
+        """The tensor's bytes, as stored. Read by offset: mapped pages would stay resident for the whole export.
+
+        Raises NotFinite for values that are NaN or infinite: whatever is computed from them would be blamed instead.
+        """
         done = 0
         with self.file.open("rb", buffering=0) as file:
             while done < self.nbytes:  # one call reads 2 GiB at most
@@ -60,6 +76,14 @@ class StoredTensor:
                 if count == 0:
                     raise UserError(f"{self.file}: truncated, it ends before tensor {self.name}: download it again")
                 done += count
+        if (
+            done
+            and not torch.stack(torch.aminmax(torch.from_numpy(buffer).view(STORED_TYPES[self.dtype]))).isfinite().all()
+        ):
+            raise NotFinite(
+                f"{self.file}: tensor {self.name} has values that are NaN or infinite: the checkpoint is damaged, "
+                "download it again, or ask whoever trained it"
+            )
 
     def rows(self, start: int, stop: int) -> StoredTensor:
         """Rows [start, stop) along the first axis; only their bytes are read."""
@@ -109,6 +133,9 @@ class Checkpoint:
             raise UserError(
                 f"{path}: not a checkpoint, it has no config.json: give a directory that save_pretrained wrote"
             )
+        for name in SETTINGS:
+            if (self.path / name).is_file():
+                read_object(self.path / name)
 
     @cached_property
     def config(self) -> Any:
@@ -122,10 +149,7 @@ class Checkpoint:
     def model_type(self) -> str:
         """`model_type` of config.json, before transformers has to know it."""
         file = self.path / "config.json"
-        try:
-            model_type = json.loads(file.read_text(encoding="utf-8")).get("model_type")
-        except (ValueError, AttributeError) as error:
-            raise UserError(f"{file}: not a JSON object ({error}): copy the checkpoint again") from None
+        model_type = read_object(file).get("model_type")
         if not model_type:
             raise UserError(f"{file}: it names no model_type: give a directory that save_pretrained wrote")
         return str(model_type)
@@ -136,12 +160,12 @@ class Checkpoint:
         Raises UserError for what transformers does not open either.
         """
         file = self.path / "config.json"
-        name = json.loads(file.read_text(encoding="utf-8")).get("transformers_weights")
+        name = read_object(file).get("transformers_weights")
         if name is None:
             return None
         if not isinstance(name, str) or not name.endswith((".safetensors", INDEX_SUFFIX)):
             raise UserError(f"{file}: transformers_weights {name!r} is no safetensors file and no index of such files")
-        if not (self.path / name).resolve().is_relative_to(self.path.resolve()):
+        if not _inside(name):
             raise UserError(f"{file}: transformers_weights {name!r} lies outside the checkpoint: copy the file into it")
         return name
 
@@ -164,7 +188,8 @@ class Checkpoint:
         """Weights that lie beside those of `files` and are not read: an older save, most likely."""
         others = [self.path / SINGLE, self.path / INDEX]
         if others[1].is_file() and others[1] != self._weights():
-            others += [self.path / name for name in shard_names(others[1])]
+            with suppress(UserError):  # nobody reads it
+                others += [self.path / name for name in shard_names(others[1])]
         return tuple(file for file in others if file.is_file() and file not in (self._weights(), *self.files))
 
     def _weights(self) -> Path:
@@ -187,48 +212,52 @@ class Checkpoint:
 
     @cached_property
     def tensors(self) -> dict[str, StoredTensor]:
-        """Every stored tensor by its stored name."""
-        return {tensor.name: tensor for file in self.files for tensor in _read_header(file)}
+        """Every stored tensor by its stored name; UserError for a name that two files have."""
+        found: dict[str, StoredTensor] = {}
+        for file in self.files:
+            for tensor in _read_header(file):
+                other = found.setdefault(tensor.name, tensor)
+                if other is not tensor:
+                    raise UserError(
+                        f"{file}: tensor {tensor.name} is in {other.file.name} as well: download the checkpoint again"
+                    )
+        return found
 
 
 def shard_names(index: Path) -> list[str]:
-    """Names of the files that an index of sharded weights lists, sorted."""
-    try:
-        return sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise UserError(f"{index}: not an index of weights: download it again") from None
+    """Names of the files that an index of sharded weights lists, sorted; UserError for names of other places."""
+    shards = read_object(index).get("weight_map")
+    if not isinstance(shards, dict) or not shards:
+        raise UserError(f"{index}: no index of weights, it has no object weight_map: download it again")
+    for tensor, name in shards.items():
+        if not isinstance(name, str) or not name.endswith(".safetensors") or not _inside(name):
+            raise UserError(
+                f"{index}: weight_map has {name!r} for {tensor}, which is no safetensors file beside it: "
+                "download it again"
+            )
+    return sorted(set(shards.values()))
+
+
+def _inside(name: str) -> bool:
+    """Whether a name is that of a file in the directory itself. It may be a link, as in the hub's cache."""
+    path = PurePosixPath(name)
+    return not path.is_absolute() and ".." not in path.parts and "\\" not in name and name.isprintable()
 
 
 def _read_header(file: Path) -> list[StoredTensor]:
     """Tensors of one safetensors file: 8 bytes of length, a JSON header, then the data."""
-    size = file.stat().st_size
+    try:
+        # The library judges: offsets that leave gaps or overlap, shapes that do not fill their bytes, files cut short.
+        with safe_open(file, "np"):
+            pass
+    except (SafetensorError, OSError) as error:
+        reason = str(error).removeprefix("Error while deserializing header: ").replace("`", "'")
+        raise UserError(f"{file}: truncated, or not a safetensors file ({reason}): download it again") from None
     with file.open("rb") as stream:
-        head = stream.read(8)
-        length = struct.unpack("<Q", head)[0] if len(head) == 8 else size
-        if length > size - 8:
-            raise UserError(f"{file}: truncated, or not a safetensors file: download it again")
-        try:
-            header = json.loads(stream.read(length))
-        except ValueError:
-            raise UserError(f"{file}: its header is damaged: download it again") from None
+        base = 8 + struct.unpack("<Q", stream.read(8))[0]
+        header = parse_object(stream.read(base - 8), file)  # of a key that stands twice the library takes the last
     header.pop("__metadata__", None)
-    base = 8 + length
-    tensors = [
-        StoredTensor(
-            name,
-            file,
-            entry["dtype"],
-            tuple(entry["shape"]),
-            base + entry["data_offsets"][0],
-            base + entry["data_offsets"][1],
-        )
-        for name, entry in header.items()
+    return [
+        StoredTensor(name, file, each["dtype"], tuple(each["shape"]), *(base + end for end in each["data_offsets"]))
+        for name, each in header.items()
     ]
-    for tensor in tensors:
-        if tensor.stop > size:
-            raise UserError(f"{file}: truncated, it ends before tensor {tensor.name}: download it again")
-        if tensor.dtype in DTYPES:
-            width = np.dtype(DTYPES[tensor.dtype]).itemsize
-            if tensor.stop - tensor.start != prod(tensor.shape) * width:
-                raise UserError(f"{file}: tensor {tensor.name} does not fill its bytes: download it again")
-    return tensors

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+from fastv_export.checkpoint.json_files import read_object
 from fastv_runtime.errors import UserError
 
 CONFIG = "config.json"
@@ -65,17 +65,17 @@ def check_names(where: str, names: Iterable[str]) -> None:
 def _read(file: Path) -> dict[str, Any] | None:
     """An object of JSON; None for what is not, of which `Checkpoint` says more."""
     try:
-        value = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_object(file)
+    except UserError:
         return None
-    return value if isinstance(value, dict) else None
 
 
 def _check_original(file: Path, config: Mapping[str, Any]) -> None:
-    kind, architectures = str(config.get("model_type")), config.get("architectures") or [""]
+    kind, architectures = str(config.get("model_type")), config.get("architectures")
+    named = architectures[0] if isinstance(architectures, list) and architectures else ""
     form = ORIGINALS.get(kind)
     own = kind.startswith("llava_") and kind.endswith(DECODERS)
-    if own or "mm_vision_tower" in config or fnmatch(str(architectures[0]), "Llava*ForCausalLM"):
+    if own or "mm_vision_tower" in config or fnmatch(str(named), "Llava*ForCausalLM"):
         form = LLAVA
     if form is not None:
         raise UserError(

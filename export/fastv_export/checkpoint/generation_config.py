@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from fastv_export.checkpoint.checkpoint import Checkpoint
+from fastv_export.checkpoint.checkpoint import GENERATION, Checkpoint
 from fastv_export.hf import models as hf_models
 from fastv_runtime.config.generation_config import GenerationDefaults
 from fastv_runtime.config.plan import Plan
@@ -15,7 +15,6 @@ from fastv_runtime.errors import UserError
 if TYPE_CHECKING:
     from transformers import GenerationConfig
 
-FILE = "generation_config.json"
 SAMPLED = ("temperature", "top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff", "top_h")
 """Settings that matter only where tokens are sampled."""
 LEFT_OUT: dict[str, Any] = {
@@ -52,7 +51,7 @@ def generation_config(checkpoint: Checkpoint) -> GenerationConfig:
 
 def source_name(checkpoint: Checkpoint) -> str:
     """The file that `generation_config` reads."""
-    return FILE if (checkpoint.path / FILE).is_file() else "config.json"
+    return GENERATION if (checkpoint.path / GENERATION).is_file() else "config.json"
 
 
 def generation_defaults(checkpoint: Checkpoint) -> GenerationDefaults:

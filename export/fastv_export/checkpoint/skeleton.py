@@ -97,6 +97,7 @@ def build_without_weights(
     with torch.device("meta"):
         model: Any = family.build(config)
     by_name = family.weights(model, checkpoint)
+    stored_parameters(model, by_name, checkpoint)  # before buffers, whose sizes are in memory what parameters' are not
     hf_models.compute_buffers(model)
     _read_buffers(model, by_name, checkpoint, dtype)
     return model.eval(), by_name

@@ -16,10 +16,9 @@ from jaxtyping import Float, Int, UInt8
 from torch.utils._pytree import tree_map_only
 
 from fastv_export import hf
-from fastv_export.checkpoint.checkpoint import Checkpoint, StoredTensor
+from fastv_export.checkpoint.checkpoint import STORED_TYPES, Checkpoint, StoredTensor
 from fastv_export.checkpoint.skeleton import build_without_weights, stored_parameters
 from fastv_export.checkpoint.ties import tie
-from fastv_export.checkpoint.weights import STORED_TYPES
 from fastv_export.families import Family
 from fastv_export.hf import models as hf_models
 from fastv_export.hf import probe as hf_probe

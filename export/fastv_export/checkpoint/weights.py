@@ -13,13 +13,12 @@ import numpy as np
 import onnx_ir as ir
 import torch
 
-from fastv_export.checkpoint.checkpoint import StoredTensor
+from fastv_export.checkpoint.checkpoint import STORED_TYPES, StoredTensor
 from fastv_runtime.errors import UserError
 
 BLOCK = 32 << 20
 """Bytes of one weight held at once; a writing thread has at most three such blocks: as stored, cast, transposed."""
 
-STORED_TYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 IR_TYPES = {
     "float32": ir.DataType.FLOAT,
     "float16": ir.DataType.FLOAT16,
@@ -35,7 +34,7 @@ class CheckpointTensor(ir.LazyTensor):
 
     dtype: as in a io_spec. scratch: memory that its blocks pass through. factor: what values are multiplied by when
     they are written, before they are cast.
-    Reading and writing raise UserError for values that are beyond the range of float16.
+    Reading and writing raise UserError for values that are NaN, infinite, or beyond the range of float16.
     """
 
     def __init__(
@@ -139,7 +138,7 @@ class CheckpointTensor(ir.LazyTensor):
         if self._type is torch.float16 and not torch.stack(torch.aminmax(values)).isfinite().all():
             raise UserError(
                 f"{self._stored.file}: tensor {self._stored.name} has values that float16 cannot hold "
-                "(beyond 65504, or not finite): use `precision` fp32"
+                "(beyond 65504): use `precision` fp32, or bf16 for TensorRT"
             )
 
 

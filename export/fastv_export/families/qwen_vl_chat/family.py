@@ -7,7 +7,6 @@ so a plan that reaches that far is refused.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from torch import nn
 
 from fastv_export import hf
 from fastv_export.checkpoint.checkpoint import Checkpoint, StoredTensor
+from fastv_export.checkpoint.json_files import read_object
 from fastv_export.families.base import Family
 from fastv_export.families.qwen_vl_chat.processor import (
     END_OF_TEXT,
@@ -158,9 +158,9 @@ class QwenVLChat(Family):
 def _published(directory: Path) -> dict[str, Any]:
     """config.json, all that is read of it there; UserError for what is not Qwen-VL-Chat."""
     file = directory / "config.json"
-    published: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    published: dict[str, Any] = read_object(file)
     visual = published.get("visual")
-    if not visual:
+    if not isinstance(visual, dict) or not visual:
         raise UserError(f"{file}: a Qwen language model that sees no images: give a checkpoint of Qwen-VL-Chat")
     missing = [name for name in TEXT_FIELDS if name not in published]
     missing += [f"visual.{name}" for name in VISUAL_FIELDS if name not in visual]
@@ -171,7 +171,7 @@ def _published(directory: Path) -> dict[str, Any]:
             raise UserError(f"{file}: {name} is {published[name]}: only {value} is supported, as Qwen-VL-Chat has it")
     generation = directory / "generation_config.json"
     if generation.is_file():
-        chat_format = json.loads(generation.read_text(encoding="utf-8")).get("chat_format", "chatml")
+        chat_format = read_object(generation).get("chat_format", "chatml")
         if chat_format != "chatml":
             raise UserError(f"{generation}: chat_format is {chat_format!r}: give the Chat variant, which speaks chatml")
     return published
