@@ -2,14 +2,37 @@
 
 from __future__ import annotations
 
+import io
+import os
 from pathlib import Path
+from typing import TypeAlias
 
+import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from fastv_runtime.errors import UserError
 
 MAX_PIXELS = 100_000_000
 """Larger images are refused before they are decoded: a small file can claim terabytes."""
+
+ImageInput: TypeAlias = "str | os.PathLike[str] | bytes | np.ndarray | Image.Image"
+"""What an image may be given as: a path, a file's bytes, an array (H, W) or (H, W, 3 or 4) of uint8, a Pillow image."""
+
+
+def as_image(given: ImageInput) -> Image.Image:
+    """The image in RGB, turned as its EXIF orientation says. Raises UserError for what is no image."""
+    if isinstance(given, (str, os.PathLike)):
+        return open_image(Path(given))
+    try:
+        if isinstance(given, bytes):
+            given = Image.open(io.BytesIO(given))
+        elif isinstance(given, np.ndarray):
+            given = Image.fromarray(given)
+        if isinstance(given, Image.Image):
+            return ImageOps.exif_transpose(given).convert("RGB")
+    except (OSError, SyntaxError, ValueError, TypeError) as error:
+        raise UserError(f"{type(given).__name__}: not an image: {error}") from None
+    raise UserError(f"{type(given).__name__}: not an image: give a path, bytes, an array or a Pillow image")
 
 
 def open_image(path: str | Path) -> Image.Image:
