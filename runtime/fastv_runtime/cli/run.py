@@ -6,7 +6,6 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 from fastv_runtime.cli.backends import add_backend_arguments, backend_extras
@@ -89,7 +88,7 @@ def run(args: argparse.Namespace) -> None:
         if not args.json:
             sys.stdout.write(piece)
             sys.stdout.flush()
-    print(json.dumps(asdict(answer)) if args.json else "")
+    print(json.dumps(answer.model_dump()) if args.json else "")
     _print_notes(answer.notes[noted:])
     if kept_path is not None:
         from fastv_runtime.generation.kept_image import save_image

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
-from tokenizers.decoders import DecodeStream
 
 from fastv_runtime.backends.base import Backend
 from fastv_runtime.backends.registry import open_backend
@@ -18,64 +17,22 @@ from fastv_runtime.config.layouts import Aspect
 from fastv_runtime.config.lengths import capacity, kept_count, pruned_length
 from fastv_runtime.config.plan import Plan
 from fastv_runtime.errors import UserError
+from fastv_runtime.generation.calls.answer import Answer
+from fastv_runtime.generation.calls.turns import Turns
 from fastv_runtime.generation.clock import Clock
 from fastv_runtime.generation.decoder import Decoder, load_decoder
 from fastv_runtime.generation.encoder import Encoder
-from fastv_runtime.generation.kept_image import draw_kept, numbered
 from fastv_runtime.generation.logit_rules import LogitRules
 from fastv_runtime.generation.positions import position_ids
 from fastv_runtime.generation.prompt import PromptBuilder
 from fastv_runtime.generation.sampling import Sampler, Sampling
+from fastv_runtime.generation.streaming import Generation, TokenLoop
 from fastv_runtime.preprocessing import Visual, load_images, load_videos, no_videos
 from fastv_runtime.preprocessing.images.aspect import with_aspect
 from fastv_runtime.preprocessing.videos.decoding import Video
 
 if TYPE_CHECKING:
     from jaxtyping import Float
-
-
-@dataclass
-class Answer:
-    """One answer and what it took. `kept_visual_tokens` are ascending indices into the prompt's visual tokens."""
-
-    prompt_tokens: int
-    visual_tokens: int
-    kept_visual_tokens: list[int]
-    pruned_length: int
-    backend: str
-    notes: list[str]
-    """What the caller should know: that nothing could be pruned, say."""
-    text: str = ""
-    token_ids: list[int] = field(default_factory=list)
-    """Generated tokens, the stop token included."""
-    finish_reason: str = ""
-    """`stop` (a stop token) or `length` (max_new_tokens)."""
-    timings_ms: dict[str, float] = field(default_factory=dict)
-    """Wall-clock milliseconds per stage; `ttft` up to the first token; `decode_per_token` the mean of the rest."""
-
-
-class Generation(Iterator[str]):
-    """An answer as it is being made: iterate for pieces of text, then read `answer`.
-
-    Pieces never split a character. Starting another generation on the same pipeline ends this one.
-    """
-
-    def __init__(self, pieces: Iterator[str], answer: Answer, clock: Clock, visuals: Sequence[Visual]):
-        self._pieces = pieces
-        self._clock = clock
-        self._visuals = visuals
-        self.answer = answer
-
-    def timings_ms(self) -> dict[str, float]:
-        """Timings so far, in the terms of `Answer.timings_ms`."""
-        return self._clock.timings()
-
-    def draw_kept(self) -> Image.Image:
-        """The images as the model saw them: patches whose visual tokens were dropped are dimmed, kept ones framed."""
-        return draw_kept(numbered(self._visuals), self.answer.kept_visual_tokens)
-
-    def __next__(self) -> str:
-        return next(self._pieces)
 
 
 class Pipeline:
@@ -109,7 +66,7 @@ class Pipeline:
         self._prompts = PromptBuilder(bundle.file(PROCESSOR), manifest.tokens)
         self._images = load_images(bundle.file(PROCESSOR), vision)
         self._videos = None if video is None else load_videos(bundle.file(PROCESSOR), video)
-        self._current: object | None = None
+        self._turns = Turns()
 
     @classmethod
     def load(
@@ -140,18 +97,19 @@ class Pipeline:
         ignore_stop: bool = False,
         videos: Sequence[Video] = (),
     ) -> Answer:
-        """The whole answer; arguments as for `stream`."""
-        generation = self.stream(
-            images,
-            prompt,
-            max_new_tokens=max_new_tokens,
-            sampling=sampling,
-            length=length,
-            ignore_stop=ignore_stop,
-            videos=videos,
-        )
-        for _ in generation:
-            pass
+        """The whole answer, once it is this call's turn; arguments and errors as for `stream`."""
+        with self._turns.whole():
+            generation = self.stream(
+                images,
+                prompt,
+                max_new_tokens=max_new_tokens,
+                sampling=sampling,
+                length=length,
+                ignore_stop=ignore_stop,
+                videos=videos,
+            )
+            for _ in generation:
+                pass
         return generation.answer
 
     def stream(
@@ -186,6 +144,24 @@ class Pipeline:
                 f"`max_new_tokens` {limit}: this bundle supports 1 to {plan.max_new_tokens}: "
                 "export with a larger max_new_tokens"
             )
+        with self._turns.taken():
+            generation = self._start(images, prompt, videos, limit, sampling or Sampling(), length, ignore_stop)
+            self._turns.begun(generation)
+        return generation
+
+    def _start(
+        self,
+        images: Sequence[Image.Image],
+        prompt: str,
+        videos: Sequence[Video],
+        limit: int,
+        sampling: Sampling,
+        length: str | None,
+        ignore_stop: bool,
+    ) -> Generation:
+        """Fill the buffers up to the first token's logits."""
+        manifest = self.bundle.manifest
+        plan = manifest.plan
         clock = Clock(settle=self._backend.synchronize)
         with clock("preprocess"):
             visuals = [*map(self._images, images), *map(self._video, videos)]
@@ -193,8 +169,7 @@ class Pipeline:
             visual = int(built.visual.sum())
             total = built.token_ids.size
             pruned = pruned_length(plan, total - visual, visual, length or plan.length, self.capacity)
-            positions = position_ids(self.bundle.manifest.decoder.position_axes, total, built.runs)
-        self._current = token = object()
+            positions = position_ids(manifest.decoder.position_axes, total, built.runs)
         self._embed(built.token_ids)
         for buffer in self._decoder.deepstack:
             buffer.rows(0, total).zero()
@@ -210,26 +185,58 @@ class Pipeline:
             backend=self._backend.name,
             notes=[*(note for video in videos for note in video.notes), *_notes(plan, total, visual, pruned)],
         )
-        sampling = sampling or Sampling()
-        stop = self.bundle.manifest.tokens.stop
-        rules = LogitRules(defaults, built.token_ids, stop, sampling.repetition_penalty)
-        pieces = self._decode(token, answer, limit, Sampler(sampling), rules, ignore_stop, clock)
-        return Generation(pieces, answer, clock, [visuals[index] for index in built.order])
+        stop = manifest.tokens.stop
+        loop = TokenLoop(
+            answer,
+            self._decoder,
+            self._backend,
+            self._embed,
+            self._prompts.tokenizer.backend_tokenizer,
+            Sampler(sampling),
+            LogitRules(manifest.generation, built.token_ids, stop, sampling.repetition_penalty),
+            frozenset() if ignore_stop else frozenset(stop),
+            limit,
+            clock,
+        )
+        return Generation(loop, self._turns, [visuals[index] for index in built.order])
+
+    def close(self) -> None:
+        """Free the graphs and buffers, once no other thread is at them; an open stream ends. May be called again.
+
+        What is asked of the pipeline later raises PipelineEndedError.
+        """
+        with self._turns.lock:
+            if not self._turns.closed:
+                self._turns.close()
+                del self._backend, self._decoder, self._encoder, self._embedding
+
+    def __enter__(self) -> Pipeline:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        self.close()
 
     @property
     def backend(self) -> Backend:
         """What executes the graphs."""
+        self._turns.check_open()
         return self._backend
 
     @property
     def decoder(self) -> Decoder:
-        """The language model and its buffers; using it ends the generation that the pipeline is at."""
-        self._current = None
-        return self._decoder
+        """The language model and its buffers, for measuring; ends the generation that this thread is at.
+
+        Nothing keeps other threads from the buffers meanwhile. Raises PipelineBusyError where one reads a stream.
+        """
+        with self._turns.taken():
+            return self._decoder
 
     @property
     def logits(self) -> Float[np.ndarray, " V"]:
         """Logits (fp32) from which the next token is chosen; on the host a view that the next step overwrites."""
+        self._turns.check_open()
         return self._decoder.logits
 
     def _video(self, video: Video) -> Visual:
@@ -239,47 +246,6 @@ class Pipeline:
 
     def _embed(self, token_ids: np.ndarray) -> None:
         self._decoder.prompt.rows(0, token_ids.size).write(self._embedding[token_ids])
-
-    def _decode(
-        self,
-        token: object,
-        answer: Answer,
-        limit: int,
-        sampler: Sampler,
-        rules: LogitRules,
-        ignore_stop: bool,
-        clock: Clock,
-    ) -> Iterator[str]:
-        text = DecodeStream(skip_special_tokens=True)
-        backend = self._prompts.tokenizer.backend_tokenizer
-        stop = set() if ignore_stop else set(self.bundle.manifest.tokens.stop)
-        while True:
-            if self._current is not token:
-                raise RuntimeError("another generation was started on this pipeline: this one has ended")
-            if sampler.greedy and rules.idle:
-                picked = self._decoder.token
-            else:
-                picked = sampler.pick(rules(self._decoder.logits, answer.token_ids))
-            answer.token_ids.append(picked)
-            clock.token()
-            if picked in stop:
-                answer.finish_reason = "stop"
-            elif len(answer.token_ids) == limit:
-                answer.finish_reason = "length"
-            piece = text.step(backend, picked)
-            if answer.finish_reason:
-                # What the stream still holds back (half a character at the length limit) is in the full decode.
-                whole = backend.decode(answer.token_ids, skip_special_tokens=True)
-                piece = whole[len(answer.text) :]
-                answer.timings_ms = clock.timings()
-                answer.notes += self._backend.notes
-            if piece:
-                answer.text += piece
-                yield piece
-            if answer.finish_reason:
-                return
-            self._embed(np.asarray([picked]))
-            self._decoder.step()
 
 
 def _notes(plan: Plan, total: int, visual: int, pruned: int) -> list[str]:
