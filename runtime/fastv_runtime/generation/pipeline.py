@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image
 
 from fastv_runtime.backends.base import Backend
 from fastv_runtime.backends.registry import open_backend
@@ -16,8 +15,9 @@ from fastv_runtime.config.bundle import PROCESSOR, Bundle
 from fastv_runtime.config.layouts import Aspect
 from fastv_runtime.config.lengths import capacity, kept_count, pruned_length
 from fastv_runtime.config.plan import Plan
-from fastv_runtime.errors import UserError
 from fastv_runtime.generation.calls.answer import Answer
+from fastv_runtime.generation.calls.arguments import VideoInput, image_list, video_list, whole_number
+from fastv_runtime.generation.calls.question import GenerationInput, answer_limit, check_length, read_question
 from fastv_runtime.generation.calls.turns import Turns
 from fastv_runtime.generation.clock import Clock
 from fastv_runtime.generation.decoder import Decoder, load_decoder
@@ -25,18 +25,27 @@ from fastv_runtime.generation.encoder import Encoder
 from fastv_runtime.generation.logit_rules import LogitRules
 from fastv_runtime.generation.positions import position_ids
 from fastv_runtime.generation.prompt import PromptBuilder
-from fastv_runtime.generation.sampling import Sampler, Sampling
+from fastv_runtime.generation.sampling import Sampler, Sampling, choose_sampling
 from fastv_runtime.generation.streaming import Generation, TokenLoop
 from fastv_runtime.preprocessing import Visual, load_images, load_videos, no_videos
 from fastv_runtime.preprocessing.images.aspect import with_aspect
-from fastv_runtime.preprocessing.videos.decoding import Video
+from fastv_runtime.preprocessing.images.loading import ImageInput, as_image
+from fastv_runtime.preprocessing.videos.decoding import Video, open_video
 
 if TYPE_CHECKING:
     from jaxtyping import Float
 
+MOST_THREADS = 1024
+"""Of one operator: more than any machine has cores for."""
+
 
 class Pipeline:
-    """A loaded bundle. Buffers are allocated once, here; one generation at a time.
+    """A loaded bundle. Buffers are allocated once, here; one generation at a time, whoever asks.
+
+    Threads may share a pipeline. `generate` waits until it is its turn. A stream is its reader's until it is read to
+    its end, closed or dropped: meanwhile calls from other threads raise PipelineBusyError, and another one from the
+    thread that began it ends it. Processes that are forked off must load their own.
+    In a `with` block the graphs and buffers are freed at the end, as by `close`.
 
     threads: of one operator; None means one per physical core that the process may use.
     aspect: `crop` or `pad`, of images that the model sees at one size; None means what the checkpoint says.
@@ -53,6 +62,8 @@ class Pipeline:
         backend: str = "ort",
         device: str | None = None,
     ):
+        if threads is not None:
+            whole_number("threads", threads, 1, MOST_THREADS)
         manifest = bundle.manifest
         vision, video = manifest.vision, manifest.video
         if aspect is not None:
@@ -88,22 +99,36 @@ class Pipeline:
 
     def generate(
         self,
-        images: Sequence[Image.Image],
-        prompt: str,
+        images: ImageInput | Iterable[ImageInput] = (),
+        prompt: str | None = None,
         *,
+        messages: Sequence[Mapping[str, Any]] | None = None,
+        system: str | None = None,
         max_new_tokens: int | None = None,
         sampling: Sampling | None = None,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        seed: int | None = None,
+        repetition_penalty: float | None = None,
         length: str | None = None,
         ignore_stop: bool = False,
-        videos: Sequence[Video] = (),
+        videos: VideoInput | Iterable[VideoInput] = (),
     ) -> Answer:
         """The whole answer, once it is this call's turn; arguments and errors as for `stream`."""
         with self._turns.whole():
             generation = self.stream(
                 images,
                 prompt,
+                messages=messages,
+                system=system,
                 max_new_tokens=max_new_tokens,
                 sampling=sampling,
+                temperature=temperature,
+                top_k=top_k,
+                top_p=top_p,
+                seed=seed,
+                repetition_penalty=repetition_penalty,
                 length=length,
                 ignore_stop=ignore_stop,
                 videos=videos,
@@ -114,58 +139,64 @@ class Pipeline:
 
     def stream(
         self,
-        images: Sequence[Image.Image],
-        prompt: str,
+        images: ImageInput | Iterable[ImageInput] = (),
+        prompt: str | None = None,
         *,
+        messages: Sequence[Mapping[str, Any]] | None = None,
+        system: str | None = None,
         max_new_tokens: int | None = None,
         sampling: Sampling | None = None,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        seed: int | None = None,
+        repetition_penalty: float | None = None,
         length: str | None = None,
         ignore_stop: bool = False,
-        videos: Sequence[Video] = (),
+        videos: VideoInput | Iterable[VideoInput] = (),
     ) -> Generation:
         """Prefill now; decode as the result is iterated.
 
-        images: in the order in which the prompt speaks of them; none for a text-only prompt.
+        images: one or several, each a path, a file's bytes, an array or a Pillow image, in the order in which the
+        prompt speaks of them; none for a text-only prompt.
+        prompt: the question. The images come first, unless the prompt has the model's own tokens for them.
+        messages: in place of a prompt, a conversation that ends with the user's message, rendered by the checkpoint's
+        chat template: [{"role": "user", "content": text or parts}, ...] with the roles system, user and assistant. A
+        part is {"type": "text", "text": ...}, {"type": "image", "image": ...} or {"type": "video", "video": ...}; one
+        without an image or video takes the next of `images` or `videos`.
+        system: a message that stands before the prompt.
         max_new_tokens: None means what the checkpoint says, if the plan supports it, else what the plan supports.
-        sampling: None means greedy.
+        sampling: None means greedy, or what the keywords say: temperature, top_k, top_p, seed and repetition_penalty
+        are those of `Sampling`.
         length: `fixed` or `exact` pruned length; None means the plan's.
         ignore_stop: go on past stop tokens (for measuring).
-        videos: sampled frames, for models that take videos.
-        Raises UserError for a prompt that the plan does not support.
+        videos: one or several, each sampled frames (`open_video`) or a path, for models that take videos.
+        Raises UserError for what cannot be used or what the plan does not support, PipelineBusyError while another
+        thread reads a stream of this pipeline, PipelineEndedError after `close`.
         """
-        plan, defaults = self.bundle.manifest.plan, self.bundle.manifest.generation
-        if length not in (None, "fixed", "exact"):
-            raise UserError(f"`length` {length!r}: must be 'fixed' or 'exact'")
-        limit = max_new_tokens
-        if limit is None:
-            limit = min(plan.max_new_tokens, defaults.max_new_tokens or plan.max_new_tokens)
-        if not 1 <= limit <= plan.max_new_tokens:
-            raise UserError(
-                f"`max_new_tokens` {limit}: this bundle supports 1 to {plan.max_new_tokens}: "
-                "export with a larger max_new_tokens"
-            )
+        limit = answer_limit(max_new_tokens, self.bundle.manifest)
+        check_length(length)
+        sampling = choose_sampling(sampling, temperature, top_k, top_p, seed, repetition_penalty)
+        question = read_question(prompt, messages, system, image_list(images), video_list(videos))
         with self._turns.taken():
-            generation = self._start(images, prompt, videos, limit, sampling or Sampling(), length, ignore_stop)
+            generation = self._start(question, limit, sampling, length, ignore_stop)
             self._turns.begun(generation)
         return generation
 
     def _start(
-        self,
-        images: Sequence[Image.Image],
-        prompt: str,
-        videos: Sequence[Video],
-        limit: int,
-        sampling: Sampling,
-        length: str | None,
-        ignore_stop: bool,
+        self, question: GenerationInput, limit: int, sampling: Sampling, length: str | None, ignore_stop: bool
     ) -> Generation:
         """Fill the buffers up to the first token's logits."""
         manifest = self.bundle.manifest
         plan = manifest.plan
         clock = Clock(settle=self._backend.synchronize)
         with clock("preprocess"):
-            visuals = [*map(self._images, images), *map(self._video, videos)]
-            built = self._prompts.build(prompt, visuals)
+            videos = [self._video(video) for video in question.videos]
+            visuals = [*(self._images(as_image(image)) for image in question.images), *(each for _, each in videos)]
+            if question.turns is None:
+                built = self._prompts.build(question.text, visuals, system=question.system)
+            else:
+                built = self._prompts.build_conversation(question.turns, visuals)
             visual = int(built.visual.sum())
             total = built.token_ids.size
             pruned = pruned_length(plan, total - visual, visual, length or plan.length, self.capacity)
@@ -183,7 +214,7 @@ class Pipeline:
             kept_visual_tokens=(np.cumsum(built.visual) - 1)[kept[built.visual[kept]]].tolist(),
             pruned_length=pruned,
             backend=self._backend.name,
-            notes=[*(note for video in videos for note in video.notes), *_notes(plan, total, visual, pruned)],
+            notes=[*(note for video, _ in videos for note in video.notes), *_notes(plan, total, visual, pruned)],
         )
         stop = manifest.tokens.stop
         loop = TokenLoop(
@@ -239,10 +270,12 @@ class Pipeline:
         self._turns.check_open()
         return self._decoder.logits
 
-    def _video(self, video: Video) -> Visual:
-        if self._videos is None:
+    def _video(self, video: VideoInput) -> tuple[Video, Visual]:
+        layout = self.bundle.manifest.video
+        if self._videos is None or layout is None:
             raise no_videos(self.bundle.manifest.family)
-        return self._videos(video)
+        sampled = video if isinstance(video, Video) else open_video(video, layout.frames)
+        return sampled, self._videos(sampled)
 
     def _embed(self, token_ids: np.ndarray) -> None:
         self._decoder.prompt.rows(0, token_ids.size).write(self._embedding[token_ids])
