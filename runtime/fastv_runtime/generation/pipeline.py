@@ -16,7 +16,7 @@ from fastv_runtime.config.layouts import Aspect
 from fastv_runtime.config.lengths import capacity, kept_count, pruned_length
 from fastv_runtime.config.plan import Plan
 from fastv_runtime.generation.calls.answer import Answer
-from fastv_runtime.generation.calls.arguments import VideoInput, image_list, video_list, whole_number
+from fastv_runtime.generation.calls.arguments import VideoInput, check_settings, image_list, path_of, video_list
 from fastv_runtime.generation.calls.question import GenerationInput, answer_limit, check_length, read_question
 from fastv_runtime.generation.calls.turns import Turns
 from fastv_runtime.generation.clock import Clock
@@ -34,9 +34,6 @@ from fastv_runtime.preprocessing.videos.decoding import Video, open_video
 
 if TYPE_CHECKING:
     from jaxtyping import Float
-
-MOST_THREADS = 1024
-"""Of one operator: more than any machine has cores for."""
 
 
 class Pipeline:
@@ -62,8 +59,7 @@ class Pipeline:
         backend: str = "ort",
         device: str | None = None,
     ):
-        if threads is not None:
-            whole_number("threads", threads, 1, MOST_THREADS)
+        check_settings(threads, aspect)
         manifest = bundle.manifest
         vision, video = manifest.vision, manifest.video
         if aspect is not None:
@@ -94,7 +90,7 @@ class Pipeline:
 
         `progress` is called with the number of bytes hashed since its last call. Raises UserError.
         """
-        bundle = Bundle.open(path, progress=progress)
+        bundle = Bundle.open(path_of("bundle", path), progress=progress)
         return cls(bundle, threads=threads, aspect=aspect, backend=backend, device=device)
 
     def generate(

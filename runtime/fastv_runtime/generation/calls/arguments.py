@@ -5,17 +5,23 @@ from __future__ import annotations
 import operator
 import os
 from collections.abc import Iterable, Mapping
-from typing import Any
+from pathlib import Path
+from typing import Any, get_args
 
 import numpy as np
 from PIL import Image
 
+from fastv_runtime.config.layouts import Aspect
 from fastv_runtime.errors import UserError
 from fastv_runtime.preprocessing.images.loading import ImageInput
 from fastv_runtime.preprocessing.videos.decoding import Video
 
 VideoInput = Video | str | os.PathLike[str]
 """Sampled frames, or the path of a video, of which as many frames are sampled as the bundle says."""
+
+
+MOST_THREADS = 1024
+"""Of one operator: more than any machine has cores for."""
 
 
 def image_list(given: ImageInput | Iterable[ImageInput] | None) -> list[ImageInput]:
@@ -42,6 +48,22 @@ def _listed(name: str, given: Any, single: tuple[type, ...]) -> list[Any]:
     if isinstance(given, Iterable) and not isinstance(given, Mapping):
         return list(given)
     raise UserError(f"`{name}`: {_kind(given)} where one or a list of them is expected")
+
+
+def path_of(name: str, given: Any) -> Path:
+    """Raises UserError for what is no path."""
+    path = os.fspath(given) if isinstance(given, os.PathLike) else given
+    if not isinstance(path, str):
+        raise UserError(f"{name}: {_kind(given)} where a path is expected")
+    return Path(path)
+
+
+def check_settings(threads: Any, aspect: Any) -> None:
+    """Raises UserError for what no pipeline can be loaded with; None is a default."""
+    if threads is not None:
+        whole_number("threads", threads, 1, MOST_THREADS)
+    if aspect is not None and aspect not in get_args(Aspect):
+        raise UserError(f"`aspect` {aspect!r}: must be {' or '.join(map(repr, get_args(Aspect)))}")
 
 
 def whole_number(name: str, value: Any, least: int | None = None, most: int | None = None) -> int:

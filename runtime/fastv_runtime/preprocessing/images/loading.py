@@ -15,7 +15,7 @@ from fastv_runtime.errors import UserError
 MAX_PIXELS = 100_000_000
 """Larger images are refused before they are decoded: a small file can claim terabytes."""
 
-ImageInput: TypeAlias = "str | os.PathLike[str] | bytes | np.ndarray | Image.Image"
+ImageInput: TypeAlias = "str | os.PathLike[str] | bytes | bytearray | memoryview | np.ndarray | Image.Image"
 """What an image may be given as: a path, a file's bytes, an array (H, W) or (H, W, 3 or 4) of uint8, a Pillow image."""
 
 
@@ -24,7 +24,7 @@ def as_image(given: ImageInput) -> Image.Image:
     if isinstance(given, (str, os.PathLike)):
         return open_image(Path(given))
     try:
-        if isinstance(given, bytes):
+        if isinstance(given, (bytes, bytearray, memoryview)):
             given = Image.open(io.BytesIO(given))
         elif isinstance(given, np.ndarray):
             given = Image.fromarray(given)
