@@ -53,8 +53,8 @@ def stdin(monkeypatch: pytest.MonkeyPatch) -> Say:
 def run(tiny_bundle: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[str, str]]:
     """Run the command on the tiny bundle: what it printed, and what it said beside that."""
 
-    def run(*arguments: object) -> tuple[str, str]:
-        fastv_run([str(tiny_bundle), "--threads", "1", "--max-new-tokens", "6", *map(str, arguments)])
+    def run(*arguments: object, most: int = 6) -> tuple[str, str]:
+        fastv_run([str(tiny_bundle), "--threads", "1", "--max-new-tokens", str(most), *map(str, arguments)])
         captured = capsys.readouterr()
         return captured.out, captured.err
 
@@ -73,7 +73,8 @@ def fails(run: Run, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
             run(*arguments)
         captured = capsys.readouterr()
         assert ended.value.code == 2
-        (line,) = [each for each in captured.err.splitlines() if each.startswith("fastv-run: ")]
+        line: str = captured.err.splitlines()[-1]
+        assert line.startswith("fastv-run: ")
         return line
 
     return fails
@@ -116,17 +117,16 @@ def test_several_questions_are_answered_each_by_itself(
 def test_answers_come_while_the_standard_input_is_still_open(
     run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    printed: list[str] = []
+
     class Asking(io.BytesIO):
-        printed: list[str] = []
+        def readline(self, *_: Any) -> bytes:
+            printed.append(capsys.readouterr().out)
+            return f"{QUESTIONS[len(printed) - 1]}\n".encode() if len(printed) <= 2 else b""
 
-        def readline(self, *_: Any) -> bytes:  # type: ignore[override]
-            self.printed.append(capsys.readouterr().out)
-            return f"{QUESTIONS[len(self.printed) - 1]}\n".encode() if len(self.printed) <= 2 else b""
-
-    asking = Asking()
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(asking, encoding="utf-8"))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(Asking(), encoding="utf-8"))
     run("--prompts", "-", "--json")
-    assert [text.count("\n") for text in asking.printed] == [0, 1, 1]
+    assert [text.count("\n") for text in printed] == [0, 1, 1]
 
 
 def test_a_line_that_cannot_be_asked_is_named(fails: Fails, tmp_path: Path) -> None:
@@ -162,19 +162,19 @@ def test_a_conversation_remembers_and_starts_over(
     monkeypatch.setattr(Pipeline, "stream", watched)
     (tmp_path / "an other.png").write_bytes(png(OTHER))
     lines = [
-        QUESTIONS[0],
+        "a",
         "",
-        QUESTIONS[1],
+        "b",
         "/image none.png",
         f"/image {tmp_path / 'an other.png'}",
         "word " * 300,
-        "And now?",
+        "c",
         "/clear",
-        QUESTIONS[0],
+        "a",
         "/what",
     ]
     stdin("\n".join(lines).encode())
-    out, err = run("-i", "--image", file, "--system", "Be brief.")
+    out, err = run("-i", "--image", file, "--system", "d", most=3)
     assert len(seen) == 4
     roles = [[message["role"] for message in messages] for messages, _ in seen]
     turns = ["system", "user", "assistant", "user"]
@@ -183,7 +183,7 @@ def test_a_conversation_remembers_and_starts_over(
     assert seen[0][1].token_ids == seen[3][1].token_ids, "all is forgotten but the image of the command line"
     assert seen[2][0][2]["content"] == seen[0][1].text.strip()
     monkeypatch.undo()
-    again = tiny_pipeline.generate(messages=seen[2][0], max_new_tokens=6)
+    again = tiny_pipeline.generate(messages=seen[2][0], max_new_tokens=3)
     assert again.token_ids == seen[2][1].token_ids
     assert out == "".join(f"{answer.text.lstrip()}\n" for _, answer in seen)
     flat = " ".join(err.split())
@@ -220,18 +220,18 @@ def test_what_is_printed_begins_with_no_space_and_says_how_fast_it_was(
     monkeypatch.setattr("fastv_runtime.generation.sampling.Sampler.greedy", False)
     script = {"left": iter(())}
     monkeypatch.setattr("fastv_runtime.generation.sampling.Sampler.pick", lambda self, logits: next(script["left"], 1))
-    arguments = ("--max-new-tokens", "32", "--prompt", "What?")
+    arguments = ("--prompt", "What?")
     script["left"] = iter(ids)
-    out, err = run("--image", file, *arguments)
+    out, err = run("--image", file, *arguments, most=32)
     assert out == "a circle \n\n"
     figures = err.splitlines()[-1]
     assert "72 of 144 visual tokens kept; first token after " in figures
     assert " tokens/s after it; loaded in " in figures
     script["left"] = iter(ids)
-    out, err = run(*arguments, "--json")
+    out, err = run(*arguments, "--json", most=32)
     assert json.loads(out)["text"] == tokenizer.decode(ids) == "  a circle \n"
     script["left"] = iter(())
-    out, err = run(*arguments)
+    out, err = run(*arguments, most=32)
     assert out == "\n"
     assert "visual tokens kept" not in err
     assert "tokens/s" not in err, "one token alone has no rate"
