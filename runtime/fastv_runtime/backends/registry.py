@@ -26,7 +26,7 @@ def open_backend(bundle: Bundle, backend: str, device: str | None = None, *, thr
 
     threads: of one operator, where the host runs any; None leaves it to the backend.
     """
-    if backend not in BACKENDS:
+    if not isinstance(backend, str) or backend not in BACKENDS:
         raise UserError(f"`backend` {backend}: must be one of {', '.join(BACKENDS)}")
     entry = BACKENDS[backend]
     device = entry.devices[0] if device is None else device

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import argparse
-import json
-import sys
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
 
+from fastv_runtime.cli.answers import print_answer, print_dim, print_figures
 from fastv_runtime.cli.backends import add_backend_arguments, backend_extras
+from fastv_runtime.cli.chat import Chat
+from fastv_runtime.cli.sources import STDIN, open_source, read_prompts, read_stdin, text_of
 from fastv_runtime.cli.videos import add_video_arguments, read_videos
 from fastv_runtime.config.bundle import read_manifest
 from fastv_runtime.config.lengths import check_keep
 from fastv_runtime.console import command, open_bundle, stderr, with_flags
 from fastv_runtime.errors import UserError
 from fastv_runtime.generation.sampling import Sampling
-from fastv_runtime.preprocessing.images.loading import open_image
+
+if TYPE_CHECKING:
+    from fastv_runtime.generation.calls.answer import Answer
 
 
 def parser() -> argparse.ArgumentParser:
@@ -31,8 +37,9 @@ def parser() -> argparse.ArgumentParser:
         action="extend",
         default=[],
         metavar="FILE",
-        help="images, in the prompt's order",
+        help="images, in the prompt's order; - reads one from the standard input",
     )
+    parser.add_argument("--allow-url", action="store_true", help="take http:, https: and data: addresses for --image")
     parser.add_argument(
         "--image-aspect",
         dest="aspect",
@@ -40,7 +47,15 @@ def parser() -> argparse.ArgumentParser:
         help="pad images that are not square, or crop them (default: as the checkpoint says)",
     )
     add_video_arguments(parser)
-    parser.add_argument("--prompt", required=True, metavar="TEXT", help="the question")
+    asked = parser.add_mutually_exclusive_group(required=True)
+    asked.add_argument("--prompt", metavar="TEXT", help="the question; - reads it from the standard input")
+    asked.add_argument(
+        "--prompts", metavar="FILE", help="a question a line, each answered by itself; - reads the standard input"
+    )
+    asked.add_argument(
+        "-i", "--interactive", action="store_true", help="questions from the keyboard, as turns of one conversation"
+    )
+    parser.add_argument("--system", metavar="TEXT", help="a system message, where the chat template has a place for it")
     parser.add_argument("--max-new-tokens", type=int, metavar="N", help="at most (default: as the checkpoint says)")
     parser.add_argument("--temperature", type=float, default=0.0, metavar="T", help="0 is greedy (default)")
     parser.add_argument("--top-k", type=int, default=0, metavar="K", help="sample among the K likeliest (default: all)")
@@ -59,7 +74,9 @@ def parser() -> argparse.ArgumentParser:
     add_backend_arguments(parser)
     parser.add_argument("--threads", type=int, metavar="N", help="threads of one operator (default: one per core)")
     parser.add_argument("--show-kept", metavar="OUT.png", help="draw which patches were kept")
-    parser.add_argument("--json", action="store_true", help="print one JSON object instead of the text")
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON object, of each answer, instead of the text"
+    )
     return parser
 
 
@@ -68,48 +85,96 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(f"--threads {args.threads}: must be at least 1")
     sampling = Sampling(args.temperature, args.top_k, args.top_p, args.seed, args.repetition_penalty)
     kept_path = None if args.show_kept is None else _writable_png(Path(args.show_kept))
-    for flag, value in (("--show-kept", kept_path), ("--image-aspect", args.aspect)):
-        if value is not None and not args.images and not args.videos:
-            raise UserError(f"{flag}: there is no image: give one with --image, or a video with --video")
-    images = [open_image(path) for path in args.images]
+    _check_together(args)
+    images = [open_source(source, allow_url=args.allow_url) for source in args.images]
     manifest = read_manifest(args.bundle)
     check_keep(manifest.plan, args.keep)
     shown = read_videos(args.videos, args.frames, args.super_image, manifest)
+    questions = _questions(args)
+    begin = perf_counter()
     bundle = open_bundle(args.bundle)
     from fastv_runtime.generation.pipeline import Pipeline
 
-    pipeline = Pipeline(bundle, threads=args.threads, aspect=args.aspect, backend=args.backend, device=args.device)
-    generation = pipeline.stream(
-        [*images, *shown.images],
-        args.prompt,
-        max_new_tokens=args.max_new_tokens,
-        sampling=sampling,
-        length=args.length,
-        keep=args.keep,
-        videos=shown.videos,
-    )
-    answer = generation.answer
-    answer.notes[:0] = shown.notes
-    _print_notes(answer.notes)
-    noted = len(answer.notes)
-    for piece in generation:
-        if not args.json:
-            sys.stdout.write(piece)
-            sys.stdout.flush()
-    print(json.dumps(asdict(answer)) if args.json else "")
-    _print_notes(answer.notes[noted:])
-    if kept_path is not None:
-        from fastv_runtime.generation.kept_image import save_image
-
-        save_image(generation.draw_kept(), kept_path)
-    if not args.json:
-        timings = answer.timings_ms
-        stderr.print(
-            f"{len(answer.kept_visual_tokens)} of {answer.visual_tokens} visual tokens kept; "
-            f"first token after {timings['ttft']:.0f} ms, {timings['decode_per_token']:.1f} ms per token after it",
-            style="dim",
-            highlight=False,
+    with Pipeline(
+        bundle, threads=args.threads, aspect=args.aspect, backend=args.backend, device=args.device
+    ) as pipeline:
+        loaded: float | None = perf_counter() - begin
+        stream = partial(
+            pipeline.stream, max_new_tokens=args.max_new_tokens, sampling=sampling, length=args.length, keep=args.keep
         )
+        print_notes = partial(_print_notes, parser())
+        seen = [*images, *shown.images]
+        if args.interactive:
+            print_dim(f"loaded in {loaded:.2f} s")
+
+            def reply(messages: list[dict[str, Any]]) -> Answer:
+                answer = print_answer(stream(messages=messages), print_notes)
+                print_figures(answer)
+                return answer
+
+            first = [*({"type": "image", "image": each} for each in seen)]
+            first += ({"type": "video", "video": each} for each in shown.videos)
+            print_notes(shown.notes)
+            Chat(
+                reply,
+                partial(open_source, allow_url=args.allow_url),
+                lambda message: print_notes([message]),
+                system=args.system,
+                first=first,
+            ).run()
+            return
+        for where, prompt in questions:
+            with _placed(where):
+                generation = stream(seen, prompt, system=args.system, videos=shown.videos)
+            answer = print_answer(generation, print_notes, notes=shown.notes, as_json=args.json)
+            if kept_path is not None:
+                from fastv_runtime.generation.kept_image import save_image
+
+                save_image(generation.draw_kept(), kept_path)
+            if not args.json:
+                print_figures(answer, loaded=loaded)
+            loaded = None  # said once
+
+
+def _check_together(args: argparse.Namespace) -> None:
+    """Raises UserError for options that contradict each other."""
+    for flag, value in (("--show-kept", args.show_kept), ("--image-aspect", args.aspect)):
+        if value is not None and not args.images and not args.videos and not args.interactive:
+            raise UserError(f"{flag}: there is no image: give one with --image, or a video with --video")
+    several = "--prompts" if args.prompts is not None else "--interactive" if args.interactive else None
+    if args.show_kept is not None and several:
+        raise UserError(f"--show-kept: shows what one question kept, and {several} has many: use --prompt")
+    if args.json and args.interactive:
+        raise UserError("--json: is for programs, and --interactive for people: use --prompts")
+    readers = [f"--image {STDIN}" for source in args.images if source == STDIN]
+    readers += [f"{flag} {STDIN}" for flag in ("--prompt", "--prompts") if getattr(args, flag[2:]) == STDIN]
+    readers += ["--interactive"] if args.interactive else []
+    if len(readers) > 1:
+        raise UserError(
+            f"{readers[1]}: the standard input is read by {readers[0]} already: give a file for one of them"
+        )
+    if args.allow_url and not args.images and not args.interactive:
+        raise UserError("--allow-url: there is no address: give one with --image")
+
+
+def _questions(args: argparse.Namespace) -> Iterator[tuple[str, str]]:
+    """(where it stands, or nothing; the question) of each prompt."""
+    if args.prompts is not None:
+        return read_prompts(args.prompts)
+    if args.interactive:
+        return iter(())
+    if args.prompt == STDIN:
+        return iter([("the standard input", text_of(read_stdin(), "the standard input").strip())])
+    return iter([("", args.prompt)])
+
+
+@contextmanager
+def _placed(where: str) -> Iterator[None]:
+    """Errors inside say where the prompt stands."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{where}: {error}" if where else str(error)) from None
 
 
 def _writable_png(path: Path) -> Path:
@@ -120,8 +185,7 @@ def _writable_png(path: Path) -> Path:
     return path
 
 
-def _print_notes(notes: Sequence[str]) -> None:
-    options = parser()
+def _print_notes(options: argparse.ArgumentParser, notes: Sequence[str]) -> None:
     for note in notes:
         stderr.print(f"fastv-run: {with_flags(note, options)}", style="yellow", highlight=False)
 

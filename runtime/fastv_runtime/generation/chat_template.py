@@ -1,14 +1,18 @@
-"""Which chat template a checkpoint's prompts are written by, and writing one user turn with it."""
+"""Which chat template a checkpoint's prompts are written by, and writing turns with it."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jinja2
 
 from fastv_runtime.errors import UserError
+
+Turn = Mapping[str, Any]
+"""{"role": ..., "content": parts}, as transformers has it; a part has a `type`, and a `text` if that is its type."""
 
 FOLDER = "additional_chat_templates"
 """Of templates by name, each in a file of its own."""
@@ -41,7 +45,7 @@ def takes_parts(tokenizer: Any) -> bool:
     failure = "it leaves the question out"
     for content in ([{"type": "text", "text": PROBE}], PROBE):
         try:
-            rendered = _rendered(tokenizer, content)
+            rendered = _rendered(tokenizer, [{"role": "user", "content": content}])
         except (TypeError, ValueError, jinja2.TemplateError) as error:
             failure = str(error)
             continue
@@ -51,26 +55,57 @@ def takes_parts(tokenizer: Any) -> bool:
     raise _unusable(failure)
 
 
-def user_turn(tokenizer: Any, content: list[dict[str, str]], *, parts: bool) -> str:
-    """One user turn and the start of the answer, by the tokenizer's template.
+def conversation(tokenizer: Any, turns: Sequence[Turn], *, parts: bool) -> str:
+    """The turns and the start of the answer, by the tokenizer's template.
 
-    content: of type `image`, `video` or `text`, in their order. parts: what `takes_parts` says. Raises UserError for
-    images that a template of text alone has no place for, and for a template that fails.
+    parts: what `takes_parts` says. Raises UserError for images that a template of text alone has no place for, for a
+    system message that the template leaves out, and for a template that fails.
     """
-    if not parts and any(part["type"] != "text" for part in content):
+    if not parts and any(part["type"] != "text" for turn in turns for part in turn["content"]):
         raise UserError(
             "the checkpoint's chat template takes text alone, and has no place for an image or a video: write the "
             "model's own token for it into the prompt, where it belongs"
         )
+    if not parts:
+        return _complete(tokenizer, turns, [_joined(turn) for turn in turns])
     try:
-        return _rendered(tokenizer, content if parts else "".join(part["text"] for part in content))
+        return _complete(tokenizer, turns, turns)
+    except UserError:
+        # Templates that read the parts of a user's turn, and want the text itself of the others.
+        others = [_joined(turn) if turn["role"] != "user" else turn for turn in turns]
+        if others == list(turns):
+            raise
+        return _complete(tokenizer, turns, others)
+
+
+def _joined(turn: Turn) -> Turn:
+    """The turn with its text in one, where it is all text."""
+    if any(part["type"] != "text" for part in turn["content"]):
+        return turn
+    return {**turn, "content": "".join(part["text"] for part in turn["content"])}
+
+
+def _complete(tokenizer: Any, turns: Sequence[Turn], written: Sequence[Turn]) -> str:
+    """Render `written`, a form of `turns`; UserError where a text is missing, or parts are printed as they are."""
+    try:
+        rendered = _rendered(tokenizer, written)
     except (TypeError, ValueError, jinja2.TemplateError) as error:
+        if len(turns) > 1:
+            raise UserError(f"the checkpoint's chat template refuses these messages: {error}") from None
         raise _unusable(str(error)) from None
+    for turn in turns:
+        texts = [part["text"].strip() for part in turn["content"] if part["type"] == "text"]
+        lost = turn["role"] == "system" and not all(text in rendered for text in texts)
+        if lost or str(turn["content"]) in rendered or json.dumps(turn["content"]) in rendered:
+            raise UserError(
+                f"the checkpoint's chat template has no place for a message of the role {turn['role']}: leave it out, "
+                "or say it in the user's"
+            )
+    return rendered
 
 
-def _rendered(tokenizer: Any, content: Any) -> str:
-    turn = [{"role": "user", "content": content}]
-    rendered: str = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+def _rendered(tokenizer: Any, turns: Sequence[Turn]) -> str:
+    rendered: str = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
     return rendered
 
 

@@ -69,8 +69,8 @@ class _Linked:
         self.prompt = self.arena["prompt"]
         self.deepstack = [self.arena[f"deepstack_{layer}"] for layer in range(manifest.decoder.deepstack_layers)]
         self._parts = {name: _Part(link, backend, self.arena) for name, link in links.items()}
-        self._replay = backend.repeated(self._run_step)
-        self._steps: list[Binding] = []
+        self._steps = _Steps()
+        self._replay = backend.repeated(self._steps)  # a method of ours would be a circle, and outlive its last user
         self._step_position = self.arena["position_ids"].leading((*self.arena["position_ids"].shape[:-1], 1))
         self._position = 0
 
@@ -101,15 +101,22 @@ class _Linked:
         self._step_position.write(np.full(self._step_position.shape, self._position))
         for part in parts:
             part.move_on()
-        if not self._steps:
-            self._steps = [part.bind(STEP, step=True) for part in parts]
+        if not self._steps.bindings:
+            self._steps.bindings = [part.bind(STEP, step=True) for part in parts]
         self._replay()
         for part in parts:
             part.length += 1
         self._position += 1
 
-    def _run_step(self) -> None:
-        for binding in self._steps:
+
+class _Steps:
+    """The graphs of one decoded token, bound once and run again and again."""
+
+    def __init__(self) -> None:
+        self.bindings: list[Binding] = []
+
+    def __call__(self) -> None:
+        for binding in self.bindings:
             binding.run()
 
 

@@ -2,86 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image
-from tokenizers.decoders import DecodeStream
 
 from fastv_runtime.backends.base import Backend
 from fastv_runtime.backends.registry import open_backend
 from fastv_runtime.config.bundle import PROCESSOR, Bundle
 from fastv_runtime.config.layouts import Aspect
 from fastv_runtime.config.lengths import capacity, check_keep, pruned_length
-from fastv_runtime.errors import UserError
+from fastv_runtime.generation.calls.answer import Answer
+from fastv_runtime.generation.calls.arguments import VideoInput, check_settings, image_list, path_of, video_list
+from fastv_runtime.generation.calls.question import GenerationInput, answer_limit, check_length, read_question
+from fastv_runtime.generation.calls.turns import Turns
 from fastv_runtime.generation.clock import Clock
 from fastv_runtime.generation.decoder import Decoder, load_decoder
 from fastv_runtime.generation.encoder import Encoder
-from fastv_runtime.generation.kept_image import draw_kept, numbered
 from fastv_runtime.generation.logit_rules import LogitRules
 from fastv_runtime.generation.notes import pruning_notes
 from fastv_runtime.generation.positions import position_ids
 from fastv_runtime.generation.prompt import PromptBuilder
-from fastv_runtime.generation.sampling import Sampler, Sampling
+from fastv_runtime.generation.sampling import Sampler, Sampling, choose_sampling
+from fastv_runtime.generation.streaming import Generation, TokenLoop
 from fastv_runtime.preprocessing import Visual, load_images, load_videos, no_videos
 from fastv_runtime.preprocessing.images.aspect import with_aspect
-from fastv_runtime.preprocessing.videos.decoding import Video
+from fastv_runtime.preprocessing.images.loading import ImageInput, as_image
+from fastv_runtime.preprocessing.videos.decoding import Video, open_video
 
 if TYPE_CHECKING:
     from jaxtyping import Float
 
 
-@dataclass
-class Answer:
-    """One answer and what it took. `kept_visual_tokens` are ascending indices into the prompt's visual tokens."""
-
-    prompt_tokens: int
-    visual_tokens: int
-    kept_visual_tokens: list[int]
-    pruned_length: int
-    keep: float
-    """Fraction of visual tokens that was asked for: of this prompt, or the plan's. 1 where nothing is pruned."""
-    backend: str
-    notes: list[str]
-    """What the caller should know: that nothing could be pruned, say."""
-    text: str = ""
-    token_ids: list[int] = field(default_factory=list)
-    """Generated tokens, the stop token included."""
-    finish_reason: str = ""
-    """`stop` (a stop token) or `length` (max_new_tokens)."""
-    timings_ms: dict[str, float] = field(default_factory=dict)
-    """Wall-clock milliseconds per stage; `ttft` up to the first token; `decode_per_token` the mean of the rest."""
-
-
-class Generation(Iterator[str]):
-    """An answer as it is being made: iterate for pieces of text, then read `answer`.
-
-    Pieces never split a character. Starting another generation on the same pipeline ends this one.
-    """
-
-    def __init__(self, pieces: Iterator[str], answer: Answer, clock: Clock, visuals: Sequence[Visual]):
-        self._pieces = pieces
-        self._clock = clock
-        self._visuals = visuals
-        self.answer = answer
-
-    def timings_ms(self) -> dict[str, float]:
-        """Timings so far, in the terms of `Answer.timings_ms`."""
-        return self._clock.timings()
-
-    def draw_kept(self) -> Image.Image:
-        """The images as the model saw them: patches whose visual tokens were dropped are dimmed, kept ones framed."""
-        return draw_kept(numbered(self._visuals), self.answer.kept_visual_tokens)
-
-    def __next__(self) -> str:
-        return next(self._pieces)
-
-
 class Pipeline:
-    """A loaded bundle. Buffers are allocated once, here; one generation at a time.
+    """A loaded bundle. Buffers are allocated once, here; one generation at a time, whoever asks.
+
+    Threads may share a pipeline. `generate` waits until it is its turn. A stream is its reader's until it is read to
+    its end, closed or dropped: meanwhile calls from other threads raise PipelineBusyError, and another one from the
+    thread that began it ends it. Processes that are forked off must load their own.
+    In a `with` block the graphs and buffers are freed at the end, as by `close`.
 
     threads: of one operator; None means one per physical core that the process may use.
     aspect: `crop` or `pad`, of images that the model sees at one size; None means what the checkpoint says.
@@ -98,6 +59,7 @@ class Pipeline:
         backend: str = "ort",
         device: str | None = None,
     ):
+        check_settings(threads, aspect)
         manifest = bundle.manifest
         vision, video = manifest.vision, manifest.video
         if aspect is not None:
@@ -111,7 +73,7 @@ class Pipeline:
         self._prompts = PromptBuilder(bundle.file(PROCESSOR), manifest.tokens)
         self._images = load_images(bundle.file(PROCESSOR), vision)
         self._videos = None if video is None else load_videos(bundle.file(PROCESSOR), video)
-        self._current: object | None = None
+        self._turns = Turns()
 
     @classmethod
     def load(
@@ -128,80 +90,124 @@ class Pipeline:
 
         `progress` is called with the number of bytes hashed since its last call. Raises UserError.
         """
-        bundle = Bundle.open(path, progress=progress)
+        bundle = Bundle.open(path_of("bundle", path), progress=progress)
         return cls(bundle, threads=threads, aspect=aspect, backend=backend, device=device)
 
     def generate(
         self,
-        images: Sequence[Image.Image],
-        prompt: str,
+        images: ImageInput | Iterable[ImageInput] = (),
+        prompt: str | None = None,
         *,
+        messages: Sequence[Mapping[str, Any]] | None = None,
+        system: str | None = None,
         max_new_tokens: int | None = None,
         sampling: Sampling | None = None,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        seed: int | None = None,
+        repetition_penalty: float | None = None,
         length: str | None = None,
         keep: float | None = None,
         ignore_stop: bool = False,
-        videos: Sequence[Video] = (),
+        videos: VideoInput | Iterable[VideoInput] = (),
     ) -> Answer:
-        """The whole answer; arguments as for `stream`."""
-        generation = self.stream(
-            images,
-            prompt,
-            max_new_tokens=max_new_tokens,
-            sampling=sampling,
-            length=length,
-            keep=keep,
-            ignore_stop=ignore_stop,
-            videos=videos,
-        )
-        for _ in generation:
-            pass
+        """The whole answer, once it is this call's turn; arguments and errors as for `stream`."""
+        with self._turns.whole():
+            generation = self.stream(
+                images,
+                prompt,
+                messages=messages,
+                system=system,
+                max_new_tokens=max_new_tokens,
+                sampling=sampling,
+                temperature=temperature,
+                top_k=top_k,
+                top_p=top_p,
+                seed=seed,
+                repetition_penalty=repetition_penalty,
+                length=length,
+                keep=keep,
+                ignore_stop=ignore_stop,
+                videos=videos,
+            )
+            for _ in generation:
+                pass
         return generation.answer
 
     def stream(
         self,
-        images: Sequence[Image.Image],
-        prompt: str,
+        images: ImageInput | Iterable[ImageInput] = (),
+        prompt: str | None = None,
         *,
+        messages: Sequence[Mapping[str, Any]] | None = None,
+        system: str | None = None,
         max_new_tokens: int | None = None,
         sampling: Sampling | None = None,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        seed: int | None = None,
+        repetition_penalty: float | None = None,
         length: str | None = None,
         keep: float | None = None,
         ignore_stop: bool = False,
-        videos: Sequence[Video] = (),
+        videos: VideoInput | Iterable[VideoInput] = (),
     ) -> Generation:
         """Prefill now; decode as the result is iterated.
 
-        images: in the order in which the prompt speaks of them; none for a text-only prompt.
+        images: one or several, each a path, a file's bytes, an array or a Pillow image, in the order in which the
+        prompt speaks of them; none for a text-only prompt.
+        prompt: the question. The images come first, unless the prompt has the model's own tokens for them.
+        messages: in place of a prompt, a conversation that ends with the user's message, rendered by the checkpoint's
+        chat template: [{"role": "user", "content": text or parts}, ...] with the roles system, user and assistant. A
+        part is {"type": "text", "text": ...}, {"type": "image", "image": ...} or {"type": "video", "video": ...}; one
+        without an image or video takes the next of `images` or `videos`.
+        system: a message that stands before the prompt.
         max_new_tokens: None means what the checkpoint says, if the plan supports it, else what the plan supports.
-        sampling: None means greedy.
+        sampling: None means greedy, or what the keywords say: temperature, top_k, top_p, seed and repetition_penalty
+        are those of `Sampling`.
         length: `fixed` or `exact` pruned length; None means the plan's.
         keep: fraction of visual tokens kept, above 0 and at most 1, as far as the buffers go; None means the plan's.
         ignore_stop: go on past stop tokens (for measuring).
-        videos: sampled frames, for models that take videos.
-        Raises UserError for a prompt that the plan does not support.
+        videos: one or several, each sampled frames (`open_video`) or a path, for models that take videos.
+        Raises UserError for what cannot be used or what the plan does not support, PipelineBusyError while another
+        thread reads a stream of this pipeline, PipelineEndedError after `close`.
         """
-        plan, defaults = self.bundle.manifest.plan, self.bundle.manifest.generation
-        if length not in (None, "fixed", "exact"):
-            raise UserError(f"`length` {length!r}: must be 'fixed' or 'exact'")
-        limit = max_new_tokens
-        if limit is None:
-            limit = min(plan.max_new_tokens, defaults.max_new_tokens or plan.max_new_tokens)
-        if not 1 <= limit <= plan.max_new_tokens:
-            raise UserError(
-                f"`max_new_tokens` {limit}: this bundle supports 1 to {plan.max_new_tokens}: "
-                "export with a larger max_new_tokens"
-            )
-        check_keep(plan, keep)
+        limit = answer_limit(max_new_tokens, self.bundle.manifest)
+        check_length(length)
+        check_keep(self.bundle.manifest.plan, keep)
+        sampling = choose_sampling(sampling, temperature, top_k, top_p, seed, repetition_penalty)
+        question = read_question(prompt, messages, system, image_list(images), video_list(videos))
+        with self._turns.taken():
+            generation = self._start(question, limit, sampling, length, keep, ignore_stop)
+            self._turns.begun(generation)
+        return generation
+
+    def _start(
+        self,
+        question: GenerationInput,
+        limit: int,
+        sampling: Sampling,
+        length: str | None,
+        keep: float | None,
+        ignore_stop: bool,
+    ) -> Generation:
+        """Fill the buffers up to the first token's logits."""
+        manifest = self.bundle.manifest
+        plan = manifest.plan
         clock = Clock(settle=self._backend.synchronize)
         with clock("preprocess"):
-            visuals = [*map(self._images, images), *map(self._video, videos)]
-            built = self._prompts.build(prompt, visuals)
+            videos = [self._video(video) for video in question.videos]
+            visuals = [*(self._images(as_image(image)) for image in question.images), *(each for _, each in videos)]
+            if question.turns is None:
+                built = self._prompts.build(question.text, visuals, system=question.system)
+            else:
+                built = self._prompts.build_conversation(question.turns, visuals)
             visual = int(built.visual.sum())
             total = built.token_ids.size
             pruned = pruned_length(plan, total - visual, visual, length or plan.length, self.capacity, keep)
-            positions = position_ids(self.bundle.manifest.decoder.position_axes, total, built.runs)
-        self._current = token = object()
+            positions = position_ids(manifest.decoder.position_axes, total, built.runs)
         self._embed(built.token_ids)
         for buffer in self._decoder.deepstack:
             buffer.rows(0, total).zero()
@@ -218,77 +224,70 @@ class Pipeline:
             keep=asked,
             backend=self._backend.name,
             notes=[
-                *(note for video in videos for note in video.notes),
+                *(note for video, _ in videos for note in video.notes),
                 *pruning_notes(plan, total - visual, visual, pruned, asked),
             ],
         )
-        sampling = sampling or Sampling()
-        stop = self.bundle.manifest.tokens.stop
-        rules = LogitRules(defaults, built.token_ids, stop, sampling.repetition_penalty)
-        pieces = self._decode(token, answer, limit, Sampler(sampling), rules, ignore_stop, clock)
-        return Generation(pieces, answer, clock, [visuals[index] for index in built.order])
+        stop = manifest.tokens.stop
+        loop = TokenLoop(
+            answer,
+            self._decoder,
+            self._backend,
+            self._embed,
+            self._prompts.tokenizer.backend_tokenizer,
+            Sampler(sampling),
+            LogitRules(manifest.generation, built.token_ids, stop, sampling.repetition_penalty),
+            frozenset() if ignore_stop else frozenset(stop),
+            limit,
+            clock,
+        )
+        return Generation(loop, self._turns, [visuals[index] for index in built.order])
+
+    def close(self) -> None:
+        """Free the graphs and buffers, once no other thread is at them; an open stream ends. May be called again.
+
+        What is asked of the pipeline later raises PipelineEndedError.
+        """
+        with self._turns.lock:
+            if not self._turns.closed:
+                self._turns.close()
+                del self._backend, self._decoder, self._encoder, self._embedding
+
+    def __enter__(self) -> Pipeline:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        self.close()
 
     @property
     def backend(self) -> Backend:
         """What executes the graphs."""
+        self._turns.check_open()
         return self._backend
 
     @property
     def decoder(self) -> Decoder:
-        """The language model and its buffers; using it ends the generation that the pipeline is at."""
-        self._current = None
-        return self._decoder
+        """The language model and its buffers, for measuring; ends the generation that this thread is at.
+
+        Nothing keeps other threads from the buffers meanwhile. Raises PipelineBusyError where one reads a stream.
+        """
+        with self._turns.taken():
+            return self._decoder
 
     @property
     def logits(self) -> Float[np.ndarray, " V"]:
         """Logits (fp32) from which the next token is chosen; on the host a view that the next step overwrites."""
+        self._turns.check_open()
         return self._decoder.logits
 
-    def _video(self, video: Video) -> Visual:
-        if self._videos is None:
+    def _video(self, video: VideoInput) -> tuple[Video, Visual]:
+        layout = self.bundle.manifest.video
+        if self._videos is None or layout is None:
             raise no_videos(self.bundle.manifest.family)
-        return self._videos(video)
+        sampled = video if isinstance(video, Video) else open_video(video, layout.frames)
+        return sampled, self._videos(sampled)
 
     def _embed(self, token_ids: np.ndarray) -> None:
         self._decoder.prompt.rows(0, token_ids.size).write(self._embedding[token_ids])
-
-    def _decode(
-        self,
-        token: object,
-        answer: Answer,
-        limit: int,
-        sampler: Sampler,
-        rules: LogitRules,
-        ignore_stop: bool,
-        clock: Clock,
-    ) -> Iterator[str]:
-        text = DecodeStream(skip_special_tokens=True)
-        backend = self._prompts.tokenizer.backend_tokenizer
-        stop = set() if ignore_stop else set(self.bundle.manifest.tokens.stop)
-        while True:
-            if self._current is not token:
-                raise RuntimeError("another generation was started on this pipeline: this one has ended")
-            if sampler.greedy and rules.idle:
-                picked = self._decoder.token
-            else:
-                picked = sampler.pick(rules(self._decoder.logits, answer.token_ids))
-            answer.token_ids.append(picked)
-            clock.token()
-            if picked in stop:
-                answer.finish_reason = "stop"
-            elif len(answer.token_ids) == limit:
-                answer.finish_reason = "length"
-            piece = text.step(backend, picked)
-            if answer.finish_reason:
-                # What the stream still holds back (half a character at the length limit) is in the full decode.
-                whole = backend.decode(answer.token_ids, skip_special_tokens=True)
-                piece = whole[len(answer.text) :]
-                answer.timings_ms = clock.timings()
-                answer.notes += self._backend.notes
-            if piece:
-                answer.text += piece
-                yield piece
-            if answer.finish_reason:
-                return
-            self._embed(np.asarray([picked]))
-            self._decoder.step()

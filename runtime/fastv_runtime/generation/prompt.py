@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +13,7 @@ import numpy as np
 
 from fastv_runtime.config.bundle import Tokens
 from fastv_runtime.errors import UserError
-from fastv_runtime.generation.chat_template import chat_template, takes_parts, user_turn
+from fastv_runtime.generation.chat_template import Turn, chat_template, conversation, takes_parts
 from fastv_runtime.hf import load_tokenizer
 from fastv_runtime.preprocessing import GraphRun, Visual
 
@@ -55,15 +55,53 @@ class PromptBuilder:
         self._markers = self._placeholders | ({"video": tokens.video_marker} if tokens.video_marker else {})
         self.tokenizer.chat_template = chat_template(directory, self.tokenizer)
 
-    def build(self, text: str, visuals: Sequence[Visual]) -> Prompt:
+    def build(self, text: str, visuals: Sequence[Visual], *, system: str | None = None) -> Prompt:
         """Prompt of one user turn. Visuals come first unless `text` places them with the model's own tokens.
 
-        Raises UserError for an empty text, and for one that does not place each visual once.
+        system: a message that stands before it. Raises UserError for an empty text, and for one that does not place
+        each visual once.
         """
         if not text.strip():
             raise UserError("the prompt is empty: ask something with `prompt`")
+        kinds = [] if any(marker in text for marker in self._markers.values()) else [each.kind for each in visuals]
+        if not self.tokenizer.chat_template and system is None:
+            return self._expand("".join(self._markers[kind] for kind in kinds) + text, visuals)
+        turns = [] if system is None else [{"role": "system", "content": [{"type": "text", "text": system}]}]
+        content = [*({"type": kind} for kind in kinds), {"type": "text", "text": text}]
+        return self.build_conversation([*turns, {"role": "user", "content": content}], visuals)
+
+    def build_conversation(self, turns: Sequence[Turn], visuals: Sequence[Visual]) -> Prompt:
+        """Prompt of several turns, whose parts are as `calls.messages.Conversation` has them.
+
+        The visuals of one kind are in the order of their places. Raises UserError where the chat template has no place
+        for what is in a turn, and for a text that has the model's own tokens for images beside such places.
+        """
+        if not self.tokenizer.chat_template:
+            raise UserError("the checkpoint has no chat template: write all that the model reads into `prompt`")
+        rendered = conversation(self.tokenizer, turns, parts=self._parts)
+        if any(visual.kind == "video" for visual in visuals) and self._markers["video"] not in rendered:
+            # SmolVLM2's published templates know images only: the video is written as text, where it would stand.
+            turns = [{**turn, "content": self._videos_as_text(turn["content"])} for turn in turns]
+            rendered = conversation(self.tokenizer, turns, parts=self._parts)
+        return self._expand(rendered, visuals)
+
+    def _videos_as_text(self, content: Sequence[Mapping[str, str]]) -> list[Mapping[str, str]]:
+        """The parts, with the marker of each video before the text that follows it."""
+        parts: list[Mapping[str, str]] = []
+        before = ""
+        for part in content:
+            if part["type"] == "video":
+                before += self._markers["video"]
+            elif part["type"] == "text":
+                parts.append({"type": "text", "text": before + part["text"]})
+                before = ""
+            else:
+                parts.append(part)
+        return [*parts, {"type": "text", "text": before}] if before else parts
+
+    def _expand(self, rendered: str, visuals: Sequence[Visual]) -> Prompt:
+        """Tokens of a rendered prompt, each marker in it replaced by what stands for its visual."""
         waiting = {kind: [i for i, each in enumerate(visuals) if each.kind == kind] for kind in ("image", "video")}
-        rendered = self._render(text, [visual.kind for visual in visuals])
         order: list[int] = []
         expanded = ""
         for part in re.split("(" + "|".join(map(re.escape, self._markers.values())) + ")", rendered):
@@ -84,6 +122,11 @@ class PromptBuilder:
         token_ids = np.asarray(self.tokenizer(expanded, add_special_tokens=special)["input_ids"], np.int64)
         visual = np.isin(token_ids, list(self._ids.values()))
         runs = [run for index in order for run in visuals[index].runs]
+        if int(visual.sum()) != sum(run.tokens for run in runs):
+            raise UserError(
+                "the prompt has the model's own token for a visual token in its text: leave it out, images and "
+                "videos stand where their markers are"
+            )
         # Runs that touch (two images with no text between them) are told apart by their lengths.
         ends = np.cumsum([run.tokens for run in runs], dtype=np.int64)
         places = np.flatnonzero(visual)
@@ -100,21 +143,6 @@ class PromptBuilder:
                     f"the prompt has {found} {marker or kind} for {given} {name}: "
                     "write as many, or none to have them come first"
                 )
-
-    def _render(self, text: str, kinds: list[str]) -> str:
-        placed = any(marker in text for marker in self._markers.values())
-        if not self.tokenizer.chat_template:
-            return text if placed else "".join(self._markers[kind] for kind in kinds) + text
-        content = [] if placed else [{"type": kind} for kind in kinds]
-        rendered = self._apply_template(content, text)
-        if "video" in kinds and not placed and self._markers["video"] not in rendered:
-            # SmolVLM2's published templates know images only: the video is written as text, where it would stand.
-            content = [part for part in content if part["type"] != "video"]
-            return self._apply_template(content, self._markers["video"] * kinds.count("video") + text)
-        return rendered
-
-    def _apply_template(self, content: list[dict[str, str]], text: str) -> str:
-        return user_turn(self.tokenizer, [*content, {"type": "text", "text": text}], parts=self._parts)
 
     @cached_property
     def _parts(self) -> bool:

@@ -8,9 +8,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fastv_runtime.errors import UserError
+from fastv_runtime.generation.calls.arguments import whole_number
 
 if TYPE_CHECKING:
     from jaxtyping import Float
+
+COOLEST, HOTTEST = 0.0001, 10_000.0
+"""Temperatures other than 0: cooler ones leave no room for logits in a float, hotter ones nothing of them."""
+SMALLEST_PENALTY, LARGEST_PENALTY = 0.01, 100.0
+"""Of repetition; 1 is none."""
 
 
 @dataclass(frozen=True)
@@ -28,16 +34,60 @@ class Sampling:
     repetition_penalty: float | None = None
 
     def __post_init__(self) -> None:
-        if not 0 <= self.temperature < float("inf"):
-            raise UserError(f"`temperature` {self.temperature}: must be 0 (greedy) or a positive number")
-        if self.top_k < 0:
-            raise UserError(f"`top_k` {self.top_k}: must be 0 (off) or a positive count")
-        if not 0 < self.top_p <= 1:
-            raise UserError(f"`top_p` {self.top_p}: must be above 0 and at most 1")
-        if self.seed < 0:
-            raise UserError(f"`seed` {self.seed}: must be 0 or above")
-        if self.repetition_penalty is not None and not 0 < self.repetition_penalty < float("inf"):
-            raise UserError(f"`repetition_penalty` {self.repetition_penalty}: must be a positive number, 1 is none")
+        if self.temperature != 0:
+            _check("temperature", self.temperature, COOLEST, HOTTEST, "0 (greedy) or a number")
+        whole_number("top_k", self.top_k, 0)
+        _check("top_p", self.top_p, 0, 1, "a number", above=True)
+        whole_number("seed", self.seed, 0)
+        if self.repetition_penalty is not None:
+            _check("repetition_penalty", self.repetition_penalty, SMALLEST_PENALTY, LARGEST_PENALTY, "a number")
+
+
+def choose_sampling(
+    sampling: Sampling | None,
+    temperature: float | None,
+    top_k: int | None,
+    top_p: float | None,
+    seed: int | None,
+    repetition_penalty: float | None,
+) -> Sampling:
+    """What was asked for, by one object or by keywords; None is what was not given.
+
+    Raises UserError for both at once, and for what changes nothing since the likeliest token is taken.
+    """
+    given = {
+        name: value
+        for name, value in (
+            ("temperature", temperature),
+            ("top_k", top_k),
+            ("top_p", top_p),
+            ("seed", seed),
+            ("repetition_penalty", repetition_penalty),
+        )
+        if value is not None
+    }
+    if sampling is not None:
+        if not isinstance(sampling, Sampling):
+            raise UserError(f"sampling: a value of type {type(sampling).__name__} where a Sampling is expected")
+        if given:
+            raise UserError(f"`{next(iter(given))}`: give it in sampling, or all of it by keywords")
+        return sampling
+    chosen = Sampling(**given)  # type: ignore[arg-type]
+    for name in ("top_k", "top_p"):
+        if chosen.temperature == 0 and name in given:
+            raise UserError(
+                f"`{name}` {given[name]}: changes nothing, since the likeliest token is taken: give `temperature`, "
+                "or leave it out"
+            )
+    return chosen
+
+
+def _check(name: str, value: float, least: float, most: float, what: str, *, above: bool = False) -> None:
+    """Raises UserError for what is no number within the bounds; `above`: the lower one itself is none either."""
+    number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+    if not number or not least <= value <= most or (above and value == least):
+        limits = f"above {least:g} and at most {most:g}" if above else f"{least:g} to {most:g}"
+        raise UserError(f"`{name}` {value!r}: must be {what}, {limits}")
 
 
 class Sampler:

@@ -85,6 +85,8 @@ class BundleRunner:
         )
 
     def close(self) -> None:
+        if self.pipeline is not None:
+            self.pipeline.close()
         self.pipeline = None
 
 

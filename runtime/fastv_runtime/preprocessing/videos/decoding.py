@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -56,7 +57,7 @@ class Video:
     """What whoever asked should know: fewer frames than asked for, reduced ones, packets that cannot be decoded."""
 
 
-def open_video(path: str | Path, frames: int) -> Video:
+def open_video(path: str | os.PathLike[str], frames: int) -> Video:
     """`frames` frames of the video at `path`, at `uniform_indices`; all that there are when it has fewer.
 
     What the file holds decides, not its name. Frames are turned as the display matrix says, and only the sampled ones

@@ -1,0 +1,96 @@
+"""A conversation at the keyboard: questions that know of what was said before them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from fastv_runtime.cli.answers import print_dim
+from fastv_runtime.cli.sources import text_of
+from fastv_runtime.errors import UserError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from fastv_runtime.generation.calls.answer import Answer
+
+HELP = "ask something; /image FILE shows one more image, /clear starts over, Ctrl-D ends"
+PROMPT = "> "
+
+Parts = list[dict[str, Any]]
+
+
+class Chat:
+    """Every question is a turn of one conversation, all of which the model reads again each time.
+
+    first: parts of images and videos that come before the first question, also after /clear.
+    """
+
+    def __init__(
+        self,
+        answer: Callable[[list[dict[str, Any]]], Answer],
+        open_image: Callable[[str], Image.Image],
+        complain: Callable[[str], None],
+        *,
+        system: str | None = None,
+        first: Sequence[dict[str, Any]] = (),
+    ):
+        self._answer = answer
+        self._open_image = open_image
+        self._complain = complain
+        self._system = [] if system is None else [{"role": "system", "content": system}]
+        self._first = list(first)
+        self._clear()
+
+    def run(self) -> None:
+        """Until the end of the standard input. What cannot be used is said, and the conversation goes on."""
+        print_dim(HELP)
+        while (line := _line()) is not None:
+            if not line:
+                continue
+            try:
+                self._one(line)
+            except UserError as error:
+                self._complain(str(error))
+            except KeyboardInterrupt:
+                print()
+                print_dim("interrupted: that question and its answer are forgotten")
+
+    def _one(self, line: str) -> None:
+        word, _, rest = line.partition(" ")
+        if not line.startswith("/"):
+            self._ask(line)
+        elif word == "/clear" and not rest:
+            self._clear()
+        elif word == "/image" and rest.strip():
+            self._next.append({"type": "image", "image": self._open_image(rest.strip())})
+        else:
+            raise UserError(f"{line}: not known: {HELP}")
+
+    def _clear(self) -> None:
+        self._turns = list(self._system)
+        self._next: Parts = list(self._first)
+
+    def _ask(self, question: str) -> None:
+        asked: dict[str, Any] = {"role": "user", "content": [*self._next, {"type": "text", "text": question}]}
+        answer = self._answer([*self._turns, asked])
+        # An empty answer is no message: the question is then forgotten, and what it showed stays for the next.
+        if said := answer.text.strip():
+            self._turns += [asked, {"role": "assistant", "content": said}]
+            self._next = []
+
+
+def _line() -> str | None:
+    """The next line without blanks around it; None at the end."""
+    if sys.stdin.isatty() and sys.stdout.isatty():
+        with suppress(ImportError):
+            import readline  # noqa: F401 (edits the line that is typed, and knows those before)
+        try:
+            return input(PROMPT).strip()
+        except EOFError:
+            print()
+            return None
+    data = sys.stdin.buffer.readline()
+    return text_of(data, "the standard input").strip() if data else None

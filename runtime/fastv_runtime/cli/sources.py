@@ -1,0 +1,168 @@
+"""What a command line names as an image or a text: a file, the standard input, or an address."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from http.client import HTTPException
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.error import HTTPError, URLError
+from urllib.parse import urlsplit
+
+from fastv_runtime.errors import UserError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+STDIN = "-"
+MOST_BYTES = 64 << 20
+"""Of an image from an address: more than any camera's."""
+SECONDS = 30.0
+"""For an address to answer and to send it all."""
+REDIRECTS = 5
+SCHEMES = ("http", "https")
+
+
+def open_source(source: str, *, allow_url: bool) -> Image.Image:
+    """The image that a word of the command line names, in RGB and upright.
+
+    allow_url: whether `http:`, `https:` and `data:` are addresses; otherwise they are refused. Raises UserError.
+    """
+    from fastv_runtime.preprocessing.images.loading import as_image, open_image
+
+    scheme = _scheme(source)
+    if source == STDIN:
+        return _named("the standard input", as_image, read_stdin())
+    if scheme not in (*SCHEMES, "data"):
+        return open_image(source)
+    name = source if len(source) <= 80 else f"{source[:80]}..."
+    if not allow_url:
+        raise UserError(f"{name}: an address: give --allow-url to have it opened, or the path of a file")
+    return _named(name, as_image, fetch(source, name))
+
+
+def _scheme(source: str) -> str:
+    """Of an address. `http:` is one even where a file has that name: a file's path can be written ./http:..."""
+    head, colon, _ = source.partition(":")
+    return head.lower() if colon else ""
+
+
+def _named(name: str, read: Any, data: bytes) -> Image.Image:
+    if not data:
+        raise UserError(f"{name}: empty, there is no image in it")
+    try:
+        image: Image.Image = read(data)
+    except UserError as error:
+        raise UserError(f"{name}: {error}") from None
+    return image
+
+
+def read_stdin() -> bytes:
+    """All of the standard input."""
+    return sys.stdin.buffer.read()
+
+
+def text_of(data: bytes, name: str) -> str:
+    """Raises UserError for what is not UTF-8."""
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{name}: not UTF-8 (byte {error.start}): save it as UTF-8") from None
+
+
+def read_prompts(source: str) -> Iterator[tuple[str, str]]:
+    """(where, prompt) for each line that is not blank.
+
+    A file is read and checked at once, the standard input line by line as it comes. Raises UserError.
+    """
+    if source == STDIN:
+        name, lines = "the standard input", iter(sys.stdin.buffer.readline, b"")
+    else:
+        name, lines = source, iter(_file(source).splitlines())
+    found = (
+        (f"{name}:{number}", text_of(line, f"{name}:{number}").strip()) for number, line in enumerate(lines, start=1)
+    )
+    prompts = ((where, prompt) for where, prompt in found if prompt)
+    if source == STDIN:
+        return prompts
+    known = list(prompts)
+    if not known:
+        raise UserError(f"{source}: no prompt in it: write one a line")
+    return iter(known)
+
+
+def _file(source: str) -> bytes:
+    try:
+        return Path(source).read_bytes()
+    except OSError as error:
+        raise UserError(f"{source}: cannot be read: {error.strerror}") from None
+
+
+def fetch(address: str, name: str) -> bytes:
+    """What an `http:`, `https:` or `data:` address holds, within MOST_BYTES and SECONDS.
+
+    Redirects go to http and https alone. `name`: for messages. Raises UserError.
+    """
+    found: list[bytes | UserError] = []
+
+    def work() -> None:
+        try:
+            found.append(_fetched(address))
+        except HTTPError as error:
+            found.append(UserError(f"{name}: {error.code} {error.reason}"))
+        except (OSError, HTTPException, ValueError) as error:
+            reason = error.reason if isinstance(error, URLError) else error
+            found.append(UserError(f"{name}: cannot be fetched: {reason or type(error).__name__}"))
+        except UserError as error:
+            found.append(UserError(f"{name}: {error}"))
+
+    # In a thread of its own: timeouts of sockets are for each read, and those of names for nothing.
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    thread.join(SECONDS)
+    if not found:
+        raise UserError(f"{name}: not there within {SECONDS:g} s: download it, and give the file")
+    if isinstance(found[0], UserError):
+        raise found[0]
+    return found[0]
+
+
+def _fetched(address: str) -> bytes:
+    deadline = time.monotonic() + SECONDS
+    opener = urllib.request.OpenerDirector()
+    for handler in (
+        urllib.request.ProxyHandler(),
+        urllib.request.HTTPHandler(),
+        urllib.request.HTTPSHandler(),
+        urllib.request.DataHandler(),
+        urllib.request.HTTPDefaultErrorHandler(),
+        urllib.request.HTTPErrorProcessor(),
+        _CheckedRedirects(),
+    ):
+        opener.add_handler(handler)
+    if _scheme(address) in SCHEMES and not urlsplit(address).hostname:
+        raise ValueError("no host in the address")
+    with opener.open(urllib.request.Request(address), timeout=SECONDS) as response:
+        data = bytearray()
+        while piece := response.read(1 << 16):
+            data += piece
+            if len(data) > MOST_BYTES:
+                raise UserError(f"more than {MOST_BYTES >> 20} MiB: download it, and give the file")
+            if time.monotonic() > deadline:
+                raise TimeoutError("too slow")
+    return bytes(data)
+
+
+class _CheckedRedirects(urllib.request.HTTPRedirectHandler):
+    """To http and https alone: not to files, and not to `data:`."""
+
+    max_redirections = REDIRECTS
+
+    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
+        if _scheme(newurl) not in SCHEMES:
+            raise UserError(f"redirects to {newurl[:80]}: only http and https are followed")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)

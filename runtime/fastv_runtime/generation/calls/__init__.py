@@ -1,0 +1,1 @@
+"""What callers of a pipeline give and get: arguments, messages, turns, answers."""

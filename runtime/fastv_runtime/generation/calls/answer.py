@@ -1,0 +1,34 @@
+"""An answer, and what it took."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Answer(BaseModel):
+    """One answer and what it took. `model_dump_json()` is what `fastv-run` prints as JSON.
+
+    `kept_visual_tokens` are ascending indices into the prompt's visual tokens.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    prompt_tokens: int
+    visual_tokens: int
+    kept_visual_tokens: list[int]
+    pruned_length: int
+    keep: float
+    """Fraction of visual tokens that was asked for: of this prompt, or the plan's. 1 where nothing is pruned."""
+    backend: str
+    notes: list[str]
+    """What the caller should know: that nothing could be pruned, say."""
+    text: str = ""
+    """What the tokenizer's `decode` makes of `token_ids`, special tokens left out. Many models begin with a space."""
+    token_ids: list[int] = Field(default_factory=list)
+    """Generated tokens, the stop token included."""
+    finish_reason: str = ""
+    """`stop` (a stop token) or `length` (max_new_tokens); empty until then, and where reading ended earlier."""
+    timings_ms: dict[str, float] = Field(default_factory=dict)
+    """Wall-clock milliseconds per stage; `ttft` up to the first token; `decode_per_token` the mean of the rest.
+
+    They do not include the time that a call waited for its turn."""

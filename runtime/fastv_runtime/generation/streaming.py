@@ -1,0 +1,137 @@
+"""An answer as it is being made: the loop from token to token, and what its reader holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from tokenizers.decoders import DecodeStream
+
+from fastv_runtime.backends.base import Backend
+from fastv_runtime.errors import PipelineEndedError
+from fastv_runtime.generation.calls.answer import Answer
+from fastv_runtime.generation.calls.turns import Turns
+from fastv_runtime.generation.clock import Clock
+from fastv_runtime.generation.decoder import Decoder
+from fastv_runtime.generation.kept_image import draw_kept, numbered
+from fastv_runtime.generation.logit_rules import LogitRules
+from fastv_runtime.generation.sampling import Sampler
+from fastv_runtime.preprocessing import Visual
+
+
+@dataclass
+class TokenLoop:
+    """Chooses a token, says its text, runs the next step; fills in the answer as it goes."""
+
+    answer: Answer
+    decoder: Decoder
+    backend: Backend
+    embed: Callable[[np.ndarray], None]
+    """Writes token ids' embeddings where the decoder reads them."""
+    tokenizer: Any
+    """The `tokenizers.Tokenizer`."""
+    sampler: Sampler
+    rules: LogitRules
+    stop: frozenset[int]
+    limit: int
+    clock: Clock
+    _text: DecodeStream = field(default_factory=lambda: DecodeStream(skip_special_tokens=True))
+
+    def advance(self) -> str:
+        """The next token's text, empty where that is half a character. Not to be called after `finish_reason`."""
+        answer = self.answer
+        if answer.token_ids:
+            self.embed(np.asarray(answer.token_ids[-1:]))
+            self.decoder.step()
+        if self.sampler.greedy and self.rules.idle:
+            picked = self.decoder.token
+        else:
+            picked = self.sampler.pick(self.rules(self.decoder.logits, answer.token_ids))
+        answer.token_ids.append(picked)
+        self.clock.token()
+        if picked in self.stop:
+            answer.finish_reason = "stop"
+        elif len(answer.token_ids) == self.limit:
+            answer.finish_reason = "length"
+        piece = self._text.step(self.tokenizer, picked) or ""
+        if answer.finish_reason:
+            # What the stream still holds back (half a character at the length limit) is in the full decode.
+            whole = self.tokenizer.decode(answer.token_ids, skip_special_tokens=True)
+            piece = whole[len(answer.text) :]
+            answer.notes += self.backend.notes
+        answer.text += piece
+        return piece
+
+
+class Generation(Iterator[str]):
+    """An answer as it is being made: iterate for pieces of text, then read `answer`.
+
+    Pieces never split a character. Any thread may read, one at a time. A generation is open until its last piece, until
+    `close`, the end of its `with` block, or until nobody holds it; while it is, threads other than the one that began
+    it are refused by the pipeline. Another generation that the same thread starts ends it: reading on then raises
+    PipelineEndedError.
+    """
+
+    def __init__(self, loop: TokenLoop, turns: Turns, visuals: Sequence[Visual]):
+        self.answer = loop.answer
+        self._loop: TokenLoop | None = loop  # and with it the pipeline's buffers, let go of at the end
+        self._turns = turns
+        self._visuals = visuals
+        self._why = ""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there may be more to read."""
+        return self._loop is not None
+
+    def timings_ms(self) -> dict[str, float]:
+        """Timings so far, in the terms of `Answer.timings_ms`."""
+        loop = self._loop
+        return self.answer.timings_ms if loop is None else loop.clock.timings()
+
+    def draw_kept(self) -> Image.Image:
+        """The images as the model saw them: patches whose visual tokens were dropped are dimmed, kept ones framed."""
+        return draw_kept(numbered(self._visuals), self.answer.kept_visual_tokens)
+
+    def close(self) -> None:
+        """End here: the answer stays as far as it came, and the pipeline is free for others. May be called again."""
+        with self._turns.lock:
+            self._finish()
+
+    def end(self, why: str) -> None:
+        """`close` by somebody else than the reader, who gets a PipelineEndedError that says why."""
+        self.close()
+        self._why = why
+
+    def __next__(self) -> str:
+        with self._turns.lock:
+            while self._loop is not None:
+                try:
+                    piece = self._loop.advance()
+                except BaseException:  # an interrupt too: the buffers are then between two tokens
+                    self._finish()
+                    raise
+                if self.answer.finish_reason:
+                    self._finish()
+                if piece:
+                    return piece
+        if self._why:
+            raise PipelineEndedError(self._why)
+        raise StopIteration
+
+    def __enter__(self) -> Generation:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _finish(self) -> None:
+        if self._loop is not None:
+            self.answer.timings_ms = self._loop.clock.timings()
+            self._loop = None
