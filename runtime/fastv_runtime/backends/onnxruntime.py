@@ -7,9 +7,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from fastv_runtime.backends.base import Backend, BackendEntry, Buffers
+from fastv_runtime.backends.base import Buffers
 from fastv_runtime.backends.cuda import Cuda
-from fastv_runtime.config.bundle import Bundle
 from fastv_runtime.errors import UserError, missing_extra
 from fastv_runtime.memory.buffers import Buffer, HostMemory, Memory, as_buffer
 from fastv_runtime.memory.layout import numpy_dtype
@@ -139,17 +138,3 @@ def _onnxruntime() -> Any:
     except ImportError:
         raise missing_extra("onnxruntime", "cpu") from None
     return onnxruntime
-
-
-def _open(bundle: Bundle, device: str, threads: int | None) -> Backend:
-    files = {name: bundle.file(graph.file) for name, graph in bundle.manifest.graphs.items()}
-    return OrtBackend(files, threads=threads, cuda=Cuda("gpu") if device == "cuda" else None)
-
-
-BACKEND = BackendEntry(
-    name="ort",
-    summary="ONNX Runtime",
-    devices=("cpu", "cuda"),
-    extras=("cpu", "gpu"),
-    open=_open,
-)

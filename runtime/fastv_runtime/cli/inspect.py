@@ -6,31 +6,30 @@ import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.table import Table
 
-from fastv_runtime.config.bundle import EMBEDDING, END_TO_END, Manifest, read_manifest
-from fastv_runtime.config.cost import plan_cost
-from fastv_runtime.config.lengths import capacity
-from fastv_runtime.config.plan import Plan
-from fastv_runtime.config.wording import cost_of, dialect_of, precision_of
+from fastv_runtime.cli.arguments import Parser, path
 from fastv_runtime.console import command
+
+if TYPE_CHECKING:
+    from fastv_runtime.config.bundle import Manifest
+    from fastv_runtime.config.plan import Plan
 
 MIB = 2**20
 
 
 def parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="fastv-inspect", description="Show what a bundle holds, and what its plan costs, by arithmetic."
-    )
-    parser.add_argument("bundle", metavar="BUNDLE", help="directory that fastv-export wrote")
+    parser = Parser("fastv-inspect", "Show what a bundle holds, and what its plan costs, by arithmetic.")
+    parser.add_argument("bundle", type=path, metavar="BUNDLE", help="directory that fastv-export wrote")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     return parser
 
 
 def run(args: argparse.Namespace) -> None:
+    from fastv_runtime.config.bundle import read_manifest
+
     manifest = read_manifest(args.bundle)
     facts = inspect(manifest)
     if args.json:
@@ -41,6 +40,11 @@ def run(args: argparse.Namespace) -> None:
 
 def inspect(manifest: Manifest) -> dict[str, Any]:
     """Everything that the command shows: the manifest's facts and the plan's cost. Bytes and operations."""
+    from fastv_runtime.config.bundle import EMBEDDING
+    from fastv_runtime.config.cost import plan_cost
+    from fastv_runtime.config.lengths import capacity
+    from fastv_runtime.config.wording import dialect_of, precision_of
+
     plan = manifest.plan
     needed = capacity(plan)
     cost = plan_cost(manifest.decoder, plan, needed)
@@ -86,6 +90,11 @@ def _other_plans(plan: Plan, layers: int) -> list[tuple[int, float, Plan]]:
 
 
 def _print(manifest: Manifest, facts: dict[str, Any], console: Console) -> None:
+    from rich.table import Table
+
+    from fastv_runtime.config.bundle import END_TO_END
+    from fastv_runtime.config.wording import cost_of
+
     decoder, plan, cost, memory = manifest.decoder, manifest.plan, facts["cost"], facts["memory"]
     console.print(
         f"{manifest.family}: {decoder.num_hidden_layers} layers x {decoder.hidden_size}, "

@@ -9,23 +9,22 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from fastv_runtime import limits
+from fastv_runtime.cli.arguments import Parser, path, text, whole
 from fastv_runtime.cli.backends import add_backend_arguments, backend_extras
+from fastv_runtime.cli.sampling import add_sampling_arguments, read_sampling
 from fastv_runtime.cli.videos import add_video_arguments, read_videos
-from fastv_runtime.config.bundle import read_manifest
 from fastv_runtime.console import command, open_bundle, stderr, with_flags
 from fastv_runtime.errors import UserError
-from fastv_runtime.generation.sampling import Sampling
-from fastv_runtime.preprocessing.images.loading import open_image
 
 
 def parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="fastv-run", description="Answer a question about images or a video, streaming."
-    )
-    parser.add_argument("bundle", metavar="BUNDLE", help="directory that fastv-export wrote")
+    parser = Parser("fastv-run", "Answer a question about images or a video, streaming.")
+    parser.add_argument("bundle", type=path, metavar="BUNDLE", help="directory that fastv-export wrote")
     parser.add_argument(
         "--image",
         dest="images",
+        type=path,
         nargs="+",
         action="extend",
         default=[],
@@ -39,34 +38,33 @@ def parser() -> argparse.ArgumentParser:
         help="pad images that are not square, or crop them (default: as the checkpoint says)",
     )
     add_video_arguments(parser)
-    parser.add_argument("--prompt", required=True, metavar="TEXT", help="the question")
-    parser.add_argument("--max-new-tokens", type=int, metavar="N", help="at most (default: as the checkpoint says)")
-    parser.add_argument("--temperature", type=float, default=0.0, metavar="T", help="0 is greedy (default)")
-    parser.add_argument("--top-k", type=int, default=0, metavar="K", help="sample among the K likeliest (default: all)")
-    parser.add_argument("--top-p", type=float, default=1.0, metavar="P", help="nucleus sampling (default: 1, off)")
-    parser.add_argument("--seed", type=int, default=0, help="of sampling (default: 0)")
+    parser.add_argument("--prompt", type=text, required=True, metavar="TEXT", help="the question")
     parser.add_argument(
-        "--repetition-penalty",
-        type=float,
-        metavar="X",
-        help="above 1: what was said is said again less likely (default: as the checkpoint says; 1 is none)",
+        "--max-new-tokens",
+        type=whole(1, limits.TOKENS),
+        metavar="N",
+        help="at most (default: as the checkpoint says)",
     )
+    add_sampling_arguments(parser)
     parser.add_argument("--length", choices=["fixed", "exact"], help="pruned length (default: the bundle's plan)")
     add_backend_arguments(parser)
-    parser.add_argument("--threads", type=int, metavar="N", help="threads of one operator (default: one per core)")
-    parser.add_argument("--show-kept", metavar="OUT.png", help="draw which patches were kept")
+    parser.add_argument(
+        "--threads", type=whole(1, limits.THREADS), metavar="N", help="of one operator (default: one per core)"
+    )
+    parser.add_argument("--show-kept", type=path, metavar="OUT.png", help="draw which patches were kept")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of the text")
     return parser
 
 
 def run(args: argparse.Namespace) -> None:
-    if args.threads is not None and args.threads < 1:
-        raise UserError(f"--threads {args.threads}: must be at least 1")
-    sampling = Sampling(args.temperature, args.top_k, args.top_p, args.seed, args.repetition_penalty)
+    sampling = read_sampling(args)
     kept_path = None if args.show_kept is None else _writable_png(Path(args.show_kept))
     for flag, value in (("--show-kept", kept_path), ("--image-aspect", args.aspect)):
         if value is not None and not args.images and not args.videos:
             raise UserError(f"{flag}: there is no image: give one with --image, or a video with --video")
+    from fastv_runtime.config.bundle import read_manifest
+    from fastv_runtime.preprocessing.images.loading import open_image
+
     images = [open_image(path) for path in args.images]
     shown = read_videos(args.videos, args.frames, args.super_image, read_manifest(args.bundle))
     bundle = open_bundle(args.bundle)
@@ -97,11 +95,13 @@ def run(args: argparse.Namespace) -> None:
         save_image(generation.draw_kept(), kept_path)
     if not args.json:
         timings = answer.timings_ms
+        kept = f"{len(answer.kept_visual_tokens)} of {answer.visual_tokens} visual tokens kept; "
         stderr.print(
-            f"{len(answer.kept_visual_tokens)} of {answer.visual_tokens} visual tokens kept; "
+            f"{kept if answer.visual_tokens else ''}"
             f"first token after {timings['ttft']:.0f} ms, {timings['decode_per_token']:.1f} ms per token after it",
             style="dim",
             highlight=False,
+            soft_wrap=True,
         )
 
 
@@ -116,7 +116,7 @@ def _writable_png(path: Path) -> Path:
 def _print_notes(notes: Sequence[str]) -> None:
     options = parser()
     for note in notes:
-        stderr.print(f"fastv-run: {with_flags(note, options)}", style="yellow", highlight=False)
+        stderr.print(f"fastv-run: {with_flags(note, options)}", style="yellow", highlight=False, soft_wrap=True)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
