@@ -54,7 +54,7 @@ from fastv_export.rankers import CONTROLS, RANKERS
 from fastv_runtime.config.bundle import DecoderConfig
 from fastv_runtime.config.cost import BYTES
 from fastv_runtime.config.lengths import kept_count
-from fastv_runtime.errors import UserError
+from fastv_runtime.errors import UserError, install
 
 PRECISIONS = tuple(each.name for each in PRESETS.values() if each.measured)
 
@@ -236,7 +236,7 @@ class Calibrator:
                     if has_ray():
                         return list(left)
                     say(
-                        f"{threads} of {threads * workers} cores are at work: pip install 'fastv-edge[ray]' to measure "
+                        f"{threads} of {threads * workers} cores are at work: {install('ray')} to measure "
                         f"{workers} samples at a time, or give `threads` {threads * workers}"
                     )
         return []

@@ -113,14 +113,16 @@ def with_flags(message: str, parser: argparse.ArgumentParser) -> str:
 
     Libraries name an option as Python has it, in backticks, and know of no flags. A name becomes the first long flag of
     the option of `parser` that has it as its `dest`, or the short one if that is all there is. Other names in backticks
-    stay as they are, and so does what follows: "`precision` fp32" is "--precision fp32".
+    stay as they are, and so does what follows: "`precision` fp32" is "--precision fp32". An option of another command
+    has that command before it, `export.max_text`, and becomes a flag too, whatever `parser` has.
     """
     flags = {
         action.dest: next((flag for flag in action.option_strings if flag.startswith("--")), action.option_strings[0])
         for action in parser._actions
         if action.option_strings
     }
-    return re.sub(r"`(\w+)`", lambda name: flags.get(name[1], name[0]), message)
+    message = re.sub(r"`(\w+)`", lambda name: flags.get(name[1], name[0]), message)
+    return re.sub(r"`export\.(\w+)`", lambda name: f"--{name[1].replace('_', '-')}", message)
 
 
 def complain(message: str) -> None:

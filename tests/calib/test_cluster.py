@@ -110,7 +110,7 @@ def test_without_ray_it_says_what_to_install(
 ) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     error = fails(capsys, tiny_llava, data, tmp_path / "x.json", "--ray", "local")
-    assert "ray is not installed: pip install 'fastv-edge[ray]'" in error
+    assert "ray is not installed: pip install -e '.[ray]' in the clone of fastv-edge" in error
 
 
 def test_threads_stay_those_of_the_measurements(
@@ -138,7 +138,9 @@ def test_a_sweep_that_workers_would_shorten_goes_on_with_them(
     monkeypatch.setattr(machines, "START", 0.0)
     monkeypatch.setattr(calibrator, "has_ray", lambda: False)
     assert run(tiny_llava, data, tmp_path / "none.json", "--workers", "2") == expected and not given
-    assert "pip install 'fastv-edge[ray]' to measure 2 samples at a time" in " ".join(capsys.readouterr().err.split())
+    assert "pip install -e '.[ray]' in the clone of fastv-edge to measure 2 samples at a time" in " ".join(
+        capsys.readouterr().err.split()
+    )
     monkeypatch.setattr(calibrator, "has_ray", lambda: True)
     assert run(tiny_llava, data, tmp_path / "ray.json", "--workers", "2") == expected
     assert given == [("local", 2, 1, SAMPLES - 2)]

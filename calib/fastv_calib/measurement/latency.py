@@ -41,7 +41,7 @@ def check_bundles(paths: Sequence[str], source: dict[str, str], vision: Vision) 
         if manifest.vision != vision:
             raise UserError(
                 f"`bundles` {path}: makes other visual tokens of an image than this calibration: "
-                "export with the same `image_tokens`"
+                "export with the same `export.image_tokens`"
             )
         kinds.setdefault(point_of(manifest.plan).precision, {})[_kind(manifest.plan)] = path
     if len(set(paths)) != len(paths):

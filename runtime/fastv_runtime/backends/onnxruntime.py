@@ -9,7 +9,7 @@ from typing import Any
 
 from fastv_runtime.backends.base import Buffers
 from fastv_runtime.backends.cuda import Cuda
-from fastv_runtime.errors import UserError, missing_extra
+from fastv_runtime.errors import UserError, install, missing_extra
 from fastv_runtime.memory.buffers import Buffer, HostMemory, Memory, as_buffer
 from fastv_runtime.memory.layout import numpy_dtype
 
@@ -121,7 +121,7 @@ def _cuda_provider(ort: Any, cuda: Cuda) -> tuple[str, dict[str, str]]:
     if CUDA_PROVIDER not in ort.get_available_providers():
         raise UserError(
             f"`device` cuda: ONNX Runtime {ort.__version__} as installed has no CUDA provider: "
-            "pip uninstall onnxruntime, then pip install 'fastv-edge[gpu]'"
+            f"pip uninstall onnxruntime, then {install('gpu')}"
         )
     options = {
         "device_id": "0",

@@ -91,7 +91,7 @@ def _shortened(text: str, prompts: PromptBuilder, limit: int) -> str:
     short = " ".join(words)
     if prompts.build(short, []).token_ids.size > limit:
         raise UserError(
-            f"the bundles support {limit} text tokens, too few for any question: export with a larger max_text"
+            f"the bundles support {limit} text tokens, too few for any question: export with a larger `export.max_text`"
         )
     return short
 

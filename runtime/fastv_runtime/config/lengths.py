@@ -49,7 +49,8 @@ def pruned_length(plan: Plan, text: int, visual: int, policy: str, capacity: Cap
     if length > capacity.prompt:
         raise UserError(
             f"the prompt has {length} tokens ({text} text, {visual} visual) and this bundle supports at most "
-            f"{capacity.prompt}: shorten it, or export with a larger max_text, max_images or max_visual"
+            f"{capacity.prompt}: shorten it, or export with a larger `export.max_text`, "
+            "`export.max_images` or `export.max_visual`"
         )
     if not plan.prunes:
         return length
@@ -58,11 +59,11 @@ def pruned_length(plan: Plan, text: int, visual: int, policy: str, capacity: Cap
     if text > pruned:
         raise UserError(
             f"the prompt's text alone has {text} tokens and the pruned length is {pruned}: "
-            "shorten it, use `length` exact, or export with a larger max_text"
+            "shorten it, use `length` exact, or export with a larger `export.max_text`"
         )
     if pruned > capacity.pruned:
         raise UserError(
             f"the pruned prompt has {pruned} tokens and this bundle supports at most {capacity.pruned}: "
-            "shorten the text, or export with a larger max_text"
+            "shorten the text, or export with a larger `export.max_text`"
         )
     return pruned

@@ -184,7 +184,7 @@ class Pipeline:
         if not 1 <= limit <= plan.max_new_tokens:
             raise UserError(
                 f"`max_new_tokens` {limit}: this bundle supports 1 to {plan.max_new_tokens}: "
-                "export with a larger max_new_tokens"
+                "export with a larger `export.max_new_tokens`"
             )
         clock = Clock(settle=self._backend.synchronize)
         with clock("preprocess"):
@@ -294,6 +294,6 @@ def _notes(plan: Plan, total: int, visual: int, pruned: int) -> list[str]:
     if kept < asked:
         return [
             f"only {kept} of the {asked} visual tokens that keep {plan.keep:g} asks for fit the fixed pruned length: "
-            "shorten the text, use `length` exact, or export with a larger max_text"
+            "shorten the text, use `length` exact, or export with a larger `export.max_text`"
         ]
     return []

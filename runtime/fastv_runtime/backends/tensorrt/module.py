@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from fastv_runtime.config.bundle import GraphSpec
-from fastv_runtime.errors import UserError, missing_extra
+from fastv_runtime.errors import UserError, install, missing_extra
 
 PythonModule = Literal["tensorrt", "tensorrt_rtx"]
 """Name of the Python module."""
@@ -101,7 +101,7 @@ def choose_backend(target: BuildTarget | None, rtx_wanted: bool = False) -> Pyth
     if len(wanted) == 1:
         raise missing_extra(*PACKAGES[wanted[0]])
     raise UserError(
-        "no TensorRT is installed: pip install 'fastv-edge[rtx]' for a desktop GPU, 'fastv-edge[trt]' otherwise; "
+        f"no TensorRT is installed: {install('trt')}, or with rtx instead of trt for a desktop GPU; "
         "on a Jetson it comes with JetPack, and a venv sees it when made with --system-site-packages"
     )
 
