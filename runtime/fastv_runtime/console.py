@@ -49,8 +49,12 @@ def command(
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     """The options that every command has."""
-    parser.add_argument("--version", action=_Version, help="show the version of fastv-edge, and exit")
+    add_version(parser)
     add_guard_arguments(parser)
+
+
+def add_version(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--version", action=_Version, help="show the version of fastv-edge, and exit")
 
 
 def add_guard_arguments(parser: argparse.ArgumentParser) -> None:

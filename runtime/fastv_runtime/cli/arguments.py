@@ -42,22 +42,22 @@ class Parser(argparse.ArgumentParser):
             return super().parse_known_args(words, namespace)
         except argparse.ArgumentError as error:
             if error.argument_name is None:
-                self._lost(error.message)
+                self.error(error.message)
             flag = error.argument_name.rpartition("/")[2]
-            self.error(f"{flag}{' ' if ': must' in error.message else ': '}{error.message}")
+            self._refuse(f"{flag}{' ' if ': must' in error.message else ': '}{error.message}")
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         found, others = self.parse_known_args(args, namespace)
         if others:
-            self._lost(f"unrecognized arguments: {' '.join(map(shown, others))}")
+            self.error(f"unrecognized arguments: {' '.join(map(shown, others))}")
         return found
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, one_line(f"{self.prog}: {message}") + "\n")
+        """What argparse calls where no option is at fault: somebody does not know which there are."""
+        self._refuse(f"{message} (see {self.prog} --help)")
 
-    def _lost(self, message: str) -> NoReturn:
-        """End where no option is at fault: somebody does not know which there are."""
-        self.error(f"{message} (see {self.prog} --help)")
+    def _refuse(self, message: str) -> NoReturn:
+        self.exit(2, one_line(f"{self.prog}: {message}") + "\n")
 
     def first_time(self, action: argparse.Action, flag: str | None) -> None:
         """ArgumentError for an option that has been given before."""
@@ -70,11 +70,11 @@ class Parser(argparse.ArgumentParser):
     def _check_word(self, word: str) -> None:
         """Refuse what no file name or prompt can hold."""
         if not _is_utf8(word):
-            self.error(f"{shown(word)}: must be UTF-8")
+            self._refuse(f"{shown(word)}: must be UTF-8")
         if "\0" in word:
-            self.error(f"{shown(word)}: must have no NUL in it")
+            self._refuse(f"{shown(word)}: must have no NUL in it")
         if re.fullmatch(r"(?:--[\w-]+=|-\w=?)--", word):  # which Python before 3.13 fails on
-            self.error(f"{word}: must be another value than --")
+            self._refuse(f"{word}: must be another value than --")
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is not None and value not in action.choices:
