@@ -134,7 +134,8 @@ class Calibrator:
 
     def check_bundles(self, bundles: Sequence[str], results: Results) -> None:
         """UserError for bundles whose times say nothing of this checkpoint's plans."""
-        check_bundles(bundles, results.source, self.family.vision(self.config, self.settings.image_tokens))
+        vision = self.family.vision(self.config, self.settings.image_tokens)
+        check_bundles(bundles, results.source, vision, self.settings.precisions)
 
     def summarise(
         self, samples: Sequence[Sample], results: Results, sidecar: Path, times: Timed | None = None

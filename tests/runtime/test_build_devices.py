@@ -83,7 +83,9 @@ def test_a_graph_too_new_for_this_tensorrt_names_the_flag() -> None:
     for version in ("10.15.1", "10.16.0", "11.0"):
         tensorrt("tensorrt", version).require("prefix", graph())
     tensorrt("tensorrt", "10.3.0", OldLayer).require("prefix", graph("trt-legacy", "10.3"))
-    with pytest.raises(UserError, match=r"prefix needs TensorRT 10\.15 .* this is 10\.3\.0: .*for target trt-legacy"):
+    with pytest.raises(
+        UserError, match=r"prefix needs TensorRT 10\.15 .* this is 10\.3\.0: .*with `export.target` trt-legacy"
+    ):
         tensorrt("tensorrt", "10.3.0").require("prefix", graph())
     tensorrt().require("prefix", graph())
     with pytest.raises(UserError, match=r"ATTENTION_INPUT, which TensorRT-RTX 1\.0\.0 lacks: upgrade it"):
