@@ -21,6 +21,7 @@ from fastv_runtime.config.bundle import read_manifest, sha256
 from tests.conftest import noise_image
 from tests.families.rows import ROWS
 from tests.families.rows.video_llava import TOKENS, write_tiny_video_llava
+from tests.processes import over
 from tests.runtime.test_video import video
 from tests.tiny import write_tiny_llava
 
@@ -42,7 +43,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def calibrate(source: Path, data: Path, output: Path, *flags: str) -> Calibration:
-    fastv_calibrate([str(source), "--data", str(data), "-o", str(output), *QUICK, *flags])
+    fastv_calibrate([str(source), "--data", str(data), "-o", str(output), *over(QUICK, flags)])
     return read_calibration(output)
 
 

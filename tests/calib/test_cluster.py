@@ -29,6 +29,7 @@ from fastv_calib.samples.data import Sample
 from fastv_export.calibration import CalibrationSettings
 from fastv_runtime.errors import UserError
 from tests.conftest import noise_image
+from tests.processes import over
 
 Add = Callable[[Yielded], None]
 SAMPLES = 6
@@ -46,7 +47,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(source: Path, data: Path, output: Path, *flags: str) -> bytes:
-    fastv_calibrate([str(source), "--data", str(data), "-o", str(output), *QUICK, *flags])
+    fastv_calibrate([str(source), "--data", str(data), "-o", str(output), *over(QUICK, flags)])
     return output.read_bytes()
 
 

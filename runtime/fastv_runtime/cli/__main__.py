@@ -1,4 +1,4 @@
-"""`python -m fastv_runtime` is `fastv`."""
+"""`python -m fastv_runtime.cli` is `fastv`."""
 
 from fastv_runtime.cli.fastv import main
 
