@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fastv_runtime import limits
 from fastv_runtime.errors import UserError
 
 if TYPE_CHECKING:
@@ -28,16 +29,24 @@ class Sampling:
     repetition_penalty: float | None = None
 
     def __post_init__(self) -> None:
-        if not 0 <= self.temperature < float("inf"):
-            raise UserError(f"`temperature` {self.temperature}: must be 0 (greedy) or a positive number")
+        # A number next to nothing, 1e-320, divides logits into infinities.
+        if self.temperature != 0 and not limits.COOLEST <= self.temperature <= limits.HOTTEST:
+            raise UserError(
+                f"`temperature` {self.temperature}: must be 0 (greedy), or a number, {limits.COOLEST:g} to "
+                f"{limits.HOTTEST:,}"
+            )
         if self.top_k < 0:
             raise UserError(f"`top_k` {self.top_k}: must be 0 (off) or a positive count")
         if not 0 < self.top_p <= 1:
             raise UserError(f"`top_p` {self.top_p}: must be above 0 and at most 1")
         if self.seed < 0:
             raise UserError(f"`seed` {self.seed}: must be 0 or above")
-        if self.repetition_penalty is not None and not 0 < self.repetition_penalty < float("inf"):
-            raise UserError(f"`repetition_penalty` {self.repetition_penalty}: must be a positive number, 1 is none")
+        penalty = self.repetition_penalty
+        if penalty is not None and not limits.SMALLEST_PENALTY <= penalty <= limits.LARGEST_PENALTY:
+            raise UserError(
+                f"`repetition_penalty` {penalty}: must be a number, {limits.SMALLEST_PENALTY:g} to "
+                f"{limits.LARGEST_PENALTY}; 1 is none"
+            )
 
 
 class Sampler:
