@@ -41,6 +41,7 @@ NOT_RUN = {
     r"sudo |cat /etc/|grep NAME|tegrastats|.*import tensorrt": "is for a Jetson",
     r"fastv-build |.*--backend trt|.*--device cuda": "needs a GPU",
     r"fastv-export org/name": "needs a hub",
+    r"fastv-export .*-o dense\.fastv --target": "is the one of bench.md, for targets that tests/families export for",
     r"fastv-bench dense\.fastv": "measures for a minute: tests/runtime/bench runs as much with fewer rounds",
     r"fastv-bench --compare": "takes two reports of it: tests/runtime/bench/test_compare.py",
     r"fastv-export: ": "is what one prints",

@@ -153,7 +153,8 @@ def open_bundle(path: str) -> Bundle:
 
     total = sum(digest.size for digest in read_manifest(path).files.values())
     columns = (TextColumn("checking {task.fields[name]}"), BarColumn(), DownloadColumn(binary_units=True))
-    with Progress(*columns, console=stderr, transient=True) as bars:
+    # Elsewhere than on a terminal it would leave an empty line.
+    with Progress(*columns, console=stderr, transient=True, disable=not stderr.is_terminal) as bars:
         task = bars.add_task("", total=total, name=path)
         return Bundle.open(path, progress=lambda count: bars.advance(task, count))
 
