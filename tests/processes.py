@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 import fastv_calib
@@ -19,3 +20,12 @@ def run(python: str | Path, *arguments: str | Path) -> subprocess.CompletedProce
     environment["PYTHONPATH"] = os.pathsep.join(str(path) for path in sources if path.name != "site-packages")
     command = [str(python), *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+
+
+def over(usual: Sequence[str], given: Sequence[str]) -> list[str]:
+    """Arguments with those that a test gives in place of the usual ones: no command takes an option twice."""
+    kept, take = [], True
+    for word in usual:
+        take = word not in given if word.startswith("-") else take
+        kept += [word] if take else []
+    return [*kept, *given]

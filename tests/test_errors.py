@@ -68,10 +68,10 @@ class TestRun:
         ("arguments", "message"),
         [
             (["--image", "missing.png", "--prompt", "What?"], "missing.png: no such image"),
-            (["--prompt", ""], "the prompt is empty"),
-            (["--prompt", " \n"], "the prompt is empty"),
-            (["--prompt", "word " * 300], "export with a larger max_text"),
-            (["--prompt", "What?", "--max-new-tokens", "1000"], "export with a larger max_new_tokens"),
+            (["--prompt", ""], "--prompt '': must not be empty"),
+            (["--prompt", " \n"], "--prompt ' ': must not be empty"),
+            (["--prompt", "word " * 300], "export with a larger --max-text"),
+            (["--prompt", "What?", "--max-new-tokens", "1000"], "export with a larger --max-new-tokens"),
             (["--prompt", "What?", "--max-new-tokens", "0"], "--max-new-tokens 0"),
             (["--prompt", "What?", "--temperature", "-1"], "--temperature -1"),
             (["--prompt", "What?", "--top-p", "2"], "--top-p 2"),
@@ -87,7 +87,7 @@ class TestRun:
 
     def test_too_many_images(self, fails: Fails, tiny_bundle: Path, image_file: Path) -> None:
         line = fails(fastv_run, tiny_bundle, "--image", *[image_file] * 3, "--prompt", "What?")
-        assert "max_images" in line
+        assert "--max-images" in line
 
     @pytest.mark.parametrize(
         ("damage", "message"),
@@ -131,7 +131,7 @@ class TestExport:
             (["--keep", "-1"], "--keep -1: must be above 0 and at most 1"),
             (["--keep", "nan"], "--keep nan: must be above 0"),
             (["--keep", "0.001"], "keeps none of 144 visual tokens"),
-            (["--layer", "0"], "--layer 0: must be 1 to 4"),
+            (["--layer", "0"], "--layer 0: must be a whole number, 1 to 1,000"),
             (["--layer", "5"], "--layer 5: must be 1 to 4; this decoder has 5 layers"),
             (["--layer", "-1"], "--layer -1"),
             (["--max-text", "0"], "--max-text 0"),

@@ -92,6 +92,13 @@ def test_options_that_errors_name_are_those_of_a_command() -> None:
     assert named <= known, sorted(named - known)
 
 
+def test_options_of_an_export_that_errors_name_are_there() -> None:
+    options = {flag for action in export.parser()._actions for flag in action.option_strings}
+    named = {flag for _, source in library() for flag in re.findall(r"`export\.(\w+)`", source)}
+    assert "max_text" in named
+    assert {f"--{name.replace('_', '-')}" for name in named} <= options
+
+
 def some_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser()
     parser.add_argument("bundle")
@@ -108,6 +115,7 @@ def some_parser() -> argparse.ArgumentParser:
         ("`max_text` 0: must be at least 1", "--max-text 0: must be at least 1"),
         ("give `output` and `images`", "give --output and --image"),
         ("lower `layer`", "lower -k"),
+        ("export with a larger `export.max_text`", "export with a larger --max-text"),
         ("`bundle` and `image` stay, and so does max_text", "`bundle` and `image` stay, and so does max_text"),
     ],
 )

@@ -6,7 +6,7 @@
 
 DIR gets `checkpoint`, `image.png`, one directory per peer with a model per precision, and `peers/NAME.json` for
 `fastv-bench --peer`. What is there already is not made again. ENVIRONMENTS has one virtual environment per peer, as
-docs/peers.md sets them up. Needs fastv-edge[export]; exit codes: 2 for bad input, 1 for a failure.
+docs/peers.md sets them up. Needs the extra export; exit codes: 2 for bad input, 1 for a failure.
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ from fastv_export.rankers import CONTROLS, RANKERS
 from fastv_runtime.config.bundle import DecoderConfig
 from fastv_runtime.config.cost import BYTES
 from fastv_runtime.config.lengths import capacity, pruned_length
-from fastv_runtime.errors import UserError
+from fastv_runtime.errors import UserError, install
 
 PRECISIONS = tuple(each.name for each in PRESETS.values() if each.measured)
 
@@ -134,7 +134,8 @@ class Calibrator:
 
     def check_bundles(self, bundles: Sequence[str], results: Results) -> None:
         """UserError for bundles whose times say nothing of this checkpoint's plans."""
-        check_bundles(bundles, results.source, self.family.vision(self.config, self.settings.image_tokens))
+        vision = self.family.vision(self.config, self.settings.image_tokens)
+        check_bundles(bundles, results.source, vision, self.settings.precisions)
 
     def summarise(
         self, samples: Sequence[Sample], results: Results, sidecar: Path, times: Timed | None = None
@@ -236,7 +237,7 @@ class Calibrator:
                     if has_ray():
                         return list(left)
                     say(
-                        f"{threads} of {threads * workers} cores are at work: pip install 'fastv-edge[ray]' to measure "
+                        f"{threads} of {threads * workers} cores are at work: {install('ray')} to measure "
                         f"{workers} samples at a time, or give `threads` {threads * workers}"
                     )
         return []

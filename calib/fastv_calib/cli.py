@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 from fastv_calib import defaults
 from fastv_export.rankers import CONTROLS, RANKERS
+from fastv_runtime import limits
+from fastv_runtime.cli.arguments import Parser, number, path, share, text, whole
 from fastv_runtime.console import command, export_extras, stderr, with_flags
 from fastv_runtime.errors import UserError, missing_extra
 
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from fastv_export.calibration import Calibration
 
 PRECISIONS = ("fp32", "fp16")
+WEIGHTS = ("fp32", "int8", "int4")
 DESCRIPTION = (
     "Measure, on your own images and questions, what pruning visual tokens costs a model for every K, keep and "
     "ranker, and choose the cheapest plan that agrees with the unpruned model often enough."
@@ -29,7 +32,7 @@ EPILOG = (
 
 
 def parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="fastv-calibrate", description=DESCRIPTION, epilog=EPILOG)
+    parser = Parser("fastv-calibrate", DESCRIPTION, epilog=EPILOG)
     add_arguments(parser)
     return parser
 
@@ -37,23 +40,36 @@ def parser() -> argparse.ArgumentParser:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Everything that `run` reads."""
     parser.add_argument(
-        "source", metavar="SOURCE", help="checkpoint directory, as save_pretrained writes it, or hub id (org/name)"
+        "source",
+        type=path,
+        metavar="SOURCE",
+        help="checkpoint directory, as save_pretrained writes it, or hub id (org/name)",
     )
-    parser.add_argument("--revision", metavar="REV", help="branch, tag or commit of a hub id (default: main)")
+    parser.add_argument(
+        "--revision", type=text, metavar="REV", help="branch, tag or commit of a hub id (default: main)"
+    )
     parser.add_argument(
         "--data",
+        type=path,
         required=True,
         metavar="DATA",
         help='folder of images (with --prompt), or a file with an object a line: {"image", "images" or "video", '
         '"prompt", "answer" if known}, paths relative to the file',
     )
-    parser.add_argument("--prompt", metavar="TEXT", help="what every image of a folder is asked")
-    parser.add_argument("-o", "--output", required=True, metavar="OUT", help="calibration.json to write")
-    parser.add_argument("--report", metavar="HTML", help="also write the figures as one HTML page")
-    parser.add_argument("--layers", type=int, nargs="+", default=defaults.LAYERS, metavar="K", help="default: 1 2 3")
+    parser.add_argument("--prompt", type=text, metavar="TEXT", help="what every image of a folder is asked")
+    parser.add_argument("-o", "--output", type=path, required=True, metavar="OUT", help="calibration.json to write")
+    parser.add_argument("--report", type=path, metavar="HTML", help="also write the figures as one HTML page")
+    parser.add_argument(
+        "--layers",
+        type=whole(1, limits.LAYERS),
+        nargs="+",
+        default=defaults.LAYERS,
+        metavar="K",
+        help="default: 1 2 3",
+    )
     parser.add_argument(
         "--keeps",
-        type=float,
+        type=number("above 0 and below 1; the unpruned model is always measured", lambda found: 0 < found < 1),
         nargs="+",
         default=defaults.KEEPS,
         metavar="R",
@@ -61,6 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--rankers",
+        choices=RANKERS,
         nargs="+",
         default=defaults.RANKERS,
         metavar="NAME",
@@ -70,6 +87,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--precisions",
+        choices=WEIGHTS,
         nargs="+",
         default=defaults.PRECISIONS,
         metavar="NAME",
@@ -78,20 +96,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--answer-tokens",
-        type=int,
+        type=whole(1, limits.TOKENS),
         default=defaults.ANSWER_TOKENS,
         metavar="N",
         help="tokens of the unpruned answer on which plans are compared (default: 16)",
     )
     parser.add_argument(
         "--image-tokens",
-        type=int,
+        type=whole(1, limits.TOKENS),
         metavar="N",
         help="most visual tokens of one image, for models that take any size (default: the family's)",
     )
     parser.add_argument(
         "--min-agreement",
-        type=float,
+        type=share,
         default=defaults.MIN_AGREEMENT,
         metavar="SHARE",
         help="share of answers that must equal the unpruned model's, token by token. A plan meets it unless its 95%% "
@@ -100,14 +118,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--max-memory",
-        type=float,
+        type=number(f"above 0 and at most {limits.GIB:,}, in GiB", lambda found: 0 < found <= limits.GIB),
         metavar="GIB",
         help="of weights and key-value caches, for the data's longest prompt and --max-new-tokens (default: any)",
     )
     parser.add_argument(
         "--bundle",
         dest="bundles",
+        type=path,
         nargs="+",
+        action="extend",
         default=[],
         metavar="BUNDLE",
         help="bundles of this checkpoint: they answer some of the samples in turns (ONNX Runtime, CPU), and the time "
@@ -115,7 +135,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--max-ttft",
-        type=float,
+        type=number(f"above 0 and at most {limits.MILLISECONDS:,}", lambda found: 0 < found <= limits.MILLISECONDS),
         metavar="MS",
         help="milliseconds to the first token, median, measured or predicted from --bundle (default: any)",
     )
@@ -128,24 +148,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--max-new-tokens",
-        type=int,
+        type=whole(1, limits.TOKENS),
         default=defaults.MAX_NEW_TOKENS,
         metavar="N",
         help="tokens an answer may have (default: 256)",
     )
     parser.add_argument(
         "--ray",
+        type=text,
         metavar="ADDRESS",
         help="measure on a Ray cluster: HOST:PORT, ray://HOST:PORT or auto, whose machines see SOURCE and DATA at the "
-        "same paths and have fastv-edge[export,ray]; local starts workers on this machine, off never does (default: "
+        "same paths and have the extras export and ray; local starts workers on this machine, off never does (default: "
         "local if ray is installed and that saves half a minute)",
     )
     parser.add_argument(
-        "--workers", type=int, metavar="N", help="of Ray (default: those for which there are cores and memory)"
+        "--workers",
+        type=whole(1, limits.WORKERS),
+        metavar="N",
+        help="of Ray (default: those for which there are cores and memory)",
     )
     parser.add_argument(
         "--threads",
-        type=int,
+        type=whole(1, limits.THREADS),
         metavar="N",
         help="per sample; the same number gives the same calibration, bit for bit, with Ray and without (default: one, "
         "or more where memory supports fewer copies of the model than there are cores)",

@@ -7,14 +7,17 @@ import signal
 import sys
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastv_export.quantization.presets import BLOCKS, PARTS, PRESETS
 from fastv_export.rankers import RANKERS
-from fastv_runtime.config.bundle import END_TO_END, Manifest
-from fastv_runtime.config.wording import cost_of, dialect_of, precision_of
+from fastv_runtime import limits
+from fastv_runtime.cli.arguments import Parser, path, share, text, whole
 from fastv_runtime.console import command, export_extras, stderr, with_flags
 from fastv_runtime.errors import missing_extra
+
+if TYPE_CHECKING:
+    from fastv_runtime.config.bundle import Manifest
 
 TARGETS = ("ort", "trt", "trt-rtx", "trt-legacy")
 DESCRIPTION = (
@@ -23,7 +26,7 @@ DESCRIPTION = (
 
 
 def parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="fastv-export", description=DESCRIPTION)
+    parser = Parser("fastv-export", DESCRIPTION)
     add_arguments(parser)
     return parser
 
@@ -31,10 +34,17 @@ def parser() -> argparse.ArgumentParser:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Everything that `run` reads."""
     parser.add_argument(
-        "source", metavar="SOURCE", help="checkpoint directory, as save_pretrained writes it, or hub id (org/name)"
+        "source",
+        type=path,
+        metavar="SOURCE",
+        help="checkpoint directory, as save_pretrained writes it, or hub id (org/name)",
     )
-    parser.add_argument("--revision", metavar="REV", help="branch, tag or commit of a hub id (default: main)")
-    parser.add_argument("-o", "--output", required=True, metavar="OUT", help="bundle to write; must not exist")
+    parser.add_argument(
+        "--revision", type=text, metavar="REV", help="branch, tag or commit of a hub id (default: main)"
+    )
+    parser.add_argument(
+        "-o", "--output", type=path, required=True, metavar="OUT", help="bundle to write; must not exist"
+    )
     parser.add_argument(
         "--target",
         choices=TARGETS,
@@ -49,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--block",
-        type=int,
+        type=whole(1, 2**31),
         choices=BLOCKS,
         help="weights that share a scale (default: in int4 32, for trt 64; in int8 all inputs of an output)",
     )
@@ -63,13 +73,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--calibration",
+        type=path,
         metavar="FILE",
         help="what fastv-calibrate chose for this checkpoint: --layer, --keep, --ranker, --length, --max-text and "
         "--precision int8 or int4, where they are not given; and by what it saw int4 and int8 weights are scaled (AWQ, "
         "SmoothQuant), and activations in fp8 and nvfp4 have their ranges",
     )
-    parser.add_argument("--layer", type=int, metavar="K", help="prune after this many layers (default: 2)")
-    parser.add_argument("--keep", type=float, metavar="R", help="fraction of visual tokens kept (default: 0.5)")
+    parser.add_argument(
+        "--layer", type=whole(1, limits.LAYERS), metavar="K", help="prune after this many layers (default: 2)"
+    )
+    parser.add_argument("--keep", type=share, metavar="R", help="fraction of visual tokens kept (default: 0.5)")
     parser.add_argument(
         "--ranker",
         choices=RANKERS,
@@ -81,30 +94,38 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=["exact", "fixed"],
         help="pruned length by default: exact per prompt, or fixed in steps of text (default: exact)",
     )
-    parser.add_argument("--max-text", type=int, metavar="N", help="text tokens a prompt may have (default: 128)")
+    parser.add_argument(
+        "--max-text", type=whole(1, limits.TOKENS), metavar="N", help="text tokens a prompt may have (default: 128)"
+    )
     parser.add_argument(
         "--text-step",
-        type=int,
+        type=whole(1, limits.TOKENS),
         metavar="N",
         help="with --length fixed: text rounded up to a multiple of it; less than a step is kept beyond --keep "
         "(default: 32)",
     )
-    parser.add_argument("--max-images", type=int, default=1, metavar="N", help="images a prompt may have (default: 1)")
+    parser.add_argument(
+        "--max-images",
+        type=whole(1, limits.IMAGES),
+        default=1,
+        metavar="N",
+        help="images a prompt may have (default: 1)",
+    )
     parser.add_argument(
         "--max-visual",
-        type=int,
+        type=whole(1, limits.TOKENS),
         metavar="N",
         help="visual tokens a prompt may have (default: those of --max-images images, or of one video)",
     )
     parser.add_argument(
         "--image-tokens",
-        type=int,
+        type=whole(1, limits.TOKENS),
         metavar="N",
         help="most visual tokens of one image, for models that take any size (default: the family's)",
     )
     parser.add_argument(
         "--max-new-tokens",
-        type=int,
+        type=whole(1, limits.TOKENS),
         default=256,
         metavar="N",
         help="tokens an answer may have (default: 256)",
@@ -160,6 +181,9 @@ def run(args: argparse.Namespace) -> None:
 
 def summary(manifest: Manifest) -> str:
     """One line about a bundle: its size, what it computes with, whether that is right, what quantization costs."""
+    from fastv_runtime.config.bundle import END_TO_END
+    from fastv_runtime.config.wording import cost_of, dialect_of, precision_of
+
     size = sum(digest.size for digest in manifest.files.values())
     few = manifest.plan.weights is not None
     said = [f"{size / 2**20:,.1f} MiB, {precision_of(manifest.plan, dialect_of(manifest.graphs))}"]

@@ -1,12 +1,21 @@
-"""The device side of FastV Edge: load a bundle, answer questions about images. Never imports torch."""
+"""The device side of FastV Edge: load a bundle, answer questions about images. Never imports torch.
 
-from fastv_runtime.config.bundle import Bundle
-from fastv_runtime.errors import PipelineBusyError, PipelineEndedError, UserError
-from fastv_runtime.generation.calls.answer import Answer
-from fastv_runtime.generation.pipeline import Pipeline
-from fastv_runtime.generation.sampling import Sampling
-from fastv_runtime.generation.streaming import Generation
-from fastv_runtime.versions import __version__
+The public API is here, imported when it is first used: commands that only parse wait for none of it.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fastv_runtime.config.bundle import Bundle
+    from fastv_runtime.errors import PipelineBusyError, PipelineEndedError, UserError
+    from fastv_runtime.generation.calls.answer import Answer
+    from fastv_runtime.generation.pipeline import Pipeline
+    from fastv_runtime.generation.sampling import Sampling
+    from fastv_runtime.generation.streaming import Generation
+    from fastv_runtime.versions import __version__
 
 __all__ = [
     "Answer",
@@ -19,3 +28,21 @@ __all__ = [
     "UserError",
     "__version__",
 ]
+
+_MODULES = {
+    "Answer": "fastv_runtime.generation.calls.answer",
+    "Bundle": "fastv_runtime.config.bundle",
+    "Generation": "fastv_runtime.generation.streaming",
+    "Pipeline": "fastv_runtime.generation.pipeline",
+    "PipelineBusyError": "fastv_runtime.errors",
+    "PipelineEndedError": "fastv_runtime.errors",
+    "Sampling": "fastv_runtime.generation.sampling",
+    "UserError": "fastv_runtime.errors",
+    "__version__": "fastv_runtime.versions",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_MODULES[name]), name)

@@ -7,15 +7,16 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 
-from fastv_runtime import hf
-from fastv_runtime.config.bundle import Bundle, read_manifest
 from fastv_runtime.errors import UserError
-from fastv_runtime.versions import __version__, untested
+
+if TYPE_CHECKING:
+    from fastv_runtime.config.bundle import Bundle
 
 stderr = Console(stderr=True)
 """People read this one; stdout belongs to answers and to --json."""
@@ -42,14 +43,37 @@ def command(
     `extras` says, of the parsed arguments, which extras of fastv-edge the command uses: the versions of what these
     and everyone need are checked first.
     """
-    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    add_debug(parser)
+    add_common_arguments(parser)
     guarded(parser, run, parser.parse_args(argv), extras)
 
 
-def add_debug(parser: argparse.ArgumentParser) -> None:
-    """The flag that `guarded` reads."""
+def add_common_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options that every command has."""
+    add_version(parser)
+    add_guard_arguments(parser)
+
+
+def add_version(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--version", action=_Version, help="show the version of fastv-edge, and exit")
+
+
+def add_guard_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags that `guarded` reads."""
+    parser.add_argument("-q", "--quiet", action="store_true", help="no progress and no notes, errors alone")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+
+
+class _Version(argparse.Action):
+    """argparse's own, but the version is looked up when it is asked for: that takes as long as the rest of a parser."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, help: str):
+        super().__init__(option_strings, dest=argparse.SUPPRESS, default=argparse.SUPPRESS, nargs=0, help=help)
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        from fastv_runtime.versions import __version__
+
+        print(f"{parser.prog} {__version__}")
+        parser.exit()
 
 
 def guarded(
@@ -59,14 +83,19 @@ def guarded(
     extras: Extras = no_extras,
 ) -> None:
     """Run the arguments that `parser` parsed, and exit as `command` does."""
+    from fastv_runtime.versions import untested
+
     program = parser.prog
     try:
+        if sys.stdout is None:
+            raise UserError("the standard output is closed: give it somewhere to go, /dev/null for nowhere")
         newer = untested(extras(args))
-        if newer is not None:
+        if newer is not None and not args.quiet:
             print(f"{program}: warning: {newer}", file=sys.stderr)
         if not args.debug:
             _silence_libraries()
-        run(args)
+        with _quietly(args.quiet):
+            run(args)
     except UserError as error:
         if args.debug:
             raise
@@ -88,30 +117,62 @@ def with_flags(message: str, parser: argparse.ArgumentParser) -> str:
 
     Libraries name an option as Python has it, in backticks, and know of no flags. A name becomes the first long flag of
     the option of `parser` that has it as its `dest`, or the short one if that is all there is. Other names in backticks
-    stay as they are, and so does what follows: "`precision` fp32" is "--precision fp32".
+    stay as they are, and so does what follows: "`precision` fp32" is "--precision fp32". An option of another command
+    has that command before it, `export.max_text`, and becomes a flag too, whatever `parser` has.
     """
     flags = {
         action.dest: next((flag for flag in action.option_strings if flag.startswith("--")), action.option_strings[0])
         for action in parser._actions
         if action.option_strings
     }
-    return re.sub(r"`(\w+)`", lambda name: flags.get(name[1], name[0]), message)
+    message = re.sub(r"`(\w+)`", lambda name: flags.get(name[1], name[0]), message)
+    return re.sub(r"`export\.(\w+)`", lambda name: f"--{name[1].replace('_', '-')}", message)
+
+
+def complain(message: str) -> None:
+    """A line about what failed, of a command that goes on. --quiet does not silence it."""
+    Console(stderr=True).print(message, style="red", highlight=False, markup=False, soft_wrap=True)
+
+
+@contextmanager
+def _quietly(quiet: bool) -> Iterator[None]:
+    """Inside, nothing is drawn or noted if `quiet`; errors are."""
+    before = stderr.quiet
+    stderr.quiet = quiet
+    try:
+        yield
+    finally:
+        stderr.quiet = before
 
 
 def open_bundle(path: str) -> Bundle:
     """Open a bundle; hashing gigabytes takes a while, so it shows."""
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
+
+    from fastv_runtime.config.bundle import Bundle, read_manifest
+
     total = sum(digest.size for digest in read_manifest(path).files.values())
     columns = (TextColumn("checking {task.fields[name]}"), BarColumn(), DownloadColumn(binary_units=True))
-    with Progress(*columns, console=stderr, transient=True) as bars:
+    # Elsewhere than on a terminal it would leave an empty line.
+    with Progress(*columns, console=stderr, transient=True, disable=not stderr.is_terminal) as bars:
         task = bars.add_task("", total=total, name=path)
         return Bundle.open(path, progress=lambda count: bars.advance(task, count))
 
 
+def one_line(message: str) -> str:
+    """A message that a terminal shows on one line: no breaks, and what cannot be printed is escaped."""
+    words = " ".join(message.split())
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in words)
+
+
 def _fail(program: str, message: str, code: int) -> None:
-    print(f"{program}: {' '.join(message.split())}", file=sys.stderr)
+    if sys.stderr is not None:
+        print(f"{program}: {one_line(message)}", file=sys.stderr)
     sys.exit(code)
 
 
 def _silence_libraries() -> None:
+    from fastv_runtime import hf
+
     hf.silence()
     warnings.simplefilter("ignore")

@@ -8,7 +8,7 @@ class UserError(Exception):
 
     Commands print it without a traceback and exit with code 2.
     An option has its Python name in backticks, `max_text`; commands print its flag instead (`console.with_flags`).
-    One of another command, such as an export's in a message of the runtime, has its bare name.
+    One of an export, in a message of the runtime, has that before it: `export.max_text`.
     """
 
 
@@ -25,4 +25,9 @@ class PipelineEndedError(RuntimeError):
 
 def missing_extra(package: str, extra: str) -> UserError:
     """Error for an optional dependency that is not installed, with the command that installs it."""
-    return UserError(f"{package} is not installed: pip install 'fastv-edge[{extra}]'")
+    return UserError(f"{package} is not installed: {install(extra)}")
+
+
+def install(extra: str) -> str:
+    """The command that installs an extra of fastv-edge. It is on no package index: a clone has it."""
+    return f"pip install -e '.[{extra}]' in the clone of fastv-edge"

@@ -22,6 +22,7 @@ from fastv_runtime.errors import UserError
 from tests.conftest import noise_image
 from tests.families.rows import ROWS
 from tests.families.rows.video_llava import TOKENS, write_tiny_video_llava
+from tests.processes import over
 from tests.runtime.test_video import video
 from tests.tiny import write_tiny_llava
 
@@ -43,7 +44,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def calibrate(source: Path, data: Path, output: Path, *flags: str) -> Calibration:
-    fastv_calibrate([str(source), "--data", str(data), "-o", str(output), *QUICK, *flags])
+    fastv_calibrate([str(source), "--data", str(data), "-o", str(output), *over(QUICK, flags)])
     return read_calibration(output)
 
 
@@ -193,15 +194,15 @@ def test_precisions(tiny_llava: Path, data: Path, tmp_path: Path, capsys: pytest
 @pytest.mark.parametrize(
     ("flags", "expected"),
     [
-        (["--precisions", "fp16"], "--precisions fp16: not measured; there are fp32, int8, int4"),
+        (["--precisions", "fp16"], "--precisions fp16: must be fp32, int8 or int4"),
         (["--layers", "5"], "--layers 5: must be 1 to 4"),
         (["--keeps", "1"], "--keeps 1: must be above 0 and below 1"),
-        (["--rankers", "best"], "--rankers best: not known; there are fastv, random, uniform"),
+        (["--rankers", "best"], "--rankers best: must be fastv, random, uniform"),
         (["--rankers", "random"], "a control is not chosen"),
         (["--keeps", "0.5", "0.5"], "each one only once"),
         (["--min-agreement", "99"], "--min-agreement 99: must be above 0 and at most 1"),
-        (["--answer-tokens", "0"], "--answer-tokens 0: must be at least 1"),
-        (["--max-new-tokens", "0"], "--max-new-tokens 0: must be at least 1"),
+        (["--answer-tokens", "0"], "--answer-tokens 0: must be a whole number, 1 to 1,000,000"),
+        (["--max-new-tokens", "0"], "--max-new-tokens 0: must be a whole number, 1 to 1,000,000"),
     ],
 )
 def test_bad_flags(

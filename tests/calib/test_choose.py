@@ -108,8 +108,9 @@ def test_objectives_combine(objectives: Objectives, expected: int | str) -> None
 
 
 def test_nothing_times_what_agrees() -> None:
-    assert "none of `bundles` tells how long plans that agree take: add one of fp32" in refusal(
-        PLANS, asked(0.9, ttft=9)
+    assert refusal(PLANS, asked(0.9, ttft=9)) == (
+        "`max_ttft` 9: none of `bundles` tells how long plans that agree take: add one exported with "
+        "`export.precision` fp32"
     )
 
 

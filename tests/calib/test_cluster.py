@@ -29,6 +29,7 @@ from fastv_calib.samples.data import Sample
 from fastv_export.calibration import CalibrationSettings
 from fastv_runtime.errors import UserError
 from tests.conftest import noise_image
+from tests.processes import over
 
 Add = Callable[[Yielded], None]
 SAMPLES = 6
@@ -46,7 +47,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(source: Path, data: Path, output: Path, *flags: str) -> bytes:
-    fastv_calibrate([str(source), "--data", str(data), "-o", str(output), *QUICK, *flags])
+    fastv_calibrate([str(source), "--data", str(data), "-o", str(output), *over(QUICK, flags)])
     return output.read_bytes()
 
 
@@ -110,7 +111,7 @@ def test_without_ray_it_says_what_to_install(
 ) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     error = fails(capsys, tiny_llava, data, tmp_path / "x.json", "--ray", "local")
-    assert "ray is not installed: pip install 'fastv-edge[ray]'" in error
+    assert "ray is not installed: pip install -e '.[ray]' in the clone of fastv-edge" in error
 
 
 def test_threads_stay_those_of_the_measurements(
@@ -138,7 +139,9 @@ def test_a_sweep_that_workers_would_shorten_goes_on_with_them(
     monkeypatch.setattr(machines, "START", 0.0)
     monkeypatch.setattr(calibrator, "has_ray", lambda: False)
     assert run(tiny_llava, data, tmp_path / "none.json", "--workers", "2") == expected and not given
-    assert "pip install 'fastv-edge[ray]' to measure 2 samples at a time" in " ".join(capsys.readouterr().err.split())
+    assert "pip install -e '.[ray]' in the clone of fastv-edge to measure 2 samples at a time" in " ".join(
+        capsys.readouterr().err.split()
+    )
     monkeypatch.setattr(calibrator, "has_ray", lambda: True)
     assert run(tiny_llava, data, tmp_path / "ray.json", "--workers", "2") == expected
     assert given == [("local", 2, 1, SAMPLES - 2)]

@@ -87,5 +87,5 @@ def test_tokens_that_are_no_square_are_refused(copy: Path) -> None:
 
 def test_without_timm_the_extra_is_named(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(UserError, match=r"timm is not installed: pip install 'fastv-edge\[fastvlm\]'"):
+    with pytest.raises(UserError, match=r"timm is not installed: pip install -e '\.\[fastvlm\]'"):
         FAMILY.config(Checkpoint(source))

@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 
+from fastv_runtime.backends.tensorrt import gpu, module
 from fastv_runtime.cli import build as command
 from fastv_runtime.config.bundle import MANIFEST
+from fastv_runtime.tensorrt_build import builder, check, preflight
 from fastv_runtime.tensorrt_build.builder import build_engines
 from tests.built import GPU, compile_onnx, load_onnx, tensorrt
 
@@ -30,11 +32,11 @@ def bundle(tiny_bundle: Path, tmp_path: Path) -> Path:
 @pytest.fixture(autouse=True)
 def device(monkeypatch: pytest.MonkeyPatch) -> None:
     """A board with TensorRT-RTX and a GPU."""
-    monkeypatch.setattr(command, "choose_backend", lambda target, rtx_wanted: "tensorrt_rtx")
-    monkeypatch.setattr(command, "load_tensorrt", lambda backend: tensorrt())
-    monkeypatch.setattr(command, "find_gpu", lambda: GPU)
-    monkeypatch.setattr(command, "tensorrt_loader", lambda tensorrt: load_onnx)
-    monkeypatch.setattr(command, "build_engines", partial(build_engines, compile=compile_onnx))
+    monkeypatch.setattr(module, "choose_backend", lambda target, rtx_wanted: "tensorrt_rtx")
+    monkeypatch.setattr(module, "load_tensorrt", lambda backend: tensorrt())
+    monkeypatch.setattr(gpu, "find_gpu", lambda: GPU)
+    monkeypatch.setattr(check, "tensorrt_loader", lambda tensorrt: load_onnx)
+    monkeypatch.setattr(builder, "build_engines", partial(build_engines, compile=compile_onnx))
 
 
 def exits(*arguments: object) -> int:
@@ -68,7 +70,7 @@ def test_an_engine_that_fails_is_named_and_the_exit_code_is_1(
     def broken(path: Path, *rest: Any) -> bytes:
         return b"not an engine" if path.stem == "select" else compile_onnx(path, *rest)
 
-    monkeypatch.setattr(command, "build_engines", partial(build_engines, compile=broken))
+    monkeypatch.setattr(builder, "build_engines", partial(build_engines, compile=broken))
     assert exits(bundle, "--json") == 1
     captured = capsys.readouterr()
     assert json.loads(captured.out)["engines"]["select"]["file"] == "select.engine.failed"
@@ -79,7 +81,7 @@ def test_an_engine_that_fails_is_named_and_the_exit_code_is_1(
 def test_little_memory_is_warned_of_before_the_build(
     bundle: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(command, "available_memory", lambda: 1 << 20)
+    monkeypatch.setattr(preflight, "available_memory", lambda: 1 << 20)
     command.main([str(bundle)])
     assert "warning: building takes about" in capsys.readouterr().err
     command.main([str(bundle)])
@@ -89,7 +91,7 @@ def test_little_memory_is_warned_of_before_the_build(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--workspace", "0"], "--workspace 0: must be above 0, in GiB"),
+        (["--workspace", "0"], "--workspace 0: must be above 0 and at most 100,000, in GiB"),
         (["--workspace", "nan"], "--workspace nan: must be above 0"),
         (["--workspace", "9"], "--workspace 9: Orin (nvgpu) has 8.0 GiB: give less"),
         (["--compute-capability", "SM87"], "--compute-capability SM87: TensorRT-RTX 1.7.1 does not build for it"),
@@ -107,11 +109,24 @@ def test_bad_arguments(bundle: Path, capsys: pytest.CaptureFixture[str], argumen
 def test_a_timing_cache_goes_where_it_can_be_written(
     bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(command, "load_tensorrt", lambda backend: tensorrt("tensorrt", "10.16.0"))
+    monkeypatch.setattr(module, "load_tensorrt", lambda backend: tensorrt("tensorrt", "10.16.0"))
     assert exits(bundle, "--timing-cache", tmp_path / "nowhere" / "cache") == 2
     assert "not a file in a directory that exists" in capsys.readouterr().err
 
 
 def test_a_bundle_for_onnx_runtime_says_what_to_export(tiny_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert exits(tiny_bundle) == 2
-    assert "of the dialect ort, which TensorRT cannot build: export again for target trt" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "of the dialect ort, which TensorRT cannot build: export again with --target trt or trt-rtx" in said
+
+
+def test_the_wrong_dialect_is_said_before_the_machine_is_asked(
+    tiny_bundle: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: object) -> None:
+        raise AssertionError("asked for what no bundle of this kind can use")
+
+    monkeypatch.setattr(module, "choose_backend", never)
+    monkeypatch.setattr(gpu, "find_gpu", never)
+    assert exits(tiny_bundle) == 2
+    assert "of the dialect ort" in capsys.readouterr().err

@@ -57,7 +57,9 @@ def test_a_gpu_that_rtx_does_not_know_is_sent_to_tensorrt() -> None:
 def test_turing_computes_no_bfloat16() -> None:
     check_precision(device("SM75"), "float16")
     check_precision(device("SM86"), "bfloat16")
-    with pytest.raises(UserError, match="SM75 does not compute in bfloat16: export again in fp16"):
+    with pytest.raises(
+        UserError, match=r"SM75 does not compute in bfloat16: export again with `export.precision` fp16"
+    ):
         check_precision(device("SM75", "SM86"), "bfloat16")
 
 
@@ -81,7 +83,9 @@ def test_a_graph_too_new_for_this_tensorrt_names_the_flag() -> None:
     for version in ("10.15.1", "10.16.0", "11.0"):
         tensorrt("tensorrt", version).require("prefix", graph())
     tensorrt("tensorrt", "10.3.0", OldLayer).require("prefix", graph("trt-legacy", "10.3"))
-    with pytest.raises(UserError, match=r"prefix needs TensorRT 10\.15 .* this is 10\.3\.0: .*for target trt-legacy"):
+    with pytest.raises(
+        UserError, match=r"prefix needs TensorRT 10\.15 .* this is 10\.3\.0: .*with `export.target` trt-legacy"
+    ):
         tensorrt("tensorrt", "10.3.0").require("prefix", graph())
     tensorrt().require("prefix", graph())
     with pytest.raises(UserError, match=r"ATTENTION_INPUT, which TensorRT-RTX 1\.0\.0 lacks: upgrade it"):
@@ -89,7 +93,7 @@ def test_a_graph_too_new_for_this_tensorrt_names_the_flag() -> None:
 
 
 def test_a_bundle_for_onnx_runtime_is_refused() -> None:
-    with pytest.raises(UserError, match=r"prefix is of the dialect ort, .*export again for target trt"):
+    with pytest.raises(UserError, match=r"prefix is of the dialect ort, .*export again with `export.target` trt"):
         tensorrt().require("prefix", graph("ort", None))
 
 
@@ -112,9 +116,9 @@ def test_what_is_installed_is_chosen(
 @pytest.mark.parametrize(
     ("target", "message"),
     [
-        (None, r"no TensorRT is installed: pip install 'fastv-edge\[rtx\]'.*JetPack"),
-        ("trt", r"tensorrt is not installed: pip install 'fastv-edge\[trt\]'"),
-        ("trt-rtx", r"tensorrt-rtx is not installed: pip install 'fastv-edge\[rtx\]'"),
+        (None, r"no TensorRT is installed: pip install -e '\.\[trt\]' in the clone.*rtx instead.*JetPack"),
+        ("trt", r"tensorrt is not installed: pip install -e '\.\[trt\]' in the clone"),
+        ("trt-rtx", r"tensorrt-rtx is not installed: pip install -e '\.\[rtx\]'"),
     ],
 )
 def test_a_tensorrt_that_is_missing_is_named(

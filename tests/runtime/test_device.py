@@ -208,7 +208,7 @@ def test_without_cuda_python_the_extra_is_named(
     tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], extra: str
 ) -> None:
     monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", None)
-    with pytest.raises(UserError, match=rf"cuda-python is not installed: pip install 'fastv-edge\[{extra}\]'"):
+    with pytest.raises(UserError, match=rf"cuda-python is not installed: pip install -e '\.\[{extra}\]'"):
         Pipeline.load(tiny_bundle, **options)
 
 
@@ -217,7 +217,7 @@ def test_an_onnxruntime_without_cuda_is_told_from_one_that_cannot_start_it(
 ) -> None:
     cuda = FakeCuda()
     monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", cuda)
-    with pytest.raises(UserError, match=r"as installed has no CUDA provider: .*fastv-edge\[gpu\]"):
+    with pytest.raises(UserError, match=r"as installed has no CUDA provider: .*pip install -e '\.\[gpu\]'"):
         Pipeline.load(tiny_bundle, device="cuda")
     monkeypatch.setitem(sys.modules, "onnxruntime", fake_onnxruntime(cuda, starts=False))
     with pytest.raises(UserError, match="has a CUDA provider and cannot start it"):

@@ -157,9 +157,9 @@ def test_an_unpruned_plan_keeps_all() -> None:
 
 def test_errors_name_the_limit_and_the_flag() -> None:
     plan = make_plan(max_text=40, max_visual=100)
-    with pytest.raises(UserError, match=r"141 tokens \(41 text, 100 visual\).*140.*larger max_text"):
+    with pytest.raises(UserError, match=r"141 tokens \(41 text, 100 visual\).*140.*larger `export.max_text`"):
         pruned_length(plan, 41, 100, "exact", capacity(plan))
-    with pytest.raises(UserError, match=r"pruned prompt has 95 tokens.*90.*smaller `keep`.*larger max_text"):
+    with pytest.raises(UserError, match=r"pruned prompt has 95 tokens.*90.*smaller `keep`.*larger `export.max_text`"):
         pruned_length(plan, 70, 50, "fixed", capacity(plan))
-    with pytest.raises(UserError, match=r"pruned prompt has 95 tokens.*90.*larger max_text"):
+    with pytest.raises(UserError, match=r"pruned prompt has 95 tokens.*90.*larger `export.max_text`"):
         pruned_length(plan, 95, 0, "exact", capacity(plan))

@@ -85,7 +85,10 @@ def test_a_bundle_that_bears_less_scales_down(directory: Path) -> None:
 
 @pytest.mark.parametrize(
     ("size", "message"),
-    [((1000, 4), "aspect ratio.*crop it"), ((1, 90), "needs 24 visual tokens.*16 are supported.*larger image_tokens")],
+    [
+        ((1000, 4), "aspect ratio.*crop it"),
+        ((1, 90), "needs 24 visual tokens.*16 are supported.*larger `export.image_tokens`"),
+    ],
 )
 def test_slivers_are_refused(directory: Path, size: tuple[int, int], message: str) -> None:
     images = load_images(directory, VISION.model_copy(update={"max_tokens": 16}))

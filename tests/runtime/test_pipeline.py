@@ -154,8 +154,8 @@ def test_a_new_generation_ends_the_old_one(tiny_pipeline: Pipeline, image: Image
     ("arguments", "message"),
     [
         ({"prompt": "  "}, "prompt is empty"),
-        ({"prompt": "word " * 200}, r"supports at most 352.*larger max_text"),
-        ({"max_new_tokens": 65}, "1 to 64.*larger max_new_tokens"),
+        ({"prompt": "word " * 200}, r"supports at most 352.*larger `export.max_text`"),
+        ({"max_new_tokens": 65}, "1 to 64.*larger `export.max_new_tokens`"),
         ({"max_new_tokens": 0}, "1 to 64"),
         ({"length": "other"}, "'fixed' or 'exact'"),
         ({"images": [noise_image(0)] * 3}, "max_images"),

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from fastv_runtime import Sampling, UserError
+from fastv_runtime import Sampling, UserError, limits
 from fastv_runtime.generation.sampling import Sampler, distribution
 
 logit_vectors = arrays(np.float32, st.integers(2, 50), elements=st.floats(-20, 20, width=32))
@@ -28,6 +28,16 @@ def test_a_distribution_sums_to_one_and_keeps_the_likeliest(
     assert probabilities[np.argmax(logits)] > 0
     if top_k:
         assert np.count_nonzero(probabilities) <= top_k
+
+
+@pytest.mark.parametrize("temperature", [limits.COOLEST, limits.HOTTEST])
+def test_the_ends_of_temperature_give_probabilities(temperature: float) -> None:
+    logits = np.array([-3e4, 0, 2e4, 3e4], np.float32)
+    probabilities = distribution(logits, Sampling(temperature))
+    assert np.isfinite(probabilities).all()
+    np.testing.assert_allclose(probabilities.sum(), 1)
+    if temperature == limits.COOLEST:
+        np.testing.assert_array_equal(probabilities, [0, 0, 0, 1])
 
 
 def test_temperature_alone_is_softmax() -> None:
@@ -62,7 +72,11 @@ def test_a_seed_repeats_and_another_differs() -> None:
 
 @pytest.mark.parametrize(
     "settings",
-    [{"temperature": -1}, {"temperature": float("nan")}, {"top_k": -1}, {"top_p": 0}, {"top_p": 1.5}, {"seed": -1}],
+    [
+        *({"temperature": value} for value in (-1, float("nan"), float("inf"), 1e-320, 1e9)),
+        *({"repetition_penalty": value} for value in (0, 1e-320, 1e9)),
+        *({"top_k": -1}, {"top_p": 0}, {"top_p": 1.5}, {"seed": -1}),
+    ],
 )
 def test_senseless_settings_are_refused(settings: dict[str, float]) -> None:
     with pytest.raises(UserError, match=f"^`{next(iter(settings))}` "):

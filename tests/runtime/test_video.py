@@ -140,7 +140,7 @@ def test_without_pyav_the_error_says_how_to_install_it(tmp_path: Path, monkeypat
     path = tmp_path / "video.mp4"
     path.write_bytes(FAST_START)
     monkeypatch.setitem(sys.modules, "av", None)
-    with pytest.raises(UserError, match=r"av is not installed: pip install 'fastv-edge\[video\]'"):
+    with pytest.raises(UserError, match=r"av is not installed: pip install -e '\.\[video\]'"):
         open_video(path, 2)
 
 

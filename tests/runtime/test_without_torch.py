@@ -71,7 +71,9 @@ def test_fastv_export_says_what_to_install(device_python: Path, tiny_llava: Path
     main = "from fastv_export.cli import main; main()"
     done = run(device_python, "-c", main, tiny_llava, "-o", tmp_path / "out.fastv")
     assert done.returncode == 2
-    assert done.stderr == "fastv-export: torch is not installed: pip install 'fastv-edge[export]'\n"
+    assert (
+        done.stderr == "fastv-export: torch is not installed: pip install -e '.[export]' in the clone of fastv-edge\n"
+    )
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="memory is read from /proc")

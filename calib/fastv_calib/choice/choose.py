@@ -63,7 +63,13 @@ def refusal(plans: Sequence[PlanFigures], objectives: Objectives) -> str:
 
 
 def _contradiction(agreeing: Sequence[PlanFigures], objectives: Objectives) -> str:
-    """What plans that agree lack: memory, time, or both at once."""
+    """What plans that agree lack: memory, time, or both at once; or a bundle that tells their time."""
+    if objectives.max_ttft is not None and all(plan.ttft is None for plan in agreeing):
+        precisions = sorted({plan.point.precision for plan in agreeing})
+        return (
+            f"`max_ttft` {objectives.max_ttft:g}: none of `bundles` tells how long plans that agree take: add one "
+            f"exported with `export.precision` {' or '.join(precisions)}"
+        )
     small = any(_fits(plan, objectives) for plan in agreeing)
     quick = any(_hastens(plan, objectives) for plan in agreeing)
     asked, facts = [f"`min_agreement` {objectives.min_agreement:g}"], []
@@ -74,14 +80,8 @@ def _contradiction(agreeing: Sequence[PlanFigures], objectives: Objectives) -> s
     if small or not quick:
         asked.append(f"`max_ttft` {objectives.max_ttft:g}")
         times = [(plan.point, plan.ttft) for plan in agreeing if plan.ttft is not None]
-        if times:
-            first, time = min(times, key=lambda each: each[1].ms)
-            facts.append(f"the fastest plan that agrees, {first}, takes {time}")
-        else:
-            precisions = sorted({plan.point.precision for plan in agreeing})
-            facts.append(
-                f"none of `bundles` tells how long plans that agree take: add one of {' or '.join(precisions)}"
-            )
+        first, time = min(times, key=lambda each: each[1].ms)
+        facts.append(f"the fastest plan that agrees, {first}, takes {time}")
     *earlier, last = asked
     return f"{', '.join(earlier)} and {last} contradict each other: {', and '.join(facts)}"
 

@@ -10,15 +10,12 @@ from importlib.util import find_spec
 
 import torch
 
+from fastv_runtime import limits
 from fastv_runtime.errors import UserError
 
 LOCAL, OFF = "local", "off"
 START = 30.0
 """Seconds that a cluster on this machine must save to be worth its start."""
-
-MOST_THREADS = 1024
-"""More than any machine's cores: each takes memory, whether there is work for it or not."""
-MOST_WORKERS = 10_000
 
 
 @dataclass(frozen=True)
@@ -33,7 +30,7 @@ class Machines:
     """Per sample."""
 
     def __post_init__(self) -> None:
-        for name, value, most in (("workers", self.workers, MOST_WORKERS), ("threads", self.threads, MOST_THREADS)):
+        for name, value, most in (("workers", self.workers, limits.WORKERS), ("threads", self.threads, limits.THREADS)):
             if value is not None and not 1 <= value <= most:
                 raise UserError(f"`{name}` {value}: must be 1 to {most:,}")
         if self.ray == OFF and self.workers is not None:

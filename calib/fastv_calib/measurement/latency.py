@@ -28,10 +28,13 @@ DECODER = ("prefix", "suffix")
 """Stages whose time follows a plan's FLOPs; the others' does not depend on K and keep."""
 
 
-def check_bundles(paths: Sequence[str], source: dict[str, str], vision: Vision) -> None:
+def check_bundles(
+    paths: Sequence[str], source: dict[str, str], vision: Vision, precisions: Sequence[str] = ("fp32",)
+) -> None:
     """UserError, before anything is loaded, for bundles that say nothing of this checkpoint's plans.
 
-    source: sha256 of the checkpoint's files. vision: how samples become visual tokens.
+    source: sha256 of the checkpoint's files. vision: how samples become visual tokens. precisions: of plans, as
+    `KeptPoint` has them.
     """
     kinds: dict[str, dict[str, str]] = {}
     for path in paths:
@@ -41,11 +44,17 @@ def check_bundles(paths: Sequence[str], source: dict[str, str], vision: Vision) 
         if manifest.vision != vision:
             raise UserError(
                 f"`bundles` {path}: makes other visual tokens of an image than this calibration: "
-                "export with the same `image_tokens`"
+                "export with the same `export.image_tokens`"
             )
         kinds.setdefault(point_of(manifest.plan).precision, {})[_kind(manifest.plan)] = path
     if len(set(paths)) != len(paths):
         raise UserError(f"`bundles` {' '.join(paths)}: each one only once")
+    if kinds and not kinds.keys() & set(precisions):
+        raise UserError(
+            f"`bundles` {' '.join(paths)}: of {' and '.join(kinds)}, and what these take predicts nothing of plans in "
+            f"{' and '.join(precisions)}: give `precisions` {' '.join(kinds)}, or bundles exported with "
+            f"`export.precision` {' or '.join(precisions)}"
+        )
     for alike in kinds.values():
         if len(alike) > 1:
             raise UserError(

@@ -1,10 +1,19 @@
-"""The precisions that can be asked for, and what each is where nothing more is said."""
+"""The precisions that can be asked for, and what each is where nothing more is said.
+
+The help of commands reads this table: the models of `fastv_runtime.config` are imported when weights are asked for.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-from fastv_runtime.config.plan import Part, Precision, Weights
+if TYPE_CHECKING:
+    from fastv_runtime.config.plan import Part, Precision, Weights
+
+    FEW_BITS: dict[str, Weights]
+    FLOATING: dict[str, Weights]
 
 BLOCKS = (32, 64, 128)
 """Inputs that may share a scale."""
@@ -30,10 +39,17 @@ class Preset:
     """For help texts: of what it is the precision."""
     activations: Precision | None = None
     """None: the target's own."""
-    weights: Weights | None = None
-    """None: of the same precision as activations."""
+    few_bits: Mapping[str, Any] | None = None
+    """Fields of `weights`; None: weights are of the same precision as activations."""
     measured: bool = False
     """Whether fastv-calibrate measures plans in it."""
+
+    @property
+    def weights(self) -> Weights | None:
+        """None: of the same precision as activations."""
+        from fastv_runtime.config.plan import Weights
+
+        return None if self.few_bits is None else Weights(**self.few_bits)
 
 
 PRESETS = {
@@ -45,33 +61,41 @@ PRESETS = {
         Preset(
             "int8",
             "weights; inputs of linear layers too on ort, and on trt targets with a calibration",
-            weights=Weights(bits=8, block=None),
+            few_bits={"bits": 8, "block": None},
             measured=True,
         ),
-        Preset("int4", "weights", weights=Weights(bits=4, block=BLOCK, wide=WIDE), measured=True),
+        Preset("int4", "weights", few_bits={"bits": 4, "block": BLOCK, "wide": WIDE}, measured=True),
         Preset(
             "fp8",
             "the decoder's linear layers, on trt targets and GPUs since SM89",
-            weights=Weights(bits=8, block=None, static=True, floating=True),
+            few_bits={"bits": 8, "block": None, "static": True, "floating": True},
         ),
         # Of linear layers in nvfp4 those of attention cost most for their size (docs/precision.md): they are a quarter
         # of the weights, or less. Towers stay in the precision of activations: nothing is measured there.
         Preset(
             "nvfp4",
             "the same, on GPUs since SM100",
-            weights=Weights(
-                bits=4, block=FLOAT_BLOCK, wide=("prefix", "attention", "head"), static=True, floating=True
-            ),
+            few_bits={
+                "bits": 4,
+                "block": FLOAT_BLOCK,
+                "wide": ("prefix", "attention", "head"),
+                "static": True,
+                "floating": True,
+            },
         ),
     )
 }
 """Every precision, once: what options take, what help texts say, what calibration measures."""
 PRECISIONS: dict[str, Precision] = {each.name: each.activations for each in PRESETS.values() if each.activations}
 """Those of weights and activations alike."""
-FEW_BITS = {each.name: each.weights for each in PRESETS.values() if each.weights and not each.weights.floating}
-"""Those of integer weights."""
-FLOATING = {each.name: each.weights for each in PRESETS.values() if each.weights and each.weights.floating}
-"""Those of floating-point weights in few bits, for TensorRT alone."""
 DEFAULTS = {"ort": "int8"}
 """Of targets whose default is not a precision of activations: the fastest answers of up to some fifty tokens on a CPU
 (docs/benchmarks/few_bits.md), one in a thousand changed on the demo (docs/benchmarks/demo_precision.md)."""
+
+
+def __getattr__(name: str) -> dict[str, Weights]:
+    """`FEW_BITS`: integer weights by precision. `FLOATING`: floating-point weights in few bits, for TensorRT alone."""
+    if name not in ("FEW_BITS", "FLOATING"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    made = {each.name: each.weights for each in PRESETS.values()}
+    return {key: weights for key, weights in made.items() if weights and weights.floating == (name == "FLOATING")}

@@ -2,8 +2,8 @@
 
 To add one: write the file, whose RANKER says everything about it, and list the file below.
 
-The help of commands reads these files too, where neither torch nor onnx is installed: they import both only for type
-checking, or inside functions.
+The help of commands reads these files too, where neither torch nor onnx is installed: they import both, and
+numpy, only for type checking, or inside functions.
 """
 
 from __future__ import annotations

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from fastv_export.rankers.base import RankerInputs
 
 if TYPE_CHECKING:
@@ -55,6 +53,8 @@ def _members_before(tape: Tape, members: ir.Value) -> ir.Value:
     TensorRT writes CumSum as a loop over tokens. Two products with triangles of ones count as well: within blocks, and
     over the blocks before. fp32 (and TF32) holds counts within a block exactly.
     """
+    import numpy as np
+
     rows = tape.op("Shape", [members], {"start": 1, "end": 2})
     blocks = tape.op("Add", [tape.op("Div", [rows, tape.constant([BLOCK])]), tape.constant([1])])
     padding = tape.op("Sub", [tape.op("Mul", [blocks, tape.constant([BLOCK])]), rows])  # 1 to BLOCK, never nothing

@@ -1,17 +1,21 @@
-"""What executes graphs. An engine is a loaded graph; a binding is one with its buffers fixed, ready to run."""
+"""What executes graphs. An engine is a loaded graph; a binding is one with its buffers fixed, ready to run.
+
+The help of commands reads the registry's entries: nothing heavy is imported here.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
-from fastv_runtime.config.bundle import Bundle
-from fastv_runtime.memory.buffers import Buffer, Memory
+    from fastv_runtime.config.bundle import Bundle
+    from fastv_runtime.memory.buffers import Buffer, Memory
 
-Buffers = Mapping[str, np.ndarray | Buffer]
+Buffers: TypeAlias = "Mapping[str, np.ndarray | Buffer]"
 """By tensor names. Arrays are contiguous and on the host."""
 
 
@@ -55,7 +59,7 @@ class Backend(Protocol):
         """Wait until all work is done."""
 
 
-OpenBackend = Callable[[Bundle, str, int | None], Backend]
+OpenBackend: TypeAlias = "Callable[[Bundle, str, int | None], Backend]"
 """(bundle, one of the entry's devices, threads of one operator or None) -> the backend with the bundle's graphs loaded.
 
 Imports what runs the graphs only now. Raises UserError where that is missing or the device cannot be used.

@@ -110,7 +110,7 @@ class Cuda:
                 raise
             raise UserError(
                 f"the GPU has no {nbytes / 2**20:.0f} MiB left: end what else runs on it, or export with a smaller "
-                "max_text, max_new_tokens or max_visual"
+                "`export.max_text`, `export.max_new_tokens` or `export.max_visual`"
             ) from None
 
 

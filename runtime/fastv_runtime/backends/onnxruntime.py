@@ -7,10 +7,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from fastv_runtime.backends.base import Backend, BackendEntry, Buffers
+from fastv_runtime.backends.base import Buffers
 from fastv_runtime.backends.cuda import Cuda
-from fastv_runtime.config.bundle import Bundle
-from fastv_runtime.errors import UserError, missing_extra
+from fastv_runtime.errors import UserError, install, missing_extra
 from fastv_runtime.memory.buffers import Buffer, HostMemory, Memory, as_buffer
 from fastv_runtime.memory.layout import numpy_dtype
 
@@ -122,7 +121,7 @@ def _cuda_provider(ort: Any, cuda: Cuda) -> tuple[str, dict[str, str]]:
     if CUDA_PROVIDER not in ort.get_available_providers():
         raise UserError(
             f"`device` cuda: ONNX Runtime {ort.__version__} as installed has no CUDA provider: "
-            "pip uninstall onnxruntime, then pip install 'fastv-edge[gpu]'"
+            f"pip uninstall onnxruntime, then {install('gpu')}"
         )
     options = {
         "device_id": "0",
@@ -139,17 +138,3 @@ def _onnxruntime() -> Any:
     except ImportError:
         raise missing_extra("onnxruntime", "cpu") from None
     return onnxruntime
-
-
-def _open(bundle: Bundle, device: str, threads: int | None) -> Backend:
-    files = {name: bundle.file(graph.file) for name, graph in bundle.manifest.graphs.items()}
-    return OrtBackend(files, threads=threads, cuda=Cuda("gpu") if device == "cuda" else None)
-
-
-BACKEND = BackendEntry(
-    name="ort",
-    summary="ONNX Runtime",
-    devices=("cpu", "cuda"),
-    extras=("cpu", "gpu"),
-    open=_open,
-)

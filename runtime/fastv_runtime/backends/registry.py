@@ -1,18 +1,22 @@
 """Which backend runs a bundle, chosen by name, with one clear line where it cannot.
 
 To add one: write its file, whose BACKEND says everything about it (`base.BackendEntry`), and list the file below.
+The help of commands reads these files: they import neither numpy nor what runs the graphs, or inside functions.
 """
 
 from __future__ import annotations
 
 from importlib import import_module
+from typing import TYPE_CHECKING
 
 from fastv_runtime.backends.base import Backend, BackendEntry
-from fastv_runtime.config.bundle import Bundle
 from fastv_runtime.errors import UserError
 
+if TYPE_CHECKING:
+    from fastv_runtime.config.bundle import Bundle
+
 _FILES = (
-    "onnxruntime",
+    "ort",
     "tensorrt.backend",
 )
 """The first is the default."""

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from fastv_runtime.bench.defaults import NEW_TOKENS
 from fastv_runtime.bench.models import ImageRecord
 from fastv_runtime.bench.protocol import Request
 from fastv_runtime.config.bundle import PROCESSOR, Bundle, sha256
@@ -22,8 +23,6 @@ SIZES = ((640, 480), (160, 120), (320, 240), (480, 360), (960, 720), (1280, 960)
 """Pixels, a camera's shape. The first is what models see that bring every image to one size."""
 MOST = 8
 """Images in one prompt of the built-in set."""
-NEW_TOKENS = 16
-"""Of an answer, where nobody says otherwise."""
 COUNTS = 3
 """Visual-token counts of the built-in set, beside a prompt without an image."""
 
@@ -104,7 +103,7 @@ def _shortened(text: str, prompts: PromptBuilder, limit: int) -> str:
     short = " ".join(words)
     if prompts.build(short, []).token_ids.size > limit:
         raise UserError(
-            f"the bundles support {limit} text tokens, too few for any question: export with a larger max_text"
+            f"the bundles support {limit} text tokens, too few for any question: export with a larger `export.max_text`"
         )
     return short
 

@@ -11,95 +11,25 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
-
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from typing import TYPE_CHECKING
 
 from fastv_runtime.backends.registry import BACKENDS
-from fastv_runtime.bench.analysis.compare import compare
-from fastv_runtime.bench.analysis.device_profile import DeviceProfile, read_profile
-from fastv_runtime.bench.analysis.facts import names
-from fastv_runtime.bench.machine.conditions import Watch
-from fastv_runtime.bench.machine.energy import Meter, find_meter
-from fastv_runtime.bench.machine.environment import capture
-from fastv_runtime.bench.measure import RunnerFailure
-from fastv_runtime.bench.models import BenchSettings, Report, RunnerRecord, read_report
-from fastv_runtime.bench.output.page import page
-from fastv_runtime.bench.output.tables import show, show_comparison
-from fastv_runtime.bench.protocol import Runner
-from fastv_runtime.bench.runners.bundle import BackendChoice, BundleRunner
-from fastv_runtime.bench.runners.entrants import Entrant, check_settings, entrants_of
-from fastv_runtime.bench.runners.peers import PeerFile, PeerRunner, read_peers, start_peers
-from fastv_runtime.bench.runners.prepare import load_bundles, probe_baselines
-from fastv_runtime.bench.session import Session
-from fastv_runtime.bench.workloads import NEW_TOKENS, answer_length, built_in, given
-from fastv_runtime.cli.backends import add_backend_arguments, backend_extras
-from fastv_runtime.config.bundle import Bundle, read_manifest
-from fastv_runtime.console import command, open_bundle, stderr, with_flags
+from fastv_runtime.cli.backends import backend_extras
+from fastv_runtime.cli.bench_arguments import parser
+from fastv_runtime.console import command, complain, open_bundle, stderr, with_flags
 from fastv_runtime.errors import UserError
 from fastv_runtime.files import write_atomically
 
-ROUNDS, WARMUP = 15, 2
-"""Nine tenths of fifteen repeats are more than a single outlier can move; the first runs of a graph allocate."""
-
-
-def parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="fastv-bench",
-        description="Measure bundles side by side: latency by stage, memory, energy, and what pruning gains.",
-    )
-    parser.add_argument(
-        "bundles", nargs="*", metavar="BUNDLE", help="those that prune, and the same model exported with --no-prune"
-    )
-    parser.add_argument("--baseline", metavar="BUNDLE", help="the unpruned one, if it is not among the others")
-    parser.add_argument(
-        "--image",
-        dest="images",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="FILE",
-        help="images of one prompt (default: a built-in set of visual-token counts)",
-    )
-    parser.add_argument("--prompt", metavar="TEXT", help="the question that goes with them")
-    parser.add_argument(
-        "--peer", type=Path, action="append", default=[], metavar="FILE", help="another runtime: see docs/peers.md"
-    )
-    parser.add_argument(
-        "--keep",
-        type=float,
-        nargs="+",
-        default=[],
-        metavar="R",
-        help="fractions of visual tokens kept, each measured beside the others (default: each bundle's own)",
-    )
-    parser.add_argument("--length", choices=["fixed", "exact"], help="pruned length (default: each bundle's own)")
-    parser.add_argument("--rounds", type=int, default=ROUNDS, metavar="N", help=f"measured (default: {ROUNDS})")
-    parser.add_argument("--warmup", type=int, default=WARMUP, metavar="N", help=f"before them (default: {WARMUP})")
-    parser.add_argument(
-        "--max-new-tokens",
-        type=int,
-        metavar="N",
-        help=f"of each answer (default: {NEW_TOKENS}, or what all support)",
-    )
-    add_backend_arguments(parser)
-    parser.add_argument(
-        "--profile",
-        type=Path,
-        metavar="FILE",
-        help="predict from this device profile (default: a probe of each baseline)",
-    )
-    parser.add_argument("--save-profile", type=Path, metavar="FILE", help="write the profile of the first baseline")
-    parser.add_argument("--threads", type=int, metavar="N", help="of one operator (default: one per core)")
-    parser.add_argument(
-        "--compare",
-        nargs=2,
-        type=Path,
-        metavar=("OLD.json", "NEW.json"),
-        help="measure nothing, say what changed; exit code 1 if something got worse beyond noise",
-    )
-    parser.add_argument("--report", type=Path, metavar="OUT.html", help="write a page to look at")
-    parser.add_argument("--json", type=Path, metavar="OUT.json", help="write everything that was measured")
-    return parser
+if TYPE_CHECKING:
+    from fastv_runtime.bench.analysis.device_profile import DeviceProfile
+    from fastv_runtime.bench.machine.energy import Meter
+    from fastv_runtime.bench.models import Report, RunnerRecord
+    from fastv_runtime.bench.protocol import Runner
+    from fastv_runtime.bench.runners.bundle import BundleRunner
+    from fastv_runtime.bench.runners.entrants import Entrant
+    from fastv_runtime.bench.runners.peers import PeerFile, PeerRunner
+    from fastv_runtime.bench.session import Session
+    from fastv_runtime.config.bundle import Bundle
 
 
 def run(args: argparse.Namespace) -> None:
@@ -107,6 +37,18 @@ def run(args: argparse.Namespace) -> None:
         compare_reports(args)
         return
     check(args)
+    from fastv_runtime.bench.analysis.device_profile import read_profile
+    from fastv_runtime.bench.machine.conditions import Watch
+    from fastv_runtime.bench.machine.energy import find_meter
+    from fastv_runtime.bench.machine.environment import capture
+    from fastv_runtime.bench.models import BenchSettings
+    from fastv_runtime.bench.output.tables import show
+    from fastv_runtime.bench.runners.bundle import BackendChoice
+    from fastv_runtime.bench.runners.entrants import entrants_of
+    from fastv_runtime.bench.runners.peers import read_peers
+    from fastv_runtime.bench.session import Session
+    from fastv_runtime.bench.workloads import answer_length, built_in, given
+
     profile = None if args.profile is None else read_profile(args.profile)
     environment = capture()
     paths = [*args.bundles, *([] if args.baseline is None else [args.baseline])]
@@ -157,6 +99,10 @@ def compare_reports(args: argparse.Namespace) -> None:
     """Print what changed between two reports; exit with 1 if something got worse beyond noise."""
     if args.bundles:
         raise UserError(f"--compare measures nothing: leave out {args.bundles[0]}, or --compare")
+    from fastv_runtime.bench.analysis.compare import compare
+    from fastv_runtime.bench.models import read_report
+    from fastv_runtime.bench.output.tables import show_comparison
+
     old, new = map(read_report, args.compare)
     found = compare(old, new)
     if not found.changes:
@@ -170,10 +116,6 @@ def check(args: argparse.Namespace) -> None:
     """Raises UserError for arguments that make no sense, before anything is opened."""
     if not args.bundles:
         raise UserError("no bundle: give one or more directories that fastv-export wrote")
-    for name, least in (("rounds", 1), ("warmup", 0), ("max_new_tokens", 1), ("threads", 1)):
-        value = getattr(args, name)
-        if value is not None and value < least:
-            raise UserError(f"--{name.replace('_', '-')} {value}: must be at least {least}")
     if args.images and args.prompt is None:
         raise UserError("--image: say what to ask about the images with --prompt")
     for path in (args.json, args.report, args.save_profile):
@@ -183,6 +125,10 @@ def check(args: argparse.Namespace) -> None:
 
 def open_bundles(paths: Sequence[str], args: argparse.Namespace) -> dict[str, Bundle]:
     """Opened bundles by the names that the report gives them. Raises UserError."""
+    from fastv_runtime.bench.analysis.facts import names
+    from fastv_runtime.bench.runners.entrants import check_settings
+    from fastv_runtime.config.bundle import read_manifest
+
     baseline = args.baseline
     whole = [Path(path).resolve() for path in paths]
     for path in paths:
@@ -203,6 +149,9 @@ def prepared(
     profile: DeviceProfile | None,
 ) -> list[BundleRunner | PeerRunner]:
     """Runners that may be measured; the run knows all of them, and what to predict from."""
+    from fastv_runtime.bench.runners.peers import start_peers
+    from fastv_runtime.bench.runners.prepare import load_bundles, probe_baselines
+
     records, runners = load_bundles(entrants, whole.workloads, status=stderr.status)
     whole.runners += records
     refused = refusals(records)
@@ -230,7 +179,7 @@ def refusals(records: Sequence[RunnerRecord]) -> list[str]:
     refused = [f"{each.name}: not benchmarked: {each.refused}" for each in records if each.refused]
     options = parser()
     for line in refused:
-        stderr.print(f"fastv-bench: {with_flags(line, options)}", style="red", highlight=False, soft_wrap=True)
+        complain(f"fastv-bench: {with_flags(line, options)}")
     return refused
 
 
@@ -238,6 +187,10 @@ def measured(
     whole: Session, runners: Sequence[Runner], meter: Meter | None, json: Path | None, html: Path | None
 ) -> Report:
     """Go through the rounds; after each, and when interrupted, the report so far is written."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from fastv_runtime.bench.measure import RunnerFailure
+
     settings = whole.settings
     total = (settings.warmup + settings.rounds) * len(whole.workloads) * len(runners)
     columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
@@ -270,6 +223,8 @@ def write(report: Report, json: Path | None, html: Path | None = None) -> None:
     if json is not None:
         write_atomically(json, report.model_dump_json(indent=1) + "\n")
     if html is not None:
+        from fastv_runtime.bench.output.page import page
+
         write_atomically(html, page(report))
 
 

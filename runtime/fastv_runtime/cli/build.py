@@ -3,37 +3,39 @@
 from __future__ import annotations
 
 import argparse
-import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-from rich.table import Table
-
-from fastv_runtime.backends.tensorrt.device import Device, choose_device
-from fastv_runtime.backends.tensorrt.gpu import Gpu, find_gpu
-from fastv_runtime.backends.tensorrt.module import BACKENDS, TensorRt, choose_backend, load_tensorrt
-from fastv_runtime.config.bundle import Bundle, read_manifest
-from fastv_runtime.console import command, open_bundle, stderr, with_flags
+from fastv_runtime import limits
+from fastv_runtime.cli.arguments import Parser, file, number, path, text
+from fastv_runtime.console import command, complain, open_bundle, stderr, with_flags
 from fastv_runtime.errors import UserError
-from fastv_runtime.tensorrt_build.builder import BuildResult, build_engines, outdated
-from fastv_runtime.tensorrt_build.check import tensorrt_loader
-from fastv_runtime.tensorrt_build.preflight import GIB, available_memory, estimate, warnings
+
+if TYPE_CHECKING:
+    from fastv_runtime.backends.tensorrt.device import Device
+    from fastv_runtime.backends.tensorrt.gpu import Gpu
+    from fastv_runtime.backends.tensorrt.module import TensorRt
+    from fastv_runtime.config.bundle import Bundle
+    from fastv_runtime.tensorrt_build.builder import BuildResult
+
+TARGETS = ("trt", "trt-rtx")
 
 
 def parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="fastv-build",
-        description="Build a bundle's TensorRT engines for this device, and compare them with transformers.",
+    parser = Parser(
+        "fastv-build",
+        "Build a bundle's TensorRT engines for this device, and compare them with transformers.",
     )
-    parser.add_argument("bundle", metavar="BUNDLE", help="directory that fastv-export wrote with a trt target")
     parser.add_argument(
-        "--target", choices=list(BACKENDS), help="TensorRT or TensorRT-RTX (default: whichever is installed)"
+        "bundle", type=path, metavar="BUNDLE", help="directory that fastv-export wrote with a trt target"
     )
+    parser.add_argument("--target", choices=TARGETS, help="TensorRT or TensorRT-RTX (default: whichever is installed)")
     parser.add_argument(
         "--compute-capability",
         dest="capabilities",
+        type=text,
         nargs="+",
         action="extend",
         default=[],
@@ -41,14 +43,17 @@ def parser() -> argparse.ArgumentParser:
         help="TensorRT-RTX needs no GPU: build for such as SM86 and SM89 (default: the one at hand)",
     )
     parser.add_argument(
-        "--workspace", type=float, metavar="GIB", help="memory that the builder may use (default: TensorRT's limit)"
+        "--workspace",
+        type=number(f"above 0 and at most {limits.GIB:,}, in GiB", lambda gib: 0 < gib <= limits.GIB),
+        metavar="GIB",
+        help="memory that the builder may use (default: TensorRT's limit)",
     )
     parser.add_argument(
         "--no-self-test", action="store_true", help="do not compare the engines with the bundle's golden vectors"
     )
     parser.add_argument(
         "--timing-cache",
-        type=Path,
+        type=file,
         metavar="FILE",
         help="TensorRT's measurements, kept for the next build (default: beside the engines)",
     )
@@ -57,7 +62,14 @@ def parser() -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> None:
-    read_manifest(args.bundle)  # what is no bundle is said before anything is asked of the machine
+    from fastv_runtime.backends.tensorrt.device import choose_device
+    from fastv_runtime.backends.tensorrt.gpu import find_gpu
+    from fastv_runtime.backends.tensorrt.module import choose_backend, load_tensorrt, require_dialect
+    from fastv_runtime.config.bundle import read_manifest
+
+    # What is no bundle, or none for TensorRT, is said before anything is asked of the machine.
+    for name, spec in read_manifest(args.bundle).graphs.items():
+        require_dialect(name, spec)
     tensorrt = load_tensorrt(choose_backend(args.target, rtx_wanted=bool(args.capabilities)))
     gpu = find_gpu()
     workspace = _workspace(args.workspace, gpu)
@@ -80,6 +92,12 @@ def build_shown(
     self_test: bool = True,
 ) -> BuildResult:
     """Build for people: warnings before, progress while, and a table of the engines after."""
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    from fastv_runtime.tensorrt_build.builder import build_engines, outdated
+    from fastv_runtime.tensorrt_build.check import tensorrt_loader
+    from fastv_runtime.tensorrt_build.preflight import available_memory, estimate, warnings
+
     stale = outdated(bundle, device, workspace)
     needs = estimate(bundle.manifest, stale, workspace)
     options = parser()
@@ -103,6 +121,8 @@ def build_shown(
 
 
 def _show(outcome: BuildResult, device: Device, self_test: bool) -> None:
+    from rich.table import Table
+
     table = Table("engine", "MiB", "built in", "difference", "cosine", "largest error")
     for name, record in outcome.receipt.engines.items():
         built = f"{record.seconds:.1f} s" if name in outcome.built else "unchanged"
@@ -123,17 +143,15 @@ def _show(outcome: BuildResult, device: Device, self_test: bool) -> None:
     elif not self_test:
         stderr.print("not tested, as --no-self-test says", style="yellow")
     for name, failure in outcome.failed.items():
-        stderr.print(
-            f"{name}: {failure}; kept aside as {name}.engine.failed", style="red", highlight=False, soft_wrap=True
-        )
+        complain(f"{name}: {failure}; kept aside as {name}.engine.failed")
 
 
 def _workspace(gib: float | None, gpu: Gpu | None) -> int | None:
     """Bytes."""
+    from fastv_runtime.tensorrt_build.preflight import GIB
+
     if gib is None:
         return None
-    if not (0 < gib < math.inf):
-        raise UserError(f"--workspace {gib:g}: must be above 0, in GiB")
     if gpu is not None and gib * GIB > gpu.memory:
         raise UserError(f"--workspace {gib:g}: {gpu.name} has {gpu.memory / GIB:.1f} GiB: give less")
     return int(gib * GIB)

@@ -6,17 +6,17 @@ import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from rich.console import Console
-from rich.table import Table
 
-from fastv_runtime.config.bundle import EMBEDDING, END_TO_END, Manifest, read_manifest
-from fastv_runtime.config.cost import plan_cost
-from fastv_runtime.config.lengths import EffectiveKeep, capacity, effective_keep
-from fastv_runtime.config.plan import Length, Plan
-from fastv_runtime.config.wording import cost_of, dialect_of, plan_of, precision_of, room_of
+from fastv_runtime.cli.arguments import Parser, path
 from fastv_runtime.console import command
+
+if TYPE_CHECKING:
+    from fastv_runtime.config.bundle import Manifest
+    from fastv_runtime.config.lengths import EffectiveKeep
+    from fastv_runtime.config.plan import Plan
 
 MIB = 2**20
 TEXTS = (8, 20, 32, 50, 64, 100, 128)
@@ -24,15 +24,15 @@ TEXTS = (8, 20, 32, 50, 64, 100, 128)
 
 
 def parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="fastv-inspect", description="Show what a bundle holds, and what its plan costs, by arithmetic."
-    )
-    parser.add_argument("bundle", metavar="BUNDLE", help="directory that fastv-export wrote")
+    parser = Parser("fastv-inspect", "Show what a bundle holds, and what its plan costs, by arithmetic.")
+    parser.add_argument("bundle", type=path, metavar="BUNDLE", help="directory that fastv-export wrote")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     return parser
 
 
 def run(args: argparse.Namespace) -> None:
+    from fastv_runtime.config.bundle import read_manifest
+
     manifest = read_manifest(args.bundle)
     facts = inspect(manifest)
     if args.json:
@@ -43,6 +43,11 @@ def run(args: argparse.Namespace) -> None:
 
 def inspect(manifest: Manifest) -> dict[str, Any]:
     """Everything that the command shows: the manifest's facts and the plan's cost. Bytes and operations."""
+    from fastv_runtime.config.bundle import EMBEDDING
+    from fastv_runtime.config.cost import plan_cost
+    from fastv_runtime.config.lengths import capacity
+    from fastv_runtime.config.wording import dialect_of, precision_of
+
     plan = manifest.plan
     needed = capacity(plan)
     cost = plan_cost(manifest.decoder, plan, needed)
@@ -80,6 +85,9 @@ def inspect(manifest: Manifest) -> dict[str, Any]:
 
 def _effective_keeps(plan: Plan, image: int) -> list[EffectiveKeep]:
     """Of prompts with one image, and with as many visual tokens as the plan has room for; by both policies."""
+    from fastv_runtime.config.lengths import effective_keep
+    from fastv_runtime.config.plan import Length
+
     if not plan.prunes:
         return []
     texts = sorted({text for text in TEXTS if text < plan.max_text} | {plan.max_text})
@@ -103,6 +111,11 @@ def _other_plans(plan: Plan, layers: int) -> list[tuple[int, float, Plan]]:
 
 
 def _print(manifest: Manifest, facts: dict[str, Any], console: Console) -> None:
+    from rich.table import Table
+
+    from fastv_runtime.config.bundle import END_TO_END
+    from fastv_runtime.config.wording import cost_of, plan_of, room_of
+
     decoder, plan, cost, memory = manifest.decoder, manifest.plan, facts["cost"], facts["memory"]
     console.print(
         f"{manifest.family}: {decoder.num_hidden_layers} layers x {decoder.hidden_size}, "
@@ -169,6 +182,10 @@ def _print(manifest: Manifest, facts: dict[str, Any], console: Console) -> None:
 def _print_keeps(plan: Plan, keeps: Sequence[dict[str, Any]], console: Console) -> None:
     if not keeps:
         return
+    from rich.table import Table
+
+    from fastv_runtime.config.plan import Length
+
     policies = sorted(get_args(Length), key=lambda policy: policy != plan.length)
     figures = [f"{policy}: {name}" for policy in policies for name in ("kept", "keep", "length")]
     table = Table("visual", "text", *figures, title="visual tokens kept and pruned length, the plan's policy first")

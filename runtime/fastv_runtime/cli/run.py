@@ -10,29 +10,28 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
+from fastv_runtime import limits
 from fastv_runtime.cli.answers import print_answer, print_dim, print_figures
+from fastv_runtime.cli.arguments import Parser, path, share, source, text, whole
 from fastv_runtime.cli.backends import add_backend_arguments, backend_extras
 from fastv_runtime.cli.chat import Chat
+from fastv_runtime.cli.sampling import add_sampling_arguments, read_sampling
 from fastv_runtime.cli.sources import STDIN, open_source, read_prompts, read_stdin, text_of
 from fastv_runtime.cli.videos import add_video_arguments, read_videos
-from fastv_runtime.config.bundle import read_manifest
-from fastv_runtime.config.lengths import check_keep
 from fastv_runtime.console import command, open_bundle, stderr, with_flags
 from fastv_runtime.errors import UserError
-from fastv_runtime.generation.sampling import Sampling
 
 if TYPE_CHECKING:
     from fastv_runtime.generation.calls.answer import Answer
 
 
 def parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="fastv-run", description="Answer a question about images or a video, streaming."
-    )
-    parser.add_argument("bundle", metavar="BUNDLE", help="directory that fastv-export wrote")
+    parser = Parser("fastv-run", "Answer a question about images or a video, streaming.")
+    parser.add_argument("bundle", type=path, metavar="BUNDLE", help="directory that fastv-export wrote")
     parser.add_argument(
         "--image",
         dest="images",
+        type=source,
         nargs="+",
         action="extend",
         default=[],
@@ -48,32 +47,35 @@ def parser() -> argparse.ArgumentParser:
     )
     add_video_arguments(parser)
     asked = parser.add_mutually_exclusive_group(required=True)
-    asked.add_argument("--prompt", metavar="TEXT", help="the question; - reads it from the standard input")
+    asked.add_argument("--prompt", type=text, metavar="TEXT", help="the question; - reads it from the standard input")
     asked.add_argument(
-        "--prompts", metavar="FILE", help="a question a line, each answered by itself; - reads the standard input"
+        "--prompts",
+        type=path,
+        metavar="FILE",
+        help="a question a line, each answered by itself; - reads the standard input",
     )
     asked.add_argument(
         "-i", "--interactive", action="store_true", help="questions from the keyboard, as turns of one conversation"
     )
-    parser.add_argument("--system", metavar="TEXT", help="a system message, where the chat template has a place for it")
-    parser.add_argument("--max-new-tokens", type=int, metavar="N", help="at most (default: as the checkpoint says)")
-    parser.add_argument("--temperature", type=float, default=0.0, metavar="T", help="0 is greedy (default)")
-    parser.add_argument("--top-k", type=int, default=0, metavar="K", help="sample among the K likeliest (default: all)")
-    parser.add_argument("--top-p", type=float, default=1.0, metavar="P", help="nucleus sampling (default: 1, off)")
-    parser.add_argument("--seed", type=int, default=0, help="of sampling (default: 0)")
     parser.add_argument(
-        "--repetition-penalty",
-        type=float,
-        metavar="X",
-        help="above 1: what was said is said again less likely (default: as the checkpoint says; 1 is none)",
+        "--system", type=text, metavar="TEXT", help="a system message, where the chat template has a place for it"
     )
+    parser.add_argument(
+        "--max-new-tokens",
+        type=whole(1, limits.TOKENS),
+        metavar="N",
+        help="at most (default: as the checkpoint says)",
+    )
+    add_sampling_arguments(parser)
     parser.add_argument("--length", choices=["fixed", "exact"], help="pruned length (default: the bundle's plan)")
     parser.add_argument(
-        "--keep", type=float, metavar="R", help="fraction of visual tokens kept (default: the bundle's plan)"
+        "--keep", type=share, metavar="R", help="fraction of visual tokens kept (default: the bundle's plan)"
     )
     add_backend_arguments(parser)
-    parser.add_argument("--threads", type=int, metavar="N", help="threads of one operator (default: one per core)")
-    parser.add_argument("--show-kept", metavar="OUT.png", help="draw which patches were kept")
+    parser.add_argument(
+        "--threads", type=whole(1, limits.THREADS), metavar="N", help="of one operator (default: one per core)"
+    )
+    parser.add_argument("--show-kept", type=path, metavar="OUT.png", help="draw which patches were kept")
     parser.add_argument(
         "--json", action="store_true", help="print one JSON object, of each answer, instead of the text"
     )
@@ -81,11 +83,12 @@ def parser() -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> None:
-    if args.threads is not None and args.threads < 1:
-        raise UserError(f"--threads {args.threads}: must be at least 1")
-    sampling = Sampling(args.temperature, args.top_k, args.top_p, args.seed, args.repetition_penalty)
+    sampling = read_sampling(args)
     kept_path = None if args.show_kept is None else _writable_png(Path(args.show_kept))
     _check_together(args)
+    from fastv_runtime.config.bundle import read_manifest
+    from fastv_runtime.config.lengths import check_keep
+
     images = [open_source(source, allow_url=args.allow_url) for source in args.images]
     manifest = read_manifest(args.bundle)
     check_keep(manifest.plan, args.keep)
@@ -187,7 +190,7 @@ def _writable_png(path: Path) -> Path:
 
 def _print_notes(options: argparse.ArgumentParser, notes: Sequence[str]) -> None:
     for note in notes:
-        stderr.print(f"fastv-run: {with_flags(note, options)}", style="yellow", highlight=False)
+        stderr.print(f"fastv-run: {with_flags(note, options)}", style="yellow", highlight=False, soft_wrap=True)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -3,35 +3,51 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from PIL import Image
-
-from fastv_runtime.config.bundle import Manifest
+from fastv_runtime import limits
+from fastv_runtime.cli.arguments import path, refused, whole
 from fastv_runtime.errors import UserError
-from fastv_runtime.preprocessing import no_videos
-from fastv_runtime.preprocessing.images.super_image import parse_grid, super_image
-from fastv_runtime.preprocessing.videos.decoding import Video, open_video
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from fastv_runtime.config.bundle import Manifest
+    from fastv_runtime.preprocessing.videos.decoding import Video
 
 
 def add_video_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--video",
         dest="videos",
+        type=path,
         action="append",
         default=[],
         metavar="FILE",
         help="a video, of which frames are sampled; may be given more than once",
     )
     parser.add_argument(
-        "--frames", type=int, metavar="N", help="frames sampled of a video (default: what the bundle says)"
+        "--frames",
+        type=whole(1, limits.FRAMES),
+        metavar="N",
+        help="frames sampled of a video (default: what the bundle says)",
     )
     parser.add_argument(
         "--super-image",
+        type=rows_by_columns,
         metavar="ROWSxCOLS",
         help="put so many frames of a video into one image, for models that take no video",
     )
+
+
+def rows_by_columns(value: str) -> str:
+    """Type of a grid of frames, as `parse_grid` reads it."""
+    if not re.fullmatch(r"[1-9][0-9]{0,2}x[1-9][0-9]{0,2}", value):
+        raise refused(value, "rows x columns, such as 2x3 for 2 rows of 3 frames")
+    return value
 
 
 @dataclass(frozen=True)
@@ -54,6 +70,10 @@ def read_videos(files: Sequence[str], frames: int | None, grid: str | None, mani
             raise UserError(f"{flag} {value}: there is no video to sample: give one with --video")
     if not files:
         return Shown()
+    from fastv_runtime.preprocessing import no_videos
+    from fastv_runtime.preprocessing.images.super_image import parse_grid
+    from fastv_runtime.preprocessing.videos.decoding import open_video
+
     if grid is not None:
         return _super_images(files, frames, *parse_grid(grid))
     if manifest.video is None:
@@ -63,6 +83,9 @@ def read_videos(files: Sequence[str], frames: int | None, grid: str | None, mani
 
 
 def _super_images(files: Sequence[str], frames: int | None, rows: int, columns: int) -> Shown:
+    from fastv_runtime.preprocessing.images.super_image import super_image
+    from fastv_runtime.preprocessing.videos.decoding import open_video
+
     cells = rows * columns
     if frames not in (None, cells):
         raise UserError(f"--frames {frames}: --super-image {rows}x{columns} takes {cells}: leave --frames out")

@@ -63,7 +63,8 @@ def pruned_length(
     if length > capacity.prompt:
         raise UserError(
             f"the prompt has {length} tokens ({text} text, {visual} visual) and this bundle supports at most "
-            f"{capacity.prompt}: shorten it, or export with a larger max_text, max_images or max_visual"
+            f"{capacity.prompt}: shorten it, or export with a larger `export.max_text`, "
+            "`export.max_images` or `export.max_visual`"
         )
     check_keep(plan, keep)
     if not plan.prunes:
@@ -99,10 +100,12 @@ def _too_long(text: int, visual: int, kept: int, capacity: Capacity, keep: float
     too_long = f"the pruned prompt has {text + kept} tokens and this bundle supports at most {capacity.pruned}"
     largest = floor((capacity.pruned - text) / visual * 1000) / 1000 if visual else 0.0
     if largest <= 0:
-        return UserError(f"{too_long}: shorten the text, or export with a larger max_text")
+        return UserError(f"{too_long}: shorten the text, or export with a larger `export.max_text`")
     if keep is None:
-        return UserError(f"{too_long}: shorten the text, use a smaller `keep`, or export with a larger max_text")
+        return UserError(
+            f"{too_long}: shorten the text, use a smaller `keep`, or export with a larger `export.max_text`"
+        )
     return UserError(
         f"`keep` {keep:g}: {too_long}: it can be {largest:g} at most for this prompt; "
-        "for more, export with a larger keep"
+        "for more, export with a larger `export.keep`"
     )

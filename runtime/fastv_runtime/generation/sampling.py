@@ -7,16 +7,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fastv_runtime import limits
 from fastv_runtime.errors import UserError
 from fastv_runtime.generation.calls.arguments import whole_number
 
 if TYPE_CHECKING:
     from jaxtyping import Float
-
-COOLEST, HOTTEST = 0.0001, 10_000.0
-"""Temperatures other than 0: cooler ones leave no room for logits in a float, hotter ones nothing of them."""
-SMALLEST_PENALTY, LARGEST_PENALTY = 0.01, 100.0
-"""Of repetition; 1 is none."""
 
 
 @dataclass(frozen=True)
@@ -35,12 +31,18 @@ class Sampling:
 
     def __post_init__(self) -> None:
         if self.temperature != 0:
-            _check("temperature", self.temperature, COOLEST, HOTTEST, "0 (greedy) or a number")
+            _check("temperature", self.temperature, limits.COOLEST, limits.HOTTEST, "0 (greedy) or a number")
         whole_number("top_k", self.top_k, 0)
         _check("top_p", self.top_p, 0, 1, "a number", above=True)
         whole_number("seed", self.seed, 0)
         if self.repetition_penalty is not None:
-            _check("repetition_penalty", self.repetition_penalty, SMALLEST_PENALTY, LARGEST_PENALTY, "a number")
+            _check(
+                "repetition_penalty",
+                self.repetition_penalty,
+                limits.SMALLEST_PENALTY,
+                limits.LARGEST_PENALTY,
+                "a number",
+            )
 
 
 def choose_sampling(

@@ -47,7 +47,7 @@ class TensorBindings:
         if used + rows > self.cache_rows:
             raise UserError(
                 f"the {self.graph}'s cache is full: it holds {self.cache_rows} tokens, and {used} + {rows} are asked "
-                "for: export with a larger max_text or max_new_tokens"
+                "for: export with a larger `export.max_text` or `export.max_new_tokens`"
             )
 
     def _regions(

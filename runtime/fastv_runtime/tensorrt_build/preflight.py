@@ -78,7 +78,7 @@ def warnings(needs: Needs, gpu: Gpu | None, available: int | None) -> list[str]:
     if needs.run_gpu > gpu.memory:
         lines.append(
             f"running takes about {needs.run_gpu / GIB:.1f} GiB on a GPU of {gpu.memory / GIB:.1f} GiB: "
-            "export a smaller model, or with smaller max_visual and max_new_tokens"
+            "export a smaller model, or with smaller `export.max_visual` and `export.max_new_tokens`"
         )
     return lines
 

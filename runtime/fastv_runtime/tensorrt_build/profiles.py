@@ -84,7 +84,7 @@ def _profile(spec: GraphSpec, ranges: dict[str, Range], manifest: Manifest) -> P
         if longest > TOPK_LIMIT:
             raise UserError(
                 f"the pruned prompt may have {longest} tokens and TensorRT selects at most {TOPK_LIMIT}: "
-                "export with a smaller keep, max_visual, max_images or image_tokens"
+                "export with a smaller `export.keep`, `export.max_visual`, `export.max_images` or `export.image_tokens`"
             )
         profile["length"] = Shapes((1,), (longest,), (longest,))
     return profile

@@ -12,7 +12,7 @@ from optimum.commands.export.base import ExportCommand
 
 from fastv_export.cli import DESCRIPTION, add_arguments
 from fastv_export.cli import run as export
-from fastv_runtime.console import add_debug, export_extras, guarded
+from fastv_runtime.console import add_guard_arguments, export_extras, guarded
 
 
 class FastvExportCommand(BaseOptimumCLICommand):
@@ -24,7 +24,7 @@ class FastvExportCommand(BaseOptimumCLICommand):
     def parse_args(parser: argparse.ArgumentParser) -> None:
         parser.description = DESCRIPTION
         add_arguments(parser)
-        add_debug(parser)
+        add_guard_arguments(parser)
 
     def run(self) -> None:
         guarded(self.parser, export, self.args, export_extras)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from fastv_runtime.backends.base import Backend, BackendEntry
-from fastv_runtime.backends.cuda import Cuda
-from fastv_runtime.config.bundle import Bundle
+
+if TYPE_CHECKING:
+    from fastv_runtime.config.bundle import Bundle
 
 
 def _open(bundle: Bundle, device: str, threads: int | None) -> Backend:
     """The engines that were built for the GPU at hand; every one is checked against its receipt before it is loaded."""
+    from fastv_runtime.backends.cuda import Cuda
+
     cuda = Cuda("trt")
     from fastv_runtime.backends.tensorrt.device import local_device
     from fastv_runtime.backends.tensorrt.engine import TrtBackend

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from fastv_runtime.backends.tensorrt.gpu import Gpu
 from fastv_runtime.backends.tensorrt.module import TensorRt
 from fastv_runtime.config.plan import Precision, Weights
-from fastv_runtime.errors import UserError
+from fastv_runtime.errors import UserError, install
 
 BF16_SINCE = 80
 """Tensor cores multiply bfloat16 since Ampere."""
@@ -40,7 +40,7 @@ def choose_device(tensorrt: TensorRt, gpu: Gpu | None, capabilities: Sequence[st
         if gpu is None:
             raise UserError(
                 "no GPU is at hand, and TensorRT builds on the device that runs the engines: run fastv-build there; "
-                "if there is one, see whether cuda-python is installed: pip install 'fastv-edge[trt]'"
+                f"if there is one, see whether cuda-python is installed: {install('trt')}"
             )
         return local_device(tensorrt, gpu)
     known = tensorrt.capabilities()
@@ -82,7 +82,7 @@ def check_precision(device: Device, precision: Precision) -> None:
     """UserError if a device does not compute in a precision."""
     too_old = [name for name in device.capabilities if int(name[2:]) < BF16_SINCE]
     if precision == "bfloat16" and too_old:
-        raise UserError(f"{too_old[0]} does not compute in bfloat16: export again in fp16")
+        raise UserError(f"{too_old[0]} does not compute in bfloat16: export again with `export.precision` fp16")
 
 
 def computes(capability: str, weights: Weights | None) -> bool:
@@ -96,7 +96,7 @@ def check_weights(device: Device, weights: Weights | None) -> None:
     if weights is not None and too_old:
         raise UserError(
             f"{too_old[0]} does not compute in {weights.name}, which GPUs do since SM{FLOATS_SINCE[weights.name]}: "
-            f"export again in {_instead(too_old[0])}"
+            f"export again with `export.precision` {_instead(too_old[0])}"
         )
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from fastv_runtime.config.bundle import GraphSpec
-from fastv_runtime.errors import UserError, missing_extra
+from fastv_runtime.errors import UserError, install, missing_extra
 
 PythonModule = Literal["tensorrt", "tensorrt_rtx"]
 """Name of the Python module."""
@@ -58,23 +58,28 @@ class TensorRt:
 
     def require(self, name: str, spec: GraphSpec) -> None:
         """UserError unless this TensorRT can build a graph of a bundle."""
-        if spec.dialect not in ("trt", "trt-legacy"):
-            raise UserError(
-                f"graph {name} is of the dialect {spec.dialect}, which TensorRT cannot build: "
-                "export again for target trt or trt-rtx"
-            )
+        require_dialect(name, spec)
         if not self.is_rtx and spec.tensorrt is not None and _numbers(self.version) < _numbers(spec.tensorrt):
             raise UserError(
                 f"graph {name} needs TensorRT {spec.tensorrt} or newer and this is {self.version}: "
-                "export again for target trt-legacy"
+                "export again with `export.target` trt-legacy"
             )
         missing = [layer for layer in LAYERS if layer not in self.module.LayerType.__members__]
         if spec.dialect == "trt" and missing:
             # TensorRT-RTX counts its versions differently, so the layers themselves are asked for.
             raise UserError(
                 f"graph {name} needs the layer {missing[0]}, which {self.title} lacks: upgrade it, "
-                "or export again for target trt-legacy"
+                "or export again with `export.target` trt-legacy"
             )
+
+
+def require_dialect(name: str, spec: GraphSpec) -> None:
+    """UserError unless some TensorRT can build a graph of a bundle; asks nothing of this machine."""
+    if spec.dialect not in ("trt", "trt-legacy"):
+        raise UserError(
+            f"graph {name} is of the dialect {spec.dialect}, which TensorRT cannot build: "
+            "export again with `export.target` trt or trt-rtx"
+        )
 
 
 def installed(backend: PythonModule) -> bool:
@@ -96,7 +101,7 @@ def choose_backend(target: BuildTarget | None, rtx_wanted: bool = False) -> Pyth
     if len(wanted) == 1:
         raise missing_extra(*PACKAGES[wanted[0]])
     raise UserError(
-        "no TensorRT is installed: pip install 'fastv-edge[rtx]' for a desktop GPU, 'fastv-edge[trt]' otherwise; "
+        f"no TensorRT is installed: {install('trt')}, or with rtx instead of trt for a desktop GPU; "
         "on a Jetson it comes with JetPack, and a venv sees it when made with --system-site-packages"
     )
 

@@ -11,6 +11,7 @@ from typing import Any, get_args
 import numpy as np
 from PIL import Image
 
+from fastv_runtime import limits
 from fastv_runtime.config.layouts import Aspect
 from fastv_runtime.errors import UserError
 from fastv_runtime.preprocessing.images.loading import ImageInput
@@ -18,10 +19,6 @@ from fastv_runtime.preprocessing.videos.decoding import Video
 
 VideoInput = Video | str | os.PathLike[str]
 """Sampled frames, or the path of a video, of which as many frames are sampled as the bundle says."""
-
-
-MOST_THREADS = 1024
-"""Of one operator: more than any machine has cores for."""
 
 
 def image_list(given: ImageInput | Iterable[ImageInput] | None) -> list[ImageInput]:
@@ -61,7 +58,7 @@ def path_of(name: str, given: Any) -> Path:
 def check_settings(threads: Any, aspect: Any) -> None:
     """Raises UserError for what no pipeline can be loaded with; None is a default."""
     if threads is not None:
-        whole_number("threads", threads, 1, MOST_THREADS)
+        whole_number("threads", threads, 1, limits.THREADS)
     if aspect is not None and aspect not in get_args(Aspect):
         raise UserError(f"`aspect` {aspect!r}: must be {' or '.join(map(repr, get_args(Aspect)))}")
 

@@ -64,7 +64,7 @@ class PatchImages:
         if grid[0] * grid[1] > vision.max_tokens:
             raise UserError(
                 f"an image of {image.width} x {image.height} pixels needs {grid[0] * grid[1]} visual tokens at least "
-                f"and {vision.max_tokens} are supported: crop it, or export with a larger image_tokens"
+                f"and {vision.max_tokens} are supported: crop it, or export with a larger `export.image_tokens`"
             )
         return values.reshape(rows * columns, vision.channels, -1), grid
 

@@ -1,0 +1,27 @@
+"""ONNX Runtime as a backend of the registry. What runs graphs is imported when a bundle is opened."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fastv_runtime.backends.base import Backend, BackendEntry
+
+if TYPE_CHECKING:
+    from fastv_runtime.config.bundle import Bundle
+
+
+def _open(bundle: Bundle, device: str, threads: int | None) -> Backend:
+    from fastv_runtime.backends.cuda import Cuda
+    from fastv_runtime.backends.onnxruntime import OrtBackend
+
+    files = {name: bundle.file(graph.file) for name, graph in bundle.manifest.graphs.items()}
+    return OrtBackend(files, threads=threads, cuda=Cuda("gpu") if device == "cuda" else None)
+
+
+BACKEND = BackendEntry(
+    name="ort",
+    summary="ONNX Runtime",
+    devices=("cpu", "cuda"),
+    extras=("cpu", "gpu"),
+    open=_open,
+)
