@@ -11,6 +11,7 @@ from fastv_calib import defaults
 from fastv_export.rankers import CONTROLS, RANKERS
 from fastv_runtime.console import command, export_extras, stderr, with_flags
 from fastv_runtime.errors import UserError, missing_extra
+from fastv_runtime.streams import require_stdout
 
 if TYPE_CHECKING:
     from fastv_export.calibration import Calibration
@@ -154,6 +155,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    if args.json:
+        require_stdout()
     try:
         import torch  # noqa: F401  first, so that a device's user reads of torch and not of some helper
 

@@ -10,7 +10,7 @@ from fastv_export.calibration import ChosenPlan, chosen_for, read_calibration, s
 from fastv_export.checkpoint.checkpoint import Checkpoint
 from fastv_export.checkpoint.hub import resolve
 from fastv_export.engines import build_after_export
-from fastv_export.exporting import check_output, export_bundle
+from fastv_export.exporting import export_through
 from fastv_export.plan import Options
 from fastv_export.progress import Progress
 from fastv_export.quantization.activations import read_activations, sidecar_of
@@ -24,6 +24,7 @@ from fastv_export.quantization.presets import (
     TRT_BLOCK,
     WIDE,
 )
+from fastv_export.staging import staging
 from fastv_export.targets import TARGETS
 from fastv_runtime.config.bundle import Manifest
 from fastv_runtime.config.plan import Length, Part, Weights
@@ -93,36 +94,37 @@ def export(
     _check("int8_parts", int8_parts or (), PARTS)
     _check("length", [] if length is None else [length], get_args(Length))
     calibrated = None if calibration is None else read_calibration(calibration)
-    check_output(output)
-    source = resolve(str(source), revision, progress)
-    digests, chosen = None, None
-    if calibrated is None:
-        precision = precision or DEFAULTS.get(target)
-    else:
-        with progress.step("compare with the calibration"):
-            digests = source_digests(Checkpoint(source))
-            chosen = chosen_for(calibrated, source, digests)
-        if precision is None and chosen.precision in FEW_BITS:  # others are the target's own
-            precision = chosen.precision
-    weights = _weights(precision, block, int8_parts, target, calibrated is not None)
-    if weights is not None and not prune:
-        weights = _unsplit(weights, int8_parts)
-    activations = None
-    if calibration is not None and calibrated is not None and weights is not None:
-        activations = read_activations(sidecar_of(Path(calibration)), calibrated.activations)
-    given = {"layer": layer, "keep": keep, "ranker": ranker, "length": length, "max_text": max_text}
-    options = Options(
-        **_planned(chosen, given | {"image_tokens": image_tokens}, prune),
-        max_images=max_images,
-        max_visual=max_visual,
-        max_new_tokens=max_new_tokens,
-        precision=None if precision is None else PRESETS[precision].activations,
-        weights=weights,
-        target=target,
-        verify=verify,
-    )
-    manifest = export_bundle(source, output, options, progress, activations, digests=digests)
-    build_after_export(Path(output), manifest, target, progress)
+    output = Path(output)
+    with staging(output, progress.note) as folder:  # the place is ours before anything is downloaded
+        source = resolve(str(source), revision, progress)
+        digests, chosen = None, None
+        if calibrated is None:
+            precision = precision or DEFAULTS.get(target)
+        else:
+            with progress.step("compare with the calibration"):
+                digests = source_digests(Checkpoint(source))
+                chosen = chosen_for(calibrated, source, digests)
+            if precision is None and chosen.precision in FEW_BITS:  # others are the target's own
+                precision = chosen.precision
+        weights = _weights(precision, block, int8_parts, target, calibrated is not None)
+        if weights is not None and not prune:
+            weights = _unsplit(weights, int8_parts)
+        activations = None
+        if calibration is not None and calibrated is not None and weights is not None:
+            activations = read_activations(sidecar_of(Path(calibration)), calibrated.activations)
+        given = {"layer": layer, "keep": keep, "ranker": ranker, "length": length, "max_text": max_text}
+        options = Options(
+            **_planned(chosen, given | {"image_tokens": image_tokens}, prune),
+            max_images=max_images,
+            max_visual=max_visual,
+            max_new_tokens=max_new_tokens,
+            precision=None if precision is None else PRESETS[precision].activations,
+            weights=weights,
+            target=target,
+            verify=verify,
+        )
+        manifest = export_through(folder, source, output, options, progress, activations, digests=digests)
+        build_after_export(output, manifest, target, progress)
     return manifest
 
 

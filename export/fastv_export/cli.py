@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import signal
-import sys
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 from fastv_export.quantization.presets import BLOCKS, PARTS, PRESETS
 from fastv_export.rankers import RANKERS
@@ -15,6 +12,7 @@ from fastv_runtime.config.bundle import END_TO_END, Manifest
 from fastv_runtime.config.wording import cost_of, dialect_of, precision_of
 from fastv_runtime.console import command, export_extras, stderr, with_flags
 from fastv_runtime.errors import missing_extra
+from fastv_runtime.streams import require_stdout
 
 TARGETS = ("ort", "trt", "trt-rtx", "trt-legacy")
 DESCRIPTION = (
@@ -108,6 +106,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    if args.json:
+        require_stdout()
     try:
         import torch  # noqa: F401  first, so that a device's user reads of torch and not of some helper
 
@@ -116,8 +116,6 @@ def run(args: argparse.Namespace) -> None:
         raise missing_extra(error.name or "torch", "export") from None
     from fastv_export.progress import Progress
 
-    # A terminated export cleans up as an interrupted one does.
-    signal.signal(signal.SIGTERM, _raise_exit)
     with Progress(stderr, partial(with_flags, parser=parser())) as progress:
         manifest = export(
             args.source,
@@ -162,10 +160,6 @@ def summary(manifest: Manifest) -> str:
         cost = "not measured" if manifest.quantization is None else cost_of(manifest.quantization)
         said.append(f"quantization itself costs: {cost}")
     return "; ".join(said)
-
-
-def _raise_exit(signum: int, _: Any) -> None:
-    sys.exit(128 + signum)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

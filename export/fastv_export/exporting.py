@@ -30,7 +30,7 @@ from fastv_export.quantization.notes import quantization_notes
 from fastv_export.quantization.rules import wants_activations
 from fastv_export.quantization.text_activations import text_activations
 from fastv_export.rankers import RANKERS
-from fastv_export.staging import require_space, staging
+from fastv_export.staging import check_output, staging
 from fastv_export.targets import TARGETS
 from fastv_export.tracing import attention, tower_attention
 from fastv_export.tracing.pre_rope import check_projections
@@ -55,6 +55,7 @@ from fastv_runtime.config.io_spec import io_specs
 from fastv_runtime.config.layouts import Vision
 from fastv_runtime.config.plan import Plan, Precision
 from fastv_runtime.errors import UserError
+from fastv_runtime.files import require_space
 from fastv_runtime.generation.prompt import PromptBuilder
 
 RECORDED_VERSIONS = ("fastv-edge", "torch", "transformers", "onnx", "onnx-ir", "onnxscript", "onnxruntime")
@@ -74,26 +75,31 @@ def export_bundle(
     activations: what its products are given, by which weights of few bits are scaled and rounded. None: a text of the
     exporter's own shows it for four bits, and where activations are rounded too; others are rounded as they are.
     digests: `calibration.source_digests` of the checkpoint; None hashes it while its graphs are traced.
-    The bundle appears there whole or not at all. Raises UserError for what cannot be exported, VerificationError when
-    a graph and transformers disagree.
+    The bundle appears there whole or not at all. Raises UserError for what cannot be exported, and where another
+    process exports to the same place; VerificationError when a graph and transformers disagree.
     """
-    output = check_output(output)
+    output = Path(output)
+    with staging(output, progress.note) as folder:
+        return export_through(folder, source, output, options, progress, activations, digests=digests)
+
+
+def export_through(
+    folder: Path,
+    source: str | Path,
+    output: Path,
+    options: Options,
+    progress: Progress,
+    activations: Mapping[str, Activation] | None = None,
+    *,
+    digests: dict[str, str] | None = None,
+) -> Manifest:
+    """`export_bundle` by way of a directory of `staging`, for who has more to do while the place is its own."""
     checkpoint = Checkpoint(source)
     family = family_of(checkpoint.model_type(), str(checkpoint.path / "config.json"))
-    with staging(output) as folder:
-        manifest = _write(checkpoint, family, options, activations, output, folder, progress, digests)
-        folder.rename(output)
+    manifest = _write(checkpoint, family, options, activations, output, folder, progress, digests)
+    check_output(output)  # an older version, or another program, may have been faster
+    folder.rename(output)
     return manifest
-
-
-def check_output(output: str | Path) -> Path:
-    """The path of a bundle to write; UserError if something is there, or nowhere to put it."""
-    output = Path(output)
-    if output.exists():
-        raise UserError(f"{output}: already exists: remove it, or give another `output`")
-    if not output.absolute().parent.is_dir():
-        raise UserError(f"{output.absolute().parent}: no such directory: make it first")
-    return output
 
 
 def _write(

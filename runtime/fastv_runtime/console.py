@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import os
 import re
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
@@ -15,6 +15,9 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 from fastv_runtime import hf
 from fastv_runtime.config.bundle import Bundle, read_manifest
 from fastv_runtime.errors import UserError
+from fastv_runtime.files import DISK, NOT_OURS, cannot_write
+from fastv_runtime.signals import stoppable
+from fastv_runtime.streams import drop_stdout, flush_stdout, reserve_streams, say
 from fastv_runtime.versions import __version__, untested
 
 stderr = Console(stderr=True)
@@ -39,6 +42,8 @@ def command(
 ) -> None:
     """Parse, run, and exit: 0 when done, 2 with one line for bad input, 1 with one line for a failure.
 
+    A disk that is full or read-only counts as bad input. SIGINT, SIGTERM and SIGHUP end with one line and 130, 143 and
+    129, after what was begun is put away.
     `extras` says, of the parsed arguments, which extras of fastv-edge the command uses: the versions of what these
     and everyone need are checked first.
     """
@@ -60,27 +65,35 @@ def guarded(
 ) -> None:
     """Run the arguments that `parser` parsed, and exit as `command` does."""
     program = parser.prog
-    try:
-        newer = untested(extras(args))
-        if newer is not None:
-            print(f"{program}: warning: {newer}", file=sys.stderr)
-        if not args.debug:
-            _silence_libraries()
-        run(args)
-    except UserError as error:
-        if args.debug:
+    reserve_streams()
+    with stoppable() as stop:
+        try:
+            newer = untested(extras(args))
+            if newer is not None:
+                say(f"{program}: warning: {newer}")
+            if not args.debug:
+                _silence_libraries()
+            run(args)
+            flush_stdout()
+        except UserError as error:
+            if args.debug:
+                raise
+            _fail(program, with_flags(str(error), parser), 2)
+        except SystemExit:
+            _settle(program)
             raise
-        _fail(program, with_flags(str(error), parser), 2)
-    except KeyboardInterrupt:
-        _fail(program, "interrupted", 130)
-    except BrokenPipeError:
-        # The reader of our output went away (`| head`); Python would complain once more while closing stdout.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
-    except Exception as error:
-        if args.debug:
-            raise
-        _fail(program, f"{type(error).__name__}: {error} (run with --debug for the traceback)", 1)
+        except KeyboardInterrupt:
+            _fail(program, stop.reason, stop.code)
+        except BrokenPipeError:
+            # The reader of our output went away (`| head`).
+            drop_stdout()
+            sys.exit(1)
+        except Exception as error:
+            if args.debug:
+                raise
+            if isinstance(error, OSError) and error.errno in NOT_OURS:
+                _fail(program, _about_path(error), 2)
+            _fail(program, f"{type(error).__name__}: {error} (run with --debug for the traceback)", 1)
 
 
 def with_flags(message: str, parser: argparse.ArgumentParser) -> str:
@@ -107,8 +120,40 @@ def open_bundle(path: str) -> Bundle:
         return Bundle.open(path, progress=lambda count: bars.advance(task, count))
 
 
-def _fail(program: str, message: str, code: int) -> None:
-    print(f"{program}: {' '.join(message.split())}", file=sys.stderr)
+def note(line: str) -> None:
+    """A line for people, as it is."""
+    stderr.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _about_path(error: OSError) -> str:
+    """What an error of a path or a disk says; one that names no file is of standard output, if that is at fault."""
+    try:
+        flush_stdout()
+    except UserError as unwritten:
+        return str(unwritten)
+    except BrokenPipeError:
+        drop_stdout()
+    if error.errno in DISK:
+        return str(cannot_write(error.filename or "a file", error))
+    return f"{error.filename}: {error.strerror}"
+
+
+def _settle(program: str) -> None:
+    """Write out what was printed before a command ended itself; it fails where that cannot be."""
+    try:
+        flush_stdout()
+    except UserError as error:
+        _fail(program, str(error), 2)
+    except BrokenPipeError:
+        drop_stdout()
+
+
+def _fail(program: str, message: str, code: int) -> NoReturn:
+    try:
+        flush_stdout()
+    except (UserError, BrokenPipeError):
+        drop_stdout()
+    say(f"{program}: {' '.join(message.split())}")
     sys.exit(code)
 
 

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import argparse
 import shlex
-import signal
 import sys
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
@@ -31,11 +29,13 @@ from fastv_runtime.bench.runners.peers import PeerFile, PeerRunner, read_peers, 
 from fastv_runtime.bench.runners.prepare import load_bundles, probe_baselines
 from fastv_runtime.bench.session import Session
 from fastv_runtime.bench.workloads import built_in, given
+from fastv_runtime.claims import claimed, scratch
 from fastv_runtime.cli.backends import add_backend_arguments, backend_extras
 from fastv_runtime.config.bundle import Bundle, read_manifest
-from fastv_runtime.console import command, open_bundle, stderr, with_flags
+from fastv_runtime.console import command, note, open_bundle, stderr, with_flags
 from fastv_runtime.errors import UserError
 from fastv_runtime.files import write_atomically
+from fastv_runtime.streams import require_stdout
 
 ROUNDS, WARMUP, NEW_TOKENS = 15, 2, 16
 """Nine tenths of fifteen repeats are more than a single outlier can move; the first runs of a graph allocate."""
@@ -96,7 +96,15 @@ def run(args: argparse.Namespace) -> None:
     if args.compare is not None:
         compare_reports(args)
         return
+    require_stdout()
     check(args)
+    outputs = [path for path in (args.json, args.report, args.save_profile) if path is not None]
+    with claimed(*outputs, note=note):
+        benchmark(args)
+
+
+def benchmark(args: argparse.Namespace) -> None:
+    """Measure what the arguments say and write it; exit with 1 if some runner was refused."""
     profile = None if args.profile is None else read_profile(args.profile)
     environment = capture()
     paths = [*args.bundles, *([] if args.baseline is None else [args.baseline])]
@@ -104,8 +112,7 @@ def run(args: argparse.Namespace) -> None:
     peers = read_peers(args.peer, taken=list(bundles))
     new_tokens = answer_length(bundles, args.max_new_tokens)
     with ExitStack() as stack:
-        stack.enter_context(terminable())
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fastv-bench-")))
+        folder = stack.enter_context(scratch("fastv-bench-"))
         workloads = (
             built_in(list(bundles.values()), folder, new_tokens)
             if args.prompt is None
@@ -273,20 +280,6 @@ def write(report: Report, json: Path | None, html: Path | None = None) -> None:
         write_atomically(json, report.model_dump_json(indent=1) + "\n")
     if html is not None:
         write_atomically(html, page(report))
-
-
-@contextmanager
-def terminable() -> Iterator[None]:
-    """Inside, being terminated is as being interrupted."""
-
-    def interrupt(signum: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

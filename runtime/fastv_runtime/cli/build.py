@@ -17,6 +17,7 @@ from fastv_runtime.backends.tensorrt.module import BACKENDS, TensorRt, choose_ba
 from fastv_runtime.config.bundle import Bundle, read_manifest
 from fastv_runtime.console import command, open_bundle, stderr, with_flags
 from fastv_runtime.errors import UserError
+from fastv_runtime.streams import require_stdout
 from fastv_runtime.tensorrt_build.builder import BuildResult, build_engines, outdated
 from fastv_runtime.tensorrt_build.check import tensorrt_loader
 from fastv_runtime.tensorrt_build.preflight import GIB, available_memory, estimate, warnings
@@ -57,6 +58,8 @@ def parser() -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> None:
+    if args.json:
+        require_stdout()
     read_manifest(args.bundle)  # what is no bundle is said before anything is asked of the machine
     tensorrt = load_tensorrt(choose_backend(args.target, rtx_wanted=bool(args.capabilities)))
     gpu = find_gpu()

@@ -17,6 +17,7 @@ from fastv_runtime.config.lengths import capacity
 from fastv_runtime.config.plan import Plan
 from fastv_runtime.config.wording import cost_of, dialect_of, precision_of
 from fastv_runtime.console import command
+from fastv_runtime.streams import require_stdout
 
 MIB = 2**20
 
@@ -31,6 +32,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> None:
+    require_stdout()
     manifest = read_manifest(args.bundle)
     facts = inspect(manifest)
     if args.json:

@@ -9,13 +9,15 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from fastv_runtime.claims import claimed
 from fastv_runtime.cli.backends import add_backend_arguments, backend_extras
 from fastv_runtime.cli.videos import add_video_arguments, read_videos
 from fastv_runtime.config.bundle import read_manifest
-from fastv_runtime.console import command, open_bundle, stderr, with_flags
+from fastv_runtime.console import command, note, open_bundle, stderr, with_flags
 from fastv_runtime.errors import UserError
 from fastv_runtime.generation.sampling import Sampling
 from fastv_runtime.preprocessing.images.loading import open_image
+from fastv_runtime.streams import require_stdout
 
 
 def parser() -> argparse.ArgumentParser:
@@ -60,6 +62,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> None:
+    require_stdout()
     if args.threads is not None and args.threads < 1:
         raise UserError(f"--threads {args.threads}: must be at least 1")
     sampling = Sampling(args.temperature, args.top_k, args.top_p, args.seed, args.repetition_penalty)
@@ -110,13 +113,14 @@ def _writable_png(path: Path) -> Path:
         raise UserError(f"--show-kept {path}: the image is written as PNG: give a name that ends in .png")
     if not path.absolute().parent.is_dir():
         raise UserError(f"--show-kept {path}: no such directory: make {path.absolute().parent} first")
-    return path
+    with claimed(path, note=note):  # nothing is kept of it: the image is written in one step
+        return path
 
 
 def _print_notes(notes: Sequence[str]) -> None:
     options = parser()
-    for note in notes:
-        stderr.print(f"fastv-run: {with_flags(note, options)}", style="yellow", highlight=False)
+    for each in notes:
+        stderr.print(f"fastv-run: {with_flags(each, options)}", style="yellow", highlight=False)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
