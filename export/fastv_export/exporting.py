@@ -30,7 +30,7 @@ from fastv_export.quantization.notes import quantization_notes
 from fastv_export.quantization.rules import wants_activations
 from fastv_export.quantization.text_activations import text_activations
 from fastv_export.rankers import RANKERS
-from fastv_export.staging import check_output, staging
+from fastv_export.staging import check_output, named, staging
 from fastv_export.targets import TARGETS
 from fastv_export.tracing import attention, tower_attention
 from fastv_export.tracing.pre_rope import check_projections
@@ -178,14 +178,15 @@ def _write(
             for note in quantization_notes(scaled, plan.weights, by):
                 progress.note(note)
         with progress.weights("write embedding table", embedding.nbytes) as written:
-            with (folder / EMBEDDING).open("wb") as file:
+            with named(folder / EMBEDDING), (folder / EMBEDDING).open("wb") as file:
                 embedding.tofile(file)
             written(embedding.nbytes)
         digests.add(*_files(folder))
         with progress.weights("golden vectors from transformers", _stored_bytes(checkpoint)) as read:
             stock = stream_model(checkpoint, family, plan.precision, read, rounded, embedding_dtype)
             golden = _as_cached(golden_vectors(stock, family, dimensions, vision, video, plan), scaled)
-        (folder / GOLDEN).write_bytes(save(golden))
+        with named(folder / GOLDEN):
+            (folder / GOLDEN).write_bytes(save(golden))
         digests.add(folder / GOLDEN)
         verified, cost = None, None
         if options.verify and plan.precision == "bfloat16":
@@ -223,7 +224,8 @@ def _write(
             verified=verified,
             quantization=cost,
         )
-    (folder / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    with named(folder / MANIFEST):
+        (folder / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
     return manifest
 
 

@@ -39,7 +39,7 @@ def staging(output: Path, note: Note = silent) -> Iterator[Path]:
         except OSError as error:
             if error.errno not in DISK:
                 raise
-            raise cannot_write(_at_work(output, folder, error), error) from error
+            raise cannot_write(_final(output, folder, error), error) from error
         finally:
             shutil.rmtree(folder, ignore_errors=True)
             os.close(descriptor)
@@ -51,14 +51,21 @@ def check_output(output: Path) -> None:
         raise UserError(f"{output}: already exists: remove it, or give another `output`")
 
 
-def _at_work(output: Path, folder: Path, error: OSError) -> Path:
-    """The file of the bundle that could not be written, as it would have been called; the bundle if that is not known.
+@contextmanager
+def named(file: Path) -> Iterator[None]:
+    """Within this context errors of a disk name `file`: Python's name the file that cannot be opened, and no other."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(file)
+        raise
 
-    An error names the file that could not be opened, and none that could not be written to: that is the newest.
-    """
-    if error.filename is not None:
-        named = Path(os.fsdecode(error.filename))
-        return output / named.relative_to(folder) if named.is_relative_to(folder) else named
-    files = [path for path in folder.rglob("*") if path.is_file()]
-    newest = max(files, key=lambda path: path.stat().st_mtime_ns, default=None)
-    return output if newest is None else output / newest.relative_to(folder)
+
+def _final(output: Path, folder: Path, error: OSError) -> Path:
+    """The file that an error names, as it would have been called in the bundle; the bundle if it names none."""
+    name = error.filename2 or error.filename  # of a copy the second is what is written
+    if name is None:
+        return output
+    file = Path(os.fsdecode(name))
+    return output / file.relative_to(folder) if file.is_relative_to(folder) else file

@@ -134,7 +134,7 @@ def _about_path(error: OSError) -> str:
     except BrokenPipeError:
         drop_stdout()
     if error.errno in DISK:
-        return str(cannot_write(error.filename or "a file", error))
+        return str(cannot_write(error.filename2 or error.filename or "a file", error))
     return f"{error.filename}: {error.strerror}"
 
 
