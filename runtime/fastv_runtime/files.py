@@ -58,8 +58,11 @@ def is_stream(path: Path) -> bool:
 
 
 def real(path: Path) -> Path:
-    """The file that a path names, behind links; it need not exist."""
-    return Path(os.path.realpath(path))
+    """The file that a path names, behind links; it need not exist. UserError for links that go in a circle."""
+    found = Path(os.path.realpath(path))
+    if found.is_symlink():
+        raise UserError(f"{path}: cannot be written: {os.strerror(errno.ELOOP)}")
+    return found
 
 
 def cannot_write(path: Path | str, error: OSError) -> UserError:
