@@ -18,9 +18,10 @@ from fastv_export.checkpoint.hub import resolve
 from fastv_export.progress import Progress
 from fastv_export.quantization.activations import sidecar_of
 from fastv_runtime.arguments import checked
+from fastv_runtime.claims import claimed
 from fastv_runtime.config.plan import Precision
 from fastv_runtime.errors import UserError
-from fastv_runtime.files import write_atomically
+from fastv_runtime.files import is_stream, write_atomically
 
 PRECISIONS: dict[str, Precision] = {"fp32": "float32", "fp16": "float16"}
 """Precisions in which bytes are counted, as options name them."""
@@ -98,24 +99,26 @@ def calibrate(
     )
     timed = [str(bundle) for bundle in bundles]
     objectives = _objectives(min_agreement, max_memory, precision, max_new_tokens, max_ttft, timed=bool(timed))
-    checkpoint = resolve(str(source), revision, progress)
-    calibrator = Calibrator(checkpoint, settings, objectives)
-    with progress.step("hash the checkpoint"):
-        results = calibrator.results(output.with_suffix(".samples.jsonl"), machines.threads)
-    calibrator.check_bundles(timed, results)
-    with progress.items("samples", len(samples)) as advance:
-        calibrator.measure(samples, results, advance, machines, progress.note)
-    times = None
-    if timed:
-        some = latency.timed(samples)
-        with progress.items("bundles, in turns", len(some)) as advance:
-            times = Timed.of(timed, latency.measure(timed, some, advance))
-    calibration = calibrator.summarise(samples, results, sidecar_of(output), times)
-    write_atomically(output, calibration.model_dump_json(indent=2) + "\n")
-    if page is not None:
-        with progress.items("images of the report", len(samples)) as advance:
-            evidence = calibrator.evidence(calibration, samples, results, advance)
-        write_atomically(page, report_page(calibration, evidence, str(source), str(output)))
+    kept = output.with_suffix(".samples.jsonl")
+    with claimed(kept, output, sidecar_of(output), *([] if page is None else [page]), note=progress.note):
+        checkpoint = resolve(str(source), revision, progress)
+        calibrator = Calibrator(checkpoint, settings, objectives)
+        with progress.step("hash the checkpoint"):
+            results = calibrator.results(kept, machines.threads)
+        calibrator.check_bundles(timed, results)
+        with progress.items("samples", len(samples)) as advance:
+            calibrator.measure(samples, results, advance, machines, progress.note)
+        times = None
+        if timed:
+            some = latency.timed(samples)
+            with progress.items("bundles, in turns", len(some)) as advance:
+                times = Timed.of(timed, latency.measure(timed, some, advance))
+        calibration = calibrator.summarise(samples, results, sidecar_of(output), times)
+        write_atomically(output, calibration.model_dump_json(indent=2) + "\n")
+        if page is not None:
+            with progress.items("images of the report", len(samples)) as advance:
+                evidence = calibrator.evidence(calibration, samples, results, advance)
+            write_atomically(page, report_page(calibration, evidence, str(source), str(output)))
     return calibration
 
 
@@ -148,17 +151,23 @@ def _objectives(
 
 def _check_replaced(data: Path, output: Path, page: Path | None) -> None:
     """UserError where writing would lose what is no earlier calibration or report."""
+    if is_stream(output):
+        raise UserError(f"`output` {output}: is no file, and measurements are kept beside it: give a file")
     taken = {data.resolve(): "`data`"}
     for name, path in (("`output`", output), ("`report`", page)):
-        if path is None:
+        if path is None or is_stream(path):
             continue
         other = taken.setdefault(path.resolve(), name)
         if other != name:
             raise UserError(f"{name} {path}: {other} is the same file: give another")
     if output.exists() and not _is_calibration(output):
         raise UserError(f"`output` {output}: exists and is no calibration: remove it, or give another")
-    if page is not None and page.exists() and not page.read_bytes()[:15].lower().startswith(b"<!doctype html"):
+    if page is not None and page.exists() and not is_stream(page) and not _is_page(page):
         raise UserError(f"`report` {page}: exists and is no HTML page: remove it, or give another")
+
+
+def _is_page(path: Path) -> bool:
+    return path.read_bytes()[:15].lower().startswith(b"<!doctype html")
 
 
 def _is_calibration(path: Path) -> bool:

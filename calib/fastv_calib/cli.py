@@ -13,6 +13,7 @@ from fastv_runtime import limits
 from fastv_runtime.cli.arguments import Parser, number, path, share, text, whole
 from fastv_runtime.console import command, export_extras, stderr, with_flags
 from fastv_runtime.errors import UserError, missing_extra
+from fastv_runtime.streams import require_stdout
 
 if TYPE_CHECKING:
     from fastv_export.calibration import Calibration
@@ -178,6 +179,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    if args.json:
+        require_stdout()
     try:
         import torch  # noqa: F401  first, so that a device's user reads of torch and not of some helper
 

@@ -16,7 +16,7 @@ from fastv_export.calibration import (
 from fastv_export.checkpoint.checkpoint import Checkpoint
 from fastv_export.checkpoint.hub import resolve
 from fastv_export.engines import build_after_export
-from fastv_export.exporting import check_output, export_bundle
+from fastv_export.exporting import export_through
 from fastv_export.plan import Options
 from fastv_export.progress import Progress
 from fastv_export.quantization.activations import read_activations, sidecar_of
@@ -31,6 +31,7 @@ from fastv_export.quantization.presets import (
     TRT_BLOCK,
     WIDE,
 )
+from fastv_export.staging import staging
 from fastv_export.targets import TARGETS
 from fastv_runtime.arguments import checked
 from fastv_runtime.config.bundle import Manifest
@@ -109,42 +110,43 @@ def export(
             if given[name] is not None:
                 raise UserError(f"`{name}` {given[name]}: an unpruned model (`prune`) has none: leave one of them out")
     calibrated = None if calibration is None else read_calibration(calibration)
-    check_output(output)
-    source = resolve(str(source), revision, progress)
-    digests, chosen = None, None
-    if calibrated is None:
-        precision = precision or DEFAULTS.get(target)
-    else:
-        with progress.step("compare with the calibration"):
-            digests = source_digests(Checkpoint(source))
-            chosen = chosen_for(calibrated, source, digests)
-        taken = chosen.precision if chosen.precision in FEW_BITS else None  # others are the target's own
-        for warning in calibration_warnings(
-            calibrated,
-            precision=None if precision else (taken or _own(target), DEFAULTS.get(target) or _own(target)),
-            max_text=None if max_text else (chosen.max_text, Options.max_text),
-        ):
-            progress.note(warning)
-        precision = precision or taken
-    weights = _weights(precision, block, int8_parts, target, calibrated is not None)
-    if weights is not None and not prune:
-        weights = _unsplit(weights, int8_parts)
-    activations = None
-    if calibration is not None and calibrated is not None and weights is not None:
-        activations = read_activations(sidecar_of(Path(calibration)), calibrated.activations)
-    options = Options(
-        **_planned(chosen, given | {"image_tokens": image_tokens}, prune),
-        text_step=text_step,
-        max_images=max_images,
-        max_visual=max_visual,
-        max_new_tokens=max_new_tokens,
-        precision=None if precision is None else PRESETS[precision].activations,
-        weights=weights,
-        target=target,
-        verify=verify,
-    )
-    manifest = export_bundle(source, output, options, progress, activations, digests=digests)
-    build_after_export(Path(output), manifest, target, progress)
+    output = Path(output)
+    with staging(output, progress.note) as folder:  # the place is ours before anything is downloaded
+        source = resolve(str(source), revision, progress)
+        digests, chosen = None, None
+        if calibrated is None:
+            precision = precision or DEFAULTS.get(target)
+        else:
+            with progress.step("compare with the calibration"):
+                digests = source_digests(Checkpoint(source))
+                chosen = chosen_for(calibrated, source, digests)
+            taken = chosen.precision if chosen.precision in FEW_BITS else None  # others are the target's own
+            for warning in calibration_warnings(
+                calibrated,
+                precision=None if precision else (taken or _own(target), DEFAULTS.get(target) or _own(target)),
+                max_text=None if max_text else (chosen.max_text, Options.max_text),
+            ):
+                progress.note(warning)
+            precision = precision or taken
+        weights = _weights(precision, block, int8_parts, target, calibrated is not None)
+        if weights is not None and not prune:
+            weights = _unsplit(weights, int8_parts)
+        activations = None
+        if calibration is not None and calibrated is not None and weights is not None:
+            activations = read_activations(sidecar_of(Path(calibration)), calibrated.activations)
+        options = Options(
+            **_planned(chosen, given | {"image_tokens": image_tokens}, prune),
+            text_step=text_step,
+            max_images=max_images,
+            max_visual=max_visual,
+            max_new_tokens=max_new_tokens,
+            precision=None if precision is None else PRESETS[precision].activations,
+            weights=weights,
+            target=target,
+            verify=verify,
+        )
+        manifest = export_through(folder, source, output, options, progress, activations, digests=digests)
+        build_after_export(output, manifest, target, progress)
     return manifest
 
 

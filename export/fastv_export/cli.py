@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import signal
-import sys
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fastv_export.quantization.presets import BLOCKS, PARTS, PRESETS
 from fastv_export.rankers import RANKERS
@@ -15,6 +13,7 @@ from fastv_runtime import limits
 from fastv_runtime.cli.arguments import Parser, path, share, text, whole
 from fastv_runtime.console import command, export_extras, stderr, with_flags
 from fastv_runtime.errors import missing_extra
+from fastv_runtime.streams import require_stdout
 
 if TYPE_CHECKING:
     from fastv_runtime.config.bundle import Manifest
@@ -140,6 +139,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    if args.json:
+        require_stdout()
     try:
         import torch  # noqa: F401  first, so that a device's user reads of torch and not of some helper
 
@@ -148,8 +149,6 @@ def run(args: argparse.Namespace) -> None:
         raise missing_extra(error.name or "torch", "export") from None
     from fastv_export.progress import Progress
 
-    # A terminated export cleans up as an interrupted one does.
-    signal.signal(signal.SIGTERM, _raise_exit)
     with Progress(stderr, partial(with_flags, parser=parser())) as progress:
         manifest = export(
             args.source,
@@ -198,10 +197,6 @@ def summary(manifest: Manifest) -> str:
         cost = "not measured" if manifest.quantization is None else cost_of(manifest.quantization)
         said.append(f"quantization itself costs: {cost}")
     return "; ".join(said)
-
-
-def _raise_exit(signum: int, _: Any) -> None:
-    sys.exit(128 + signum)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

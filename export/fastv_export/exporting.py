@@ -31,7 +31,7 @@ from fastv_export.quantization.notes import quantization_notes
 from fastv_export.quantization.rules import wants_activations
 from fastv_export.quantization.text_activations import text_activations
 from fastv_export.rankers import RANKERS
-from fastv_export.staging import require_space, staging
+from fastv_export.staging import check_output, named, staging
 from fastv_export.targets import TARGETS
 from fastv_export.tracing import attention, tower_attention
 from fastv_export.tracing.pre_rope import check_projections
@@ -56,6 +56,7 @@ from fastv_runtime.config.io_spec import io_specs
 from fastv_runtime.config.layouts import Vision
 from fastv_runtime.config.plan import Plan, Precision
 from fastv_runtime.errors import UserError
+from fastv_runtime.files import require_space
 from fastv_runtime.generation.prompt import PromptBuilder
 
 RECORDED_VERSIONS = ("fastv-edge", "torch", "transformers", "onnx", "onnx-ir", "onnxscript", "onnxruntime")
@@ -75,26 +76,31 @@ def export_bundle(
     activations: what its products are given, by which weights of few bits are scaled and rounded. None: a text of the
     exporter's own shows it for four bits, and where activations are rounded too; others are rounded as they are.
     digests: `calibration.source_digests` of the checkpoint; None hashes it while its graphs are traced.
-    The bundle appears there whole or not at all. Raises UserError for what cannot be exported, VerificationError when
-    a graph and transformers disagree.
+    The bundle appears there whole or not at all. Raises UserError for what cannot be exported, and where another
+    process exports to the same place; VerificationError when a graph and transformers disagree.
     """
-    output = check_output(output)
+    output = Path(output)
+    with staging(output, progress.note) as folder:
+        return export_through(folder, source, output, options, progress, activations, digests=digests)
+
+
+def export_through(
+    folder: Path,
+    source: str | Path,
+    output: Path,
+    options: Options,
+    progress: Progress,
+    activations: Mapping[str, Activation] | None = None,
+    *,
+    digests: dict[str, str] | None = None,
+) -> Manifest:
+    """`export_bundle` by way of a directory of `staging`, for who has more to do while the place is its own."""
     checkpoint = Checkpoint(source)
     family = family_of(checkpoint.model_type(), str(checkpoint.path / "config.json"))
-    with staging(output) as folder:
-        manifest = _write(checkpoint, family, options, activations, output, folder, progress, digests)
-        folder.rename(output)
+    manifest = _write(checkpoint, family, options, activations, output, folder, progress, digests)
+    check_output(output)  # an older version, or another program, may have been faster
+    folder.rename(output)
     return manifest
-
-
-def check_output(output: str | Path) -> Path:
-    """The path of a bundle to write; UserError if something is there, or nowhere to put it."""
-    output = Path(output)
-    if output.exists():
-        raise UserError(f"{output}: already exists: remove it, or give another `output`")
-    if not output.absolute().parent.is_dir():
-        raise UserError(f"{output.absolute().parent}: no such directory: make it first")
-    return output
 
 
 def _write(
@@ -181,14 +187,15 @@ def _write(
             for note in quantization_notes(scaled, plan.weights, by):
                 progress.note(note)
         with progress.weights("write embedding table", embedding.nbytes) as written:
-            with (folder / EMBEDDING).open("wb") as file:
+            with named(folder / EMBEDDING), (folder / EMBEDDING).open("wb") as file:
                 embedding.tofile(file)
             written(embedding.nbytes)
         digests.add(*_files(folder))
         with progress.weights("golden vectors from transformers", _stored_bytes(checkpoint)) as read:
             stock = stream_model(checkpoint, family, plan.precision, read, rounded, embedding_dtype)
             golden = _as_cached(golden_vectors(stock, family, dimensions, vision, video, plan), scaled)
-        (folder / GOLDEN).write_bytes(save(golden))
+        with named(folder / GOLDEN):
+            (folder / GOLDEN).write_bytes(save(golden))
         digests.add(folder / GOLDEN)
         verified, cost = None, None
         if options.verify and plan.precision == "bfloat16":
@@ -226,7 +233,8 @@ def _write(
             verified=verified,
             quantization=cost,
         )
-    (folder / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    with named(folder / MANIFEST):
+        (folder / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
     return manifest
 
 

@@ -2,45 +2,70 @@
 
 from __future__ import annotations
 
-import errno
+import fcntl
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from fastv_runtime.claims import Note, claimed, silent
 from fastv_runtime.errors import UserError
-
-FULL = (errno.ENOSPC, errno.EDQUOT)
+from fastv_runtime.files import DISK, cannot_write, writing
 
 
 @contextmanager
-def staging(output: Path) -> Iterator[Path]:
+def staging(output: Path, note: Note = silent) -> Iterator[Path]:
     """A directory that the caller renames to `output` at the end; removed if anything goes wrong before.
 
-    Raises UserError if the disk fills up.
+    Directories that killed exports to the same place left are removed first, which `note` is told. Raises UserError if
+    another process exports there, if nothing can be written there, and if the disk fills up.
     """
-    folder = Path(tempfile.mkdtemp(prefix=f".{output.name}.partial-", dir=output.absolute().parent))
-    # mkdtemp makes it private; a bundle has the permissions that any new directory has.
-    umask = os.umask(0)
-    os.umask(umask)
-    folder.chmod(0o777 & ~umask)
+    check_output(output)
+    with claimed(output, note=note):
+        check_output(output)  # who had claimed it may just have finished
+        with writing(output):
+            folder = Path(tempfile.mkdtemp(prefix=f".{output.name}.partial-", dir=output.absolute().parent))
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            with suppress(OSError):  # a file system without locks, or where they go over a network
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # says that it is not left over
+            # mkdtemp makes it private; a bundle has the permissions that any new directory has.
+            umask = os.umask(0)
+            os.umask(umask)
+            folder.chmod(0o777 & ~umask)
+            yield folder
+        except OSError as error:
+            if error.errno not in DISK:
+                raise
+            raise cannot_write(_final(output, folder, error), error) from error
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+            os.close(descriptor)
+
+
+def check_output(output: Path) -> None:
+    """UserError if something is where a bundle is to be written, a link that leads nowhere included."""
+    if output.exists() or output.is_symlink():
+        raise UserError(f"{output}: already exists: remove it, or give another `output`")
+
+
+@contextmanager
+def named(file: Path) -> Iterator[None]:
+    """Within this context errors of a disk name `file`: Python's name the file that cannot be opened, and no other."""
     try:
-        yield folder
+        yield
     except OSError as error:
-        if error.errno not in FULL:
-            raise
-        raise UserError(f"{output}: the disk is full: free some space, or give an `output` on another disk") from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        if error.filename is None:
+            error.filename = str(file)
+        raise
 
 
-def require_space(output: Path, needed: int) -> None:
-    """UserError if the disk that `output` will be on has less than `needed` bytes free."""
-    free = shutil.disk_usage(output.absolute().parent).free
-    if free < needed:
-        raise UserError(
-            f"{output}: needs {needed / 2**30:,.2f} GiB, its disk has {free / 2**30:,.2f} GiB free: "
-            "free some space, or give an `output` on another disk"
-        )
+def _final(output: Path, folder: Path, error: OSError) -> Path:
+    """The file that an error names, as it would have been called in the bundle; the bundle if it names none."""
+    name = error.filename2 or error.filename  # of a copy the second is what is written
+    if name is None:
+        return output
+    file = Path(os.fsdecode(name))
+    return output / file.relative_to(folder) if file.is_relative_to(folder) else file

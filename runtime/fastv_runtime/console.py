@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import os
 import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from rich.console import Console
 
 from fastv_runtime.errors import UserError
+from fastv_runtime.files import DISK, NOT_OURS, cannot_write
+from fastv_runtime.signals import stoppable
+from fastv_runtime.streams import drop_stdout, flush_stdout, reserve_streams, say
 
 if TYPE_CHECKING:
     from fastv_runtime.config.bundle import Bundle
@@ -40,6 +42,8 @@ def command(
 ) -> None:
     """Parse, run, and exit: 0 when done, 2 with one line for bad input, 1 with one line for a failure.
 
+    A disk that is full or read-only counts as bad input. SIGINT, SIGTERM and SIGHUP end with one line and 130, 143 and
+    129, after what was begun is put away.
     `extras` says, of the parsed arguments, which extras of fastv-edge the command uses: the versions of what these
     and everyone need are checked first.
     """
@@ -86,30 +90,36 @@ def guarded(
     from fastv_runtime.versions import untested
 
     program = parser.prog
-    try:
-        if sys.stdout is None:
-            raise UserError("the standard output is closed: give it somewhere to go, /dev/null for nowhere")
-        newer = untested(extras(args))
-        if newer is not None and not args.quiet:
-            print(f"{program}: warning: {newer}", file=sys.stderr)
-        if not args.debug:
-            _silence_libraries()
-        with _quietly(args.quiet):
-            run(args)
-    except UserError as error:
-        if args.debug:
+    reserve_streams()
+    with stoppable() as stop:
+        try:
+            newer = untested(extras(args))
+            if newer is not None and not args.quiet:
+                say(f"{program}: warning: {newer}")
+            if not args.debug:
+                _silence_libraries()
+            with _quietly(args.quiet):
+                run(args)
+            flush_stdout()
+        except UserError as error:
+            if args.debug:
+                raise
+            _fail(program, with_flags(str(error), parser), 2)
+        except SystemExit:
+            _settle(program)
             raise
-        _fail(program, with_flags(str(error), parser), 2)
-    except KeyboardInterrupt:
-        _fail(program, "interrupted", 130)
-    except BrokenPipeError:
-        # The reader of our output went away (`| head`); Python would complain once more while closing stdout.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
-    except Exception as error:
-        if args.debug:
-            raise
-        _fail(program, f"{type(error).__name__}: {error} (run with --debug for the traceback)", 1)
+        except KeyboardInterrupt:
+            _fail(program, stop.reason, stop.code)
+        except BrokenPipeError:
+            # The reader of our output went away (`| head`).
+            drop_stdout()
+            sys.exit(1)
+        except Exception as error:
+            if args.debug:
+                raise
+            if isinstance(error, OSError) and error.errno in NOT_OURS:
+                _fail(program, _about_path(error), 2)
+            _fail(program, f"{type(error).__name__}: {error} (run with --debug for the traceback)", 1)
 
 
 def with_flags(message: str, parser: argparse.ArgumentParser) -> str:
@@ -165,9 +175,40 @@ def one_line(message: str) -> str:
     return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in words)
 
 
-def _fail(program: str, message: str, code: int) -> None:
-    if sys.stderr is not None:
-        print(f"{program}: {one_line(message)}", file=sys.stderr)
+def note(line: str) -> None:
+    """A line for people, as it is."""
+    stderr.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _about_path(error: OSError) -> str:
+    """What an error of a path or a disk says; one that names no file is of standard output, if that is at fault."""
+    try:
+        flush_stdout()
+    except UserError as unwritten:
+        return str(unwritten)
+    except BrokenPipeError:
+        drop_stdout()
+    if error.errno in DISK:
+        return str(cannot_write(error.filename2 or error.filename or "a file", error))
+    return f"{error.filename}: {error.strerror}"
+
+
+def _settle(program: str) -> None:
+    """Write out what was printed before a command ended itself; it fails where that cannot be."""
+    try:
+        flush_stdout()
+    except UserError as error:
+        _fail(program, str(error), 2)
+    except BrokenPipeError:
+        drop_stdout()
+
+
+def _fail(program: str, message: str, code: int) -> NoReturn:
+    try:
+        flush_stdout()
+    except (UserError, BrokenPipeError):
+        drop_stdout()
+    say(f"{program}: {one_line(message)}")
     sys.exit(code)
 
 

@@ -16,6 +16,7 @@ from fastv_export.plan import Options
 from fastv_export.progress import Progress
 from fastv_export.staging import staging
 from fastv_runtime import UserError
+from fastv_runtime.files import DISK
 
 Usage = namedtuple("Usage", "total used free")
 
@@ -26,7 +27,7 @@ def test_a_disk_that_is_too_small_is_named_before_the_first_graph(
     traced: list[str] = []
     monkeypatch.setattr("fastv_export.graphs.write.build_graph", lambda name, *_: traced.append(name))
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(1 << 30, 1 << 30, 1000))
-    with pytest.raises(UserError, match=r"out.fastv: needs 0\.00 GiB, its disk has 0\.00 GiB free: free some space"):
+    with pytest.raises(UserError, match=r"out.fastv: needs 1\.\d MiB, its disk has 0\.0 MiB free: free some space"):
         export_bundle(tiny_llava, tmp_path / "out.fastv", Options(), Progress(None))
     assert traced == []
     assert list(tmp_path.iterdir()) == []
@@ -47,7 +48,7 @@ def test_a_disk_that_fills_up_leaves_nothing(
 
     monkeypatch.setattr(CheckpointTensor, "tofile", full)
     with pytest.raises(
-        UserError, match=r"out.fastv: the disk is full: free some space, or give an `output` on another disk"
+        UserError, match=rf"out.fastv/onnx/\w+.onnx.data: {DISK[code]}: free some space, or write to another disk"
     ):
         export_bundle(tiny_llava, tmp_path / "out.fastv", Options(), Progress(None))
     assert count >= 5

@@ -19,6 +19,7 @@ from fastv_calib.measurement.measure import Measure, Yielded, load_measure
 from fastv_calib.samples.data import Sample
 from fastv_export.calibration import CalibrationSettings
 from fastv_runtime.errors import UserError, missing_extra
+from fastv_runtime.signals import handlers_kept
 
 LOSSES = 3
 """Workers that may be lost over one sample, or one after another before they measure anything."""
@@ -170,7 +171,7 @@ def _connected(ray: Any, address: str, workers: int | None, work: Work) -> Itera
         own = {"RAY_USAGE_STATS_ENABLED": "0"}
         if not {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & set(os.environ):
             own["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
-        with _environment(own):
+        with _environment(own), handlers_kept():  # Ray's would end this process without a word
             ray.init(
                 address="local",
                 num_cpus=workers * work.threads,

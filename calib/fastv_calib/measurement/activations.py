@@ -14,8 +14,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save
 
 from fastv_export.quantization.observer import Statistics, means, merged
+from fastv_runtime.claims import remove_partials
 from fastv_runtime.config.bundle import sha256
-from fastv_runtime.files import write_atomically
+from fastv_runtime.files import write_atomically, writing
 
 SAMPLES = 64
 """Statistics are of the data's first samples: tens of thousands of rows. A sample of a 7B model takes 12 MB."""
@@ -33,6 +34,7 @@ class StatisticsFiles:
 
     def __init__(self, folder: Path, key: str):
         self._folder, self._key = folder, f"{key} {FORMAT}"
+        self._tidy = False
 
     def __contains__(self, sample: str) -> bool:
         try:
@@ -43,7 +45,11 @@ class StatisticsFiles:
 
     def add(self, sample: str, statistics: Statistics) -> None:
         """Keep a sample's statistics; on disk when this returns."""
-        self._folder.mkdir(exist_ok=True)
+        if not self._tidy:
+            with writing(self._folder):
+                self._folder.mkdir(exist_ok=True)
+            remove_partials(self._folder)
+            self._tidy = True
         write_atomically(self._path(sample), save(statistics, {"measurements": self._key}))
 
     def merge(self, samples: Sequence[str], target: Path) -> str:

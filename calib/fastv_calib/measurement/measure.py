@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int
 
 from fastv_calib.measurement.quantized import QuantizedModel
 from fastv_calib.measurement.rankers import kept
+from fastv_calib.measurement.room import attention_bytes, check_room
 from fastv_calib.measurement.sweep import Dense, Sweep
 from fastv_calib.samples.data import Sample
 from fastv_calib.samples.inputs import DecoderInputs, InputMaker
@@ -22,6 +23,7 @@ from fastv_export.calibration import CalibrationSettings, KeptPoint
 from fastv_export.checkpoint.checkpoint import Checkpoint
 from fastv_export.families import Family, family_of
 from fastv_export.hf.models import Limit
+from fastv_export.plan import decoder_dimensions
 from fastv_export.quantization.activations import Activation
 from fastv_export.quantization.observer import Observer, Statistics
 from fastv_export.quantization.presets import FEW_BITS
@@ -34,6 +36,7 @@ from fastv_runtime.config.lengths import kept_count
 from fastv_runtime.errors import UserError
 from fastv_runtime.preprocessing.images.loading import open_image
 from fastv_runtime.preprocessing.videos.decoding import open_video
+from fastv_runtime.tensorrt_build.preflight import available_memory
 
 
 class PlanOutcome(StrictModel):
@@ -105,16 +108,24 @@ def load_measure(source: Path, settings: CalibrationSettings) -> Measure:
     family = family_of(checkpoint.model_type(), str(checkpoint.path / "config.json"))
     model = load_model(checkpoint.path, family)
     maker = InputMaker(checkpoint, family, model, settings.image_tokens)
-    return Measure(model, family, maker, settings, family.max_positions(family.config(checkpoint)))
+    config = family.config(checkpoint)
+    heads = decoder_dimensions(config, family).num_attention_heads
+    return Measure(model, family, maker, settings, family.max_positions(config), heads)
 
 
 class Measure:
     """Measures samples on one model."""
 
     def __init__(
-        self, model: Any, family: Family, maker: InputMaker, settings: CalibrationSettings, limit: Limit | None
+        self,
+        model: Any,
+        family: Family,
+        maker: InputMaker,
+        settings: CalibrationSettings,
+        limit: Limit | None,
+        heads: int,
     ):
-        """limit: positions that the model supports, None if no limit is known.
+        """limit: positions that the model supports, None if no limit is known. heads: of the decoder's attention.
 
         Raises UserError for a ranker that this family's exports cannot have.
         """
@@ -123,6 +134,7 @@ class Measure:
         for name in pre_rope:
             # What no export can have is not measured for hours first.
             check_projections(hf.attention_of(hf.layers_of(decoder)[0]), name, family.model_type)
+        self._heads = heads
         self._sweep = Sweep(decoder, head, settings.layers, pre_rope=bool(pre_rope))
         self._observer = Observer(decoder, head)
         self._maker, self._settings, self._limit = maker, settings, limit
@@ -143,6 +155,8 @@ class Measure:
                 f"{sample.where}: the prompt has {length} tokens and this model supports at most "
                 f"{self._limit.positions} ({self._limit.why}), answer included"
             )
+        needed = attention_bytes(self._heads, length, visual, self._settings)
+        check_room(sample.where, length, needed, available_memory())
         statistics: Statistics = {}
         with self._observer.observed(statistics):
             dense = self._sweep.dense(inputs, self._maker.stop, self._settings.answer_tokens)

@@ -13,6 +13,7 @@ from fastv_export.families import Family
 from fastv_export.graphs.pack import build_pack
 from fastv_export.graphs.select import build_select
 from fastv_export.rankers import RANKERS
+from fastv_export.staging import named
 from fastv_export.tracing.parts import DecoderPart, VisionPart
 from fastv_export.tracing.trace import OPSET, graph_inputs, name_outputs, trace_decoder, trace_vision
 from fastv_runtime.config.io_spec import IOSpec
@@ -56,14 +57,16 @@ def save_graph(model: ir.Model, path: Path, written: Callable[[int], None] = lam
 
     `written` is called with the bytes of each weight as it is written.
     """
+    data = f"{path.name}.data" if model.graph.initializers else None
     try:
-        ir.save(
-            model,
-            path,
-            external_data=f"{path.name}.data" if model.graph.initializers else None,
-            max_workers=WRITERS,
-            callback=lambda tensor, _: written(tensor.nbytes),
-        )
+        with named(path if data is None else path.with_name(data)):
+            ir.save(
+                model,
+                path,
+                external_data=data,
+                max_workers=WRITERS,
+                callback=lambda tensor, _: written(tensor.nbytes),
+            )
     except ir.serde.SerdeError as error:
         cause: BaseException | None = error
         while cause is not None and not isinstance(cause, UserError):  # of a small weight, which the graph itself holds

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import argparse
 import shlex
-import signal
 import sys
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fastv_runtime.backends.registry import BACKENDS
+from fastv_runtime.claims import claimed, scratch
 from fastv_runtime.cli.backends import backend_extras
 from fastv_runtime.cli.bench_arguments import parser
-from fastv_runtime.console import command, complain, open_bundle, stderr, with_flags
+from fastv_runtime.console import command, complain, note, open_bundle, stderr, with_flags
 from fastv_runtime.errors import UserError
 from fastv_runtime.files import write_atomically
+from fastv_runtime.streams import require_stdout
 
 if TYPE_CHECKING:
     from fastv_runtime.bench.analysis.device_profile import DeviceProfile
@@ -36,7 +36,15 @@ def run(args: argparse.Namespace) -> None:
     if args.compare is not None:
         compare_reports(args)
         return
+    require_stdout()
     check(args)
+    outputs = [path for path in (args.json, args.report, args.save_profile) if path is not None]
+    with claimed(*outputs, note=note):
+        benchmark(args)
+
+
+def benchmark(args: argparse.Namespace) -> None:
+    """Measure what the arguments say and write it; exit with 1 if some runner was refused."""
     from fastv_runtime.bench.analysis.device_profile import read_profile
     from fastv_runtime.bench.machine.conditions import Watch
     from fastv_runtime.bench.machine.energy import find_meter
@@ -60,8 +68,7 @@ def run(args: argparse.Namespace) -> None:
     peers = read_peers(args.peer, taken=[choice.name for choice, _ in entrants])
     new_tokens = answer_length(bundles, args.max_new_tokens)
     with ExitStack() as stack:
-        stack.enter_context(terminable())
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fastv-bench-")))
+        folder = stack.enter_context(scratch("fastv-bench-"))
         workloads = (
             built_in(list(bundles.values()), folder, new_tokens)
             if args.prompt is None
@@ -226,20 +233,6 @@ def write(report: Report, json: Path | None, html: Path | None = None) -> None:
         from fastv_runtime.bench.output.page import page
 
         write_atomically(html, page(report))
-
-
-@contextmanager
-def terminable() -> Iterator[None]:
-    """Inside, being terminated is as being interrupted."""
-
-    def interrupt(signum: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -12,6 +12,7 @@ from fastv_runtime import limits
 from fastv_runtime.cli.arguments import Parser, file, number, path, text
 from fastv_runtime.console import command, complain, open_bundle, stderr, with_flags
 from fastv_runtime.errors import UserError
+from fastv_runtime.streams import require_stdout
 
 if TYPE_CHECKING:
     from fastv_runtime.backends.tensorrt.device import Device
@@ -62,6 +63,8 @@ def parser() -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> None:
+    if args.json:
+        require_stdout()
     from fastv_runtime.backends.tensorrt.device import choose_device
     from fastv_runtime.backends.tensorrt.gpu import find_gpu
     from fastv_runtime.backends.tensorrt.module import choose_backend, load_tensorrt, require_dialect

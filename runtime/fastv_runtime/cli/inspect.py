@@ -12,6 +12,7 @@ from rich.console import Console
 
 from fastv_runtime.cli.arguments import Parser, path
 from fastv_runtime.console import command
+from fastv_runtime.streams import require_stdout
 
 if TYPE_CHECKING:
     from fastv_runtime.config.bundle import Manifest
@@ -31,6 +32,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> None:
+    require_stdout()
     from fastv_runtime.config.bundle import read_manifest
 
     manifest = read_manifest(args.bundle)

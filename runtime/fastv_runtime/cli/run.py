@@ -11,6 +11,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from fastv_runtime import limits
+from fastv_runtime.claims import claimed
 from fastv_runtime.cli.answers import print_answer, print_dim, print_figures
 from fastv_runtime.cli.arguments import Parser, path, share, source, text, whole
 from fastv_runtime.cli.backends import add_backend_arguments, backend_extras
@@ -18,8 +19,9 @@ from fastv_runtime.cli.chat import Chat
 from fastv_runtime.cli.sampling import add_sampling_arguments, read_sampling
 from fastv_runtime.cli.sources import STDIN, open_source, read_prompts, read_stdin, text_of
 from fastv_runtime.cli.videos import add_video_arguments, read_videos
-from fastv_runtime.console import command, open_bundle, stderr, with_flags
+from fastv_runtime.console import command, note, open_bundle, stderr, with_flags
 from fastv_runtime.errors import UserError
+from fastv_runtime.streams import require_stdout
 
 if TYPE_CHECKING:
     from fastv_runtime.generation.calls.answer import Answer
@@ -83,6 +85,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> None:
+    require_stdout()
     sampling = read_sampling(args)
     kept_path = None if args.show_kept is None else _writable_png(Path(args.show_kept))
     _check_together(args)
@@ -185,12 +188,13 @@ def _writable_png(path: Path) -> Path:
         raise UserError(f"--show-kept {path}: the image is written as PNG: give a name that ends in .png")
     if not path.absolute().parent.is_dir():
         raise UserError(f"--show-kept {path}: no such directory: make {path.absolute().parent} first")
-    return path
+    with claimed(path, note=note):  # nothing is kept of it: the image is written in one step
+        return path
 
 
 def _print_notes(options: argparse.ArgumentParser, notes: Sequence[str]) -> None:
-    for note in notes:
-        stderr.print(f"fastv-run: {with_flags(note, options)}", style="yellow", highlight=False, soft_wrap=True)
+    for each in notes:
+        stderr.print(f"fastv-run: {with_flags(each, options)}", style="yellow", highlight=False, soft_wrap=True)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import os
 import platform
 import tempfile
 import time
@@ -27,10 +28,13 @@ from fastv_runtime.backends.tensorrt.receipt import (
     read_receipt,
     write_receipt,
 )
+from fastv_runtime.claims import claimed, remove_partials
 from fastv_runtime.config.bundle import Bundle, GraphSpec
 from fastv_runtime.errors import UserError
+from fastv_runtime.files import require_space, writing
 from fastv_runtime.tensorrt_build.check import Load, self_test_engine
 from fastv_runtime.tensorrt_build.network import BuilderSettings, Phase, compile_graph
+from fastv_runtime.tensorrt_build.preflight import weight_bytes
 from fastv_runtime.tensorrt_build.profiles import Profile, graph_profiles
 
 TIMING_CACHE = "timing.cache"
@@ -101,6 +105,12 @@ class _Builder:
 
     def run(self, timing_cache: Path | None, load: Load | None, report: BuildReport, compile: Compile) -> BuildResult:
         self._make_folder()
+        with claimed(self._folder):
+            remove_partials(self._folder)
+            self._old = self._comparable(read_receipt(self._folder))  # another build may have ended meanwhile
+            return self._run(timing_cache, load, report, compile)
+
+    def _run(self, timing_cache: Path | None, load: Load | None, report: BuildReport, compile: Compile) -> BuildResult:
         if timing_cache is None and not self._device.tensorrt.is_rtx:
             timing_cache = self._folder / TIMING_CACHE
         settings = BuilderSettings(self._flags.workspace, timing_cache)
@@ -108,6 +118,8 @@ class _Builder:
         # What still holds is written first, so that an interrupted build loses none of it.
         kept = {name: record for name in self._bundle.manifest.graphs if (record := self._reusable(name)) is not None}
         receipt = self._receipt(kept)
+        manifest = self._bundle.manifest
+        require_space(self._folder, sum(weight_bytes(manifest, name) for name in manifest.graphs if name not in kept))
         for name in self._bundle.manifest.graphs:
             record = kept.get(name)
             if record is None:
@@ -130,11 +142,15 @@ class _Builder:
         )
         seconds = time.perf_counter() - start
         report(name, "write")
-        with tempfile.NamedTemporaryFile(dir=self._folder, prefix=f".{name}.engine-", delete=False) as file:
-            path = Path(file.name)
+        good = self._folder / f"{name}.engine"
+        with writing(good):
+            handle, temporary = tempfile.mkstemp(dir=self._folder, prefix=f".{good.name}.partial-")
+            os.close(handle)
+        path = Path(temporary)
         try:
             data = memoryview(engine)
-            path.write_bytes(data)
+            with writing(good):
+                path.write_bytes(data)
             record = EngineRecord(
                 file=f"{name}.engine",
                 sha256=hashlib.sha256(data).hexdigest(),

@@ -150,7 +150,7 @@ def interruptible() -> Iterator[None]:
     signal.signal(signal.SIGINT, before)
 
 
-@pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupted_run_keeps_what_it_measured(
     signal_number: int,
     interruptible: None,
@@ -162,7 +162,7 @@ def test_an_interrupted_run_keeps_what_it_measured(
     monkeypatch.setattr(BundleRunner, "run", interrupted(signal_number, 5, BundleRunner.run))
     out = tmp_path / "report.json"
     before = signal.getsignal(signal.SIGTERM)
-    assert exits(tiny_bundle, "--json", out, "--prompt", "What?", *QUICK[2:], "--rounds", "8") == 130
+    assert exits(tiny_bundle, "--json", out, "--prompt", "What?", *QUICK[2:], "--rounds", "8") == 128 + signal_number
     report = read_report(out)
     assert not report.complete and len(report.rounds) == 5
     assert list(tmp_path.iterdir()) == [out]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
@@ -17,17 +20,31 @@ GREETING: TypeAdapter[Hello | RefusalMessage] = TypeAdapter(Hello | RefusalMessa
 ANSWER: TypeAdapter[Measurement | RefusalMessage] = TypeAdapter(Measurement | RefusalMessage)
 
 
+LEASH = (
+    "import ctypes, os, signal, sys; "
+    "ctypes.CDLL(None).prctl(1, signal.SIGKILL); "  # PR_SET_PDEATHSIG, which holds over exec
+    "os.getppid() == int(sys.argv[1]) or sys.exit(1); "  # the parent may have ended before that
+    "os.execvp(sys.argv[2], sys.argv[2:])"
+)
+"""What becomes `command` in the process that is started: the kernel ends it when the benchmark's process ends."""
+
+
 class Child:
     """Starts `command` and waits for its greeting; raises Refused if there is none.
 
-    The process is in a session of its own: an interrupt at the keyboard ends the benchmark, which then ends it.
+    The process is in a session of its own: an interrupt at the keyboard ends the benchmark, which then ends it. One
+    that is killed has no time for that, and a runner that loads or measures does not see its input end: it is killed
+    as well (prctl(2), PR_SET_PDEATHSIG).
     """
 
     def __init__(self, command: Sequence[str], name: str | None = None):
+        if shutil.which(command[0]) is None:
+            raise Refused(f"{command[0]} cannot be started: No such file, or none that can be executed")
+        leash = [sys.executable, "-I", "-S", "-c", LEASH, str(os.getpid())] if sys.platform == "linux" else []
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
         try:
             self._process = subprocess.Popen(
-                command,
+                [*leash, *command],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._stderr,
