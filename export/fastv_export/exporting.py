@@ -13,7 +13,7 @@ from fastv_export import hf, support
 from fastv_export.checkpoint.checkpoint import Checkpoint
 from fastv_export.checkpoint.digests import Digests
 from fastv_export.checkpoint.generation_config import generation_defaults, generation_notes
-from fastv_export.checkpoint.reading import reading
+from fastv_export.checkpoint.reading import reading, within_bounds
 from fastv_export.checkpoint.skeleton import Skeleton, listed
 from fastv_export.checkpoint.streamed import stream_model
 from fastv_export.families import Family, family_of
@@ -109,8 +109,10 @@ def _write(
     attention.register()
     tower_attention.register()
     config = support.check_config(checkpoint, family)
-    dimensions = decoder_dimensions(config, family)
-    vision, video = family.vision(config, options.image_tokens), family.video(config)
+    with within_bounds(checkpoint.path / "config.json"):
+        dimensions = decoder_dimensions(config, family)
+        vision, video = family.vision(config, options.image_tokens), family.video(config)
+        tokens = family.tokens(checkpoint, config)
     plan = make_plan(options, dimensions, vision, video)
     check_positions(plan, family.max_positions(config))
     generation = generation_defaults(checkpoint)
@@ -143,7 +145,6 @@ def _write(
         )
     require_space(output, skeleton.parameters * int(embedding.dtype.itemsize) + embedding.nbytes)
     family.write_processor(checkpoint, folder / PROCESSOR)
-    tokens = family.tokens(checkpoint, config)
     question = _question(checkpoint, folder, tokens, vision, dimensions, plan, progress)
     with progress.weights("hash") as hashed, Digests(hashed) as digests:
         # The checkpoint is hashed while its graphs are traced, and the bundle while it is verified.

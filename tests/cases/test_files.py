@@ -56,7 +56,7 @@ def edited(name: str, part: str | None = None, **values: Any) -> Edit:
         (written("generation_config.json", "[]"), "generation_config.json"),
         (edited("generation_config.json", eos_token_id="</s>"), "eos_token_id '</s>'"),
         (edited("config.json", image_token_id=99999), "image_token_id 99999 is no token of the tokenizer"),
-        (edited("config.json", image_token_id=-1), "cannot be used (OverflowError"),
+        (edited("config.json", image_token_id=-1), "config.json: cannot be used (image is -1: must be at least 0)"),
         (edited("config.json", "text_config", num_attention_heads="4"), "config.json: "),
         (edited("config.json", "text_config", num_attention_heads=0), "config.json: cannot be used (ZeroDivisionError"),
         (edited("config.json", "text_config", hidden_act="zzz"), "config.json: cannot be used (KeyError: 'zzz')"),

@@ -6,7 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from fastv_runtime.errors import UserError
+from fastv_runtime.strict_json import said
 
 
 @contextmanager
@@ -28,3 +31,12 @@ def reading(file: Path, copy: Path | None = None) -> Iterator[None]:
         raise UserError(
             f"{file}: cannot be used ({type(error).__name__}: {shown}): mend it, or copy it again"
         ) from error
+
+
+@contextmanager
+def within_bounds(file: Path) -> Iterator[None]:
+    """What a file says that no bundle can say, a number out of all bounds, is a UserError that names that file."""
+    try:
+        yield
+    except ValidationError as error:
+        raise UserError(f"{file}: cannot be used ({said(error)}): mend it, or copy it again") from None
