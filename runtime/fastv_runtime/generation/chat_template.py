@@ -9,6 +9,7 @@ from typing import Any
 import jinja2
 
 from fastv_runtime.errors import UserError
+from fastv_runtime.generation.bounded_template import render
 
 FOLDER = "additional_chat_templates"
 """Of templates by name, each in a file of its own."""
@@ -70,8 +71,7 @@ def user_turn(tokenizer: Any, content: list[dict[str, str]], *, parts: bool) -> 
 
 def _rendered(tokenizer: Any, content: Any) -> str:
     turn = [{"role": "user", "content": content}]
-    rendered: str = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
-    return rendered
+    return render(tokenizer.chat_template, turn, tokenizer.special_tokens_map)
 
 
 def _unusable(why: str) -> UserError:
