@@ -98,13 +98,32 @@ def with_flags(message: str, parser: argparse.ArgumentParser) -> str:
     return re.sub(r"`(\w+)`", lambda name: flags.get(name[1], name[0]), message)
 
 
-def open_bundle(path: str) -> Bundle:
-    """Open a bundle; hashing gigabytes takes a while, so it shows."""
-    total = sum(digest.size for digest in read_manifest(path).files.values())
+def add_trust_arguments(parser: argparse.ArgumentParser) -> None:
+    """--check-hashes and --public-key, which `open_bundle` takes."""
+    parser.add_argument(
+        "--check-hashes",
+        action="store_true",
+        help="hash every file of a bundle (default: those that changed since they were hashed)",
+    )
+    parser.add_argument(
+        "--public-key",
+        metavar="FILE|KEY",
+        help="refuse a bundle that is not signed by this minisign key; hashes every file",
+    )
+
+
+def open_bundle(path: str, *, check_hashes: bool = False, public_key: str | None = None) -> Bundle:
+    """Open a bundle; hashing gigabytes takes a while, so it shows. Arguments as for `Bundle.open`."""
+    total = sum(digest.size for digest in read_manifest(path, public_key=public_key).files.values())
     columns = (TextColumn("checking {task.fields[name]}"), BarColumn(), DownloadColumn(binary_units=True))
     with Progress(*columns, console=stderr, transient=True) as bars:
         task = bars.add_task("", total=total, name=path)
-        return Bundle.open(path, progress=lambda count: bars.advance(task, count))
+        return Bundle.open(
+            path,
+            check_hashes=check_hashes,
+            public_key=public_key,
+            progress=lambda count: bars.advance(task, count),
+        )
 
 
 def _fail(program: str, message: str, code: int) -> None:

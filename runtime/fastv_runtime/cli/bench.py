@@ -7,7 +7,7 @@ import shlex
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -33,7 +33,7 @@ from fastv_runtime.bench.session import Session
 from fastv_runtime.bench.workloads import built_in, given
 from fastv_runtime.cli.backends import add_backend_arguments, backend_extras
 from fastv_runtime.config.bundle import Bundle, read_manifest
-from fastv_runtime.console import command, open_bundle, stderr, with_flags
+from fastv_runtime.console import add_trust_arguments, command, open_bundle, stderr, with_flags
 from fastv_runtime.errors import UserError
 from fastv_runtime.files import write_atomically
 
@@ -66,12 +66,10 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--rounds", type=int, default=ROUNDS, metavar="N", help=f"measured (default: {ROUNDS})")
     parser.add_argument("--warmup", type=int, default=WARMUP, metavar="N", help=f"before them (default: {WARMUP})")
     parser.add_argument(
-        "--max-new-tokens",
-        type=int,
-        metavar="N",
-        help=f"of each answer (default: {NEW_TOKENS}, or what all support)",
+        "--max-new-tokens", type=int, metavar="N", help=f"of each answer (default: {NEW_TOKENS}, or what all support)"
     )
     add_backend_arguments(parser)
+    add_trust_arguments(parser)
     parser.add_argument(
         "--profile",
         type=Path,
@@ -100,7 +98,8 @@ def run(args: argparse.Namespace) -> None:
     profile = None if args.profile is None else read_profile(args.profile)
     environment = capture()
     paths = [*args.bundles, *([] if args.baseline is None else [args.baseline])]
-    bundles = open_bundles(paths, args.baseline)
+    opened = partial(open_bundle, check_hashes=args.check_hashes, public_key=args.public_key)
+    bundles = open_bundles(paths, args.baseline, opened)
     peers = read_peers(args.peer, taken=list(bundles))
     new_tokens = answer_length(bundles, args.max_new_tokens)
     with ExitStack() as stack:
@@ -167,7 +166,7 @@ def check(args: argparse.Namespace) -> None:
             raise UserError(f"{path}: not a file in a directory that exists")
 
 
-def open_bundles(paths: Sequence[str], baseline: str | None) -> dict[str, Bundle]:
+def open_bundles(paths: Sequence[str], baseline: str | None, opened: Callable[[str], Bundle]) -> dict[str, Bundle]:
     """Opened bundles by the names that the report gives them. Raises UserError."""
     whole = [Path(path).resolve() for path in paths]
     for path in paths:
@@ -176,7 +175,7 @@ def open_bundles(paths: Sequence[str], baseline: str | None) -> dict[str, Bundle
         read_manifest(path)  # what is no bundle is said before gigabytes of others are hashed
     if baseline is not None and read_manifest(baseline).plan.prunes:
         raise UserError(f"--baseline {baseline}: it prunes: give a bundle that was exported with --no-prune")
-    return {name: open_bundle(path) for name, path in zip(names(list(paths)), paths, strict=True)}
+    return {name: opened(path) for name, path in zip(names(list(paths)), paths, strict=True)}
 
 
 def answer_length(bundles: dict[str, Bundle], asked: int | None) -> int:

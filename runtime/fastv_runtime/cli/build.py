@@ -15,7 +15,7 @@ from fastv_runtime.backends.tensorrt.device import Device, choose_device
 from fastv_runtime.backends.tensorrt.gpu import Gpu, find_gpu
 from fastv_runtime.backends.tensorrt.module import BACKENDS, TensorRt, choose_backend, load_tensorrt
 from fastv_runtime.config.bundle import Bundle, read_manifest
-from fastv_runtime.console import command, open_bundle, stderr, with_flags
+from fastv_runtime.console import add_trust_arguments, command, open_bundle, stderr, with_flags
 from fastv_runtime.errors import UserError
 from fastv_runtime.tensorrt_build.builder import BuildResult, build_engines, outdated
 from fastv_runtime.tensorrt_build.check import tensorrt_loader
@@ -52,6 +52,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="TensorRT's measurements, kept for the next build (default: beside the engines)",
     )
+    add_trust_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print the receipt on stdout")
     return parser
 
@@ -63,7 +64,7 @@ def run(args: argparse.Namespace) -> None:
     workspace = _workspace(args.workspace, gpu)
     _check_timing_cache(args.timing_cache, tensorrt)
     device = choose_device(tensorrt, gpu, args.capabilities)
-    bundle = open_bundle(args.bundle)
+    bundle = open_bundle(args.bundle, check_hashes=args.check_hashes, public_key=args.public_key)
     outcome = build_shown(bundle, device, workspace, timing_cache=args.timing_cache, self_test=not args.no_self_test)
     if args.json:
         print(outcome.receipt.model_dump_json())

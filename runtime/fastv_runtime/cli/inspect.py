@@ -16,7 +16,7 @@ from fastv_runtime.config.cost import plan_cost
 from fastv_runtime.config.lengths import capacity
 from fastv_runtime.config.plan import Plan
 from fastv_runtime.config.wording import cost_of, dialect_of, precision_of
-from fastv_runtime.console import command
+from fastv_runtime.console import add_trust_arguments, command, open_bundle
 
 MIB = 2**20
 
@@ -26,12 +26,16 @@ def parser() -> argparse.ArgumentParser:
         prog="fastv-inspect", description="Show what a bundle holds, and what its plan costs, by arithmetic."
     )
     parser.add_argument("bundle", metavar="BUNDLE", help="directory that fastv-export wrote")
+    add_trust_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     return parser
 
 
 def run(args: argparse.Namespace) -> None:
-    manifest = read_manifest(args.bundle)
+    if args.check_hashes or args.public_key is not None:
+        manifest = open_bundle(args.bundle, check_hashes=args.check_hashes, public_key=args.public_key).manifest
+    else:
+        manifest = read_manifest(args.bundle)
     facts = inspect(manifest)
     if args.json:
         print(json.dumps(facts))

@@ -12,7 +12,7 @@ from pathlib import Path
 from fastv_runtime.cli.backends import add_backend_arguments, backend_extras
 from fastv_runtime.cli.videos import add_video_arguments, read_videos
 from fastv_runtime.config.bundle import read_manifest
-from fastv_runtime.console import command, open_bundle, stderr, with_flags
+from fastv_runtime.console import add_trust_arguments, command, open_bundle, stderr, with_flags
 from fastv_runtime.errors import UserError
 from fastv_runtime.generation.sampling import Sampling
 from fastv_runtime.preprocessing.images.loading import open_image
@@ -53,6 +53,7 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--length", choices=["fixed", "exact"], help="pruned length (default: the bundle's plan)")
     add_backend_arguments(parser)
+    add_trust_arguments(parser)
     parser.add_argument("--threads", type=int, metavar="N", help="threads of one operator (default: one per core)")
     parser.add_argument("--show-kept", metavar="OUT.png", help="draw which patches were kept")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of the text")
@@ -69,7 +70,7 @@ def run(args: argparse.Namespace) -> None:
             raise UserError(f"{flag}: there is no image: give one with --image, or a video with --video")
     images = [open_image(path) for path in args.images]
     shown = read_videos(args.videos, args.frames, args.super_image, read_manifest(args.bundle))
-    bundle = open_bundle(args.bundle)
+    bundle = open_bundle(args.bundle, check_hashes=args.check_hashes, public_key=args.public_key)
     from fastv_runtime.generation.pipeline import Pipeline
 
     pipeline = Pipeline(bundle, threads=args.threads, aspect=args.aspect, backend=args.backend, device=args.device)

@@ -24,8 +24,9 @@ from fastv_runtime.config.manifest import (
     Tokens,
 )
 from fastv_runtime.errors import UserError
-from fastv_runtime.integrity.hashes import check_file, check_size, sha256
+from fastv_runtime.integrity.hashes import check_files, sha256
 from fastv_runtime.integrity.listing import AGAIN, check_listed
+from fastv_runtime.integrity.signature import check_signature
 from fastv_runtime.memory.layout import numpy_dtype
 from fastv_runtime.strict_json import Unusable, load, read_bytes, shown, validated
 
@@ -56,20 +57,30 @@ class Bundle:
     manifest: Manifest
 
     @classmethod
-    def open(cls, path: str | Path, *, progress: Callable[[int], None] | None = None) -> Bundle:
+    def open(
+        cls,
+        path: str | Path,
+        *,
+        check_hashes: bool = False,
+        public_key: str | Path | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> Bundle:
         """Read the manifest and check the size and sha256 of every file it lists; every file there must be listed.
 
-        `progress` is called with the number of bytes hashed since its last call.
+        A hash that was found right before is remembered in the user's cache, and believed while the file's size,
+        times, inode and device are what they were.
+
+        check_hashes: hash every file, whatever is remembered.
+        public_key: refuse a bundle that is not signed by its owner: a file that minisign wrote, or the key in base64.
+        Implies check_hashes.
+        progress: is called with the number of bytes checked since its last call.
         Raises UserError for anything that is not a whole, unchanged bundle of a known schema.
         """
-        bundle = cls(Path(path), read_manifest(path))
+        bundle = cls(Path(path), read_manifest(path, public_key=public_key))
         files = bundle.manifest.files
         try:
             check_listed(bundle.path, files)
-            for name, digest in files.items():
-                check_size(bundle.file(name), digest)
-            for name, digest in files.items():
-                check_file(bundle.file(name), digest, progress)
+            check_files(bundle.path, files, check_hashes=check_hashes or public_key is not None, progress=progress)
         except OSError as error:
             raise UserError(f"{error.filename or path}: cannot be read: {error.strerror}: {AGAIN}") from None
         return bundle
@@ -88,8 +99,11 @@ class Bundle:
         return sum(digest.size for digest in self.manifest.files.values())
 
 
-def read_manifest(path: str | Path) -> Manifest:
-    """`bundle.json` of the bundle at `path`, checked against itself; the files that it lists are not looked at."""
+def read_manifest(path: str | Path, *, public_key: str | Path | None = None) -> Manifest:
+    """`bundle.json` of the bundle at `path`, checked against itself; the files that it lists are not looked at.
+
+    public_key: as for `Bundle.open`. Raises UserError.
+    """
     path = Path(path)
     file = path / MANIFEST
     if not path.exists():
@@ -98,6 +112,8 @@ def read_manifest(path: str | Path) -> Manifest:
         raise UserError(f"{path}: not a bundle, it has no {MANIFEST}: give the directory that fastv-export wrote")
     try:
         data = read_bytes(file)
+        if public_key is not None:
+            check_signature(path, data, public_key)
         _check_version(load(data), file)
         manifest = validated(Manifest, data)
         check_consistent(manifest)

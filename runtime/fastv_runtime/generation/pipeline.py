@@ -120,13 +120,13 @@ class Pipeline:
         aspect: Aspect | None = None,
         backend: str = "ort",
         device: str | None = None,
+        check_hashes: bool = False,
+        public_key: str | Path | None = None,
         progress: Callable[[int], None] | None = None,
     ) -> Pipeline:
-        """Open the bundle at `path`, check its hashes, and load its graphs; arguments as for the class.
-
-        `progress` is called with the number of bytes hashed since its last call. Raises UserError.
-        """
-        bundle = Bundle.open(path, progress=progress)
+        """Open the bundle at `path` as `Bundle.open` does, and load its graphs; other arguments as for the class.
+        Raises UserError."""
+        bundle = Bundle.open(path, check_hashes=check_hashes, public_key=public_key, progress=progress)
         return cls(bundle, threads=threads, aspect=aspect, backend=backend, device=device)
 
     def generate(
