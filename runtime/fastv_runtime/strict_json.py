@@ -158,7 +158,8 @@ def shown(value: object) -> str:
 def plain(name: object) -> str:
     """A name from outside as a message shows it: as it is, or quoted where it would break the line."""
     text = str(name)
-    return text if text.isprintable() and len(text) <= 4 * MOST_SHOWN else shown(text)
+    whole = text.isprintable() and text == text.strip() != "" and len(text) <= 4 * MOST_SHOWN
+    return text if whole else shown(text)
 
 
 def _place(path: Sequence[int | str], raw: Any) -> str:

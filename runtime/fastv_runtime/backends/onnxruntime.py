@@ -135,7 +135,7 @@ def _named(path: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if not type(error).__module__.startswith("onnxruntime"):
+        if not isinstance(error, RuntimeError) and not type(error).__module__.startswith("onnxruntime"):
             raise
         detail = " ".join(str(error).split())
         raise UserError(

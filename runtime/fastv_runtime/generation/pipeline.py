@@ -106,7 +106,7 @@ class Pipeline:
         self._decoder = load_decoder(manifest, self._backend, self.capacity)
         self._embedding = bundle.embedding()
         self._encoder = Encoder(manifest.graphs, self._backend, self._decoder)
-        self._prompts = PromptBuilder(bundle.file(PROCESSOR), manifest.tokens)
+        self._prompts = PromptBuilder(bundle.file(PROCESSOR), manifest.tokens, manifest.decoder.vocab_size)
         self._images = load_images(bundle.file(PROCESSOR), vision)
         self._videos = None if video is None else load_videos(bundle.file(PROCESSOR), video)
         self._current: object | None = None
