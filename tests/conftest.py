@@ -43,6 +43,14 @@ def shared_traces(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempP
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Hashes are remembered for these tests alone, in commands that they start too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture
 def own_traces(shared_traces: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """For a test that changes what is traced, or asks whether two exports are the same."""

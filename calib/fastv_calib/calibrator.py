@@ -46,6 +46,7 @@ from fastv_export.calibration import (
     source_digests,
 )
 from fastv_export.checkpoint.checkpoint import Checkpoint
+from fastv_export.checkpoint.reading import within_bounds
 from fastv_export.checkpoint.skeleton import build_without_weights
 from fastv_export.families import family_of
 from fastv_export.plan import decoder_dimensions
@@ -69,7 +70,8 @@ class Calibrator:
         self.checkpoint = Checkpoint(source)
         self.family = family_of(self.checkpoint.model_type(), str(self.checkpoint.path / "config.json"))
         self.config = support.check(self.checkpoint, self.family, settings.image_tokens)
-        self.decoder = decoder_dimensions(self.config, self.family)
+        with within_bounds(self.checkpoint.path / "config.json"):
+            self.decoder = decoder_dimensions(self.config, self.family)
         self.parameters = sum(prod(tensor.shape) for tensor in self.checkpoint.tensors.values())
         self.settings, self.objectives = settings, objectives
         _check_settings(settings, self.decoder)

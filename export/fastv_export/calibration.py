@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from fastv_export.checkpoint.checkpoint import Checkpoint
 from fastv_runtime.config.base import StrictModel
 from fastv_runtime.config.bundle import sha256
 from fastv_runtime.config.plan import Length, Precision
 from fastv_runtime.errors import UserError
+from fastv_runtime.strict_json import Unusable, read_bytes, validated
 
 SCHEMA_VERSION = 4
 
@@ -196,19 +197,17 @@ def read_calibration(path: str | Path) -> Calibration:
     if not path.is_file():
         raise UserError(f"{path}: no such calibration: give the file that fastv-calibrate wrote")
     try:
-        text = path.read_text(encoding="utf-8")
-        version = _SchemaVersion.model_validate_json(text).schema_version
+        data = read_bytes(path)
+        version = validated(_SchemaVersion, data).schema_version
         if version != SCHEMA_VERSION:
             raise UserError(
                 f"{path}: schema version {version}, this program reads {SCHEMA_VERSION}: run fastv-calibrate again"
             )
-        return Calibration.model_validate_json(text)
-    except UnicodeDecodeError:
-        raise UserError(f"{path}: not a text file: give the file that fastv-calibrate wrote") from None
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the whole file"
-        raise UserError(f"{path}: {where}: {first['msg']}: run fastv-calibrate again") from None
+        return validated(Calibration, data)
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}: give the file that fastv-calibrate wrote") from None
+    except Unusable as error:
+        raise UserError(f"{path}: {error}: run fastv-calibrate again") from None
 
 
 def chosen_for(calibration: Calibration, source: str | Path, digests: dict[str, str]) -> ChosenPlan:

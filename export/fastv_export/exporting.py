@@ -13,7 +13,7 @@ from fastv_export import hf, support
 from fastv_export.checkpoint.checkpoint import Checkpoint, NotFinite
 from fastv_export.checkpoint.digests import Digests
 from fastv_export.checkpoint.generation_config import generation_defaults, generation_notes
-from fastv_export.checkpoint.reading import reading
+from fastv_export.checkpoint.reading import reading, within_bounds
 from fastv_export.checkpoint.skeleton import Skeleton, listed
 from fastv_export.checkpoint.streamed import stream_model
 from fastv_export.config_values import layouts
@@ -120,6 +120,8 @@ def _write(
     with reading(where):
         dimensions, limit = decoder_dimensions(config, family), family.max_positions(config)
     vision, video = layouts(where, family, config, options.image_tokens)
+    with within_bounds(where):
+        tokens = family.tokens(checkpoint, config)
     plan = make_plan(options, dimensions, vision, video)
     check_positions(plan, limit)
     for line in plan_lines(plan, options.target):
@@ -156,7 +158,6 @@ def _write(
         )
     require_space(output, skeleton.parameters * int(embedding.dtype.itemsize) + embedding.nbytes)
     family.write_processor(checkpoint, folder / PROCESSOR)
-    tokens = family.tokens(checkpoint, config)
     question = _question(checkpoint, folder, tokens, vision, dimensions, plan, progress)
     with progress.weights("hash") as hashed, Digests(hashed) as digests:
         # The checkpoint is hashed while its graphs are traced, and the bundle while it is verified.

@@ -155,18 +155,37 @@ def _quietly(quiet: bool) -> Iterator[None]:
         stderr.quiet = before
 
 
-def open_bundle(path: str) -> Bundle:
-    """Open a bundle; hashing gigabytes takes a while, so it shows."""
+def add_trust_arguments(parser: argparse.ArgumentParser) -> None:
+    """--check-hashes and --public-key, which `open_bundle` takes."""
+    parser.add_argument(
+        "--check-hashes",
+        action="store_true",
+        help="hash every file of a bundle (default: those that changed since they were hashed)",
+    )
+    parser.add_argument(
+        "--public-key",
+        metavar="FILE|KEY",
+        help="refuse a bundle that is not signed by this minisign key; hashes every file",
+    )
+
+
+def open_bundle(path: str, *, check_hashes: bool = False, public_key: str | None = None) -> Bundle:
+    """Open a bundle; hashing gigabytes takes a while, so it shows. Arguments as for `Bundle.open`."""
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 
     from fastv_runtime.config.bundle import Bundle, read_manifest
 
-    total = sum(digest.size for digest in read_manifest(path).files.values())
+    total = sum(digest.size for digest in read_manifest(path, public_key=public_key).files.values())
     columns = (TextColumn("checking {task.fields[name]}"), BarColumn(), DownloadColumn(binary_units=True))
     # Elsewhere than on a terminal it would leave an empty line.
     with Progress(*columns, console=stderr, transient=True, disable=not stderr.is_terminal) as bars:
         task = bars.add_task("", total=total, name=path)
-        return Bundle.open(path, progress=lambda count: bars.advance(task, count))
+        return Bundle.open(
+            path,
+            check_hashes=check_hashes,
+            public_key=public_key,
+            progress=lambda count: bars.advance(task, count),
+        )
 
 
 def one_line(message: str) -> str:

@@ -23,21 +23,23 @@ from threading import RLock
 from types import ModuleType
 from typing import Any
 
+from fastv_runtime.errors import UserError
+
 _LIBRARY = "transformers"
 _NO_ADVICE = "TRANSFORMERS_NO_ADVISORY_WARNINGS"
 
 
 def load_tokenizer(directory: Path) -> Any:
-    """transformers' tokenizer of the files in `directory`."""
-    with _without_torch():
+    """transformers' tokenizer of the files in `directory`. Raises UserError for files that it cannot load."""
+    with _without_torch(), _loading(directory, "the tokenizer"):
         from transformers import AutoTokenizer
 
         return AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
 
 
 def load_image_processor(directory: Path) -> Any:
-    """transformers' PIL image processor, configured by the files in `directory`."""
-    with _without_torch():
+    """transformers' PIL image processor, configured by the files in `directory`. Raises UserError likewise."""
+    with _without_torch(), _loading(directory, "the image processor"):
         from transformers import AutoImageProcessor
 
         return AutoImageProcessor.from_pretrained(
@@ -69,6 +71,19 @@ def silence() -> None:
 
         theirs.set_verbosity_error()
         theirs.disable_progress_bar()
+
+
+@contextmanager
+def _loading(directory: Path, what: str) -> Iterator[None]:
+    """Whatever a library raises of files from outside is one line that names them."""
+    try:
+        yield
+    except ImportError:
+        raise
+    except Exception as error:
+        words = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+        detail = f"{type(error).__name__}: {words[:200]}{'...' if len(words) > 200 else ''}"
+        raise UserError(f"{directory}: {what} cannot be used ({detail}): mend the files, or copy them again") from error
 
 
 @contextmanager

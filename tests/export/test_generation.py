@@ -93,9 +93,9 @@ def test_nothing_is_said_of_what_changes_nothing(source: Path, settings: dict[st
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"repetition_penalty": 0}, "repetition_penalty: .*greater than 0"),
-        ({"suppress_tokens": [-1]}, r"suppress_tokens\.0: "),
-        ({"bad_words_ids": "no"}, "bad_words_ids: "),
+        ({"repetition_penalty": 0}, "repetition_penalty is 0: must be above 0: "),
+        ({"suppress_tokens": [-1]}, r"suppress_tokens\.0 is -1: must be at least 0: "),
+        ({"bad_words_ids": "no"}, "bad_words_ids is 'no': must be a list: "),
     ],
 )
 def test_senseless_values_are_refused(source: Path, settings: dict[str, Any], message: str) -> None:

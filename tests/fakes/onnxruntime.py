@@ -26,6 +26,12 @@ def fake_onnxruntime(cuda: FakeCuda, *, starts: bool = True) -> Any:
         def get_providers(self) -> list[str]:
             return [PROVIDER, "CPUExecutionProvider"] if starts else ["CPUExecutionProvider"]
 
+        def get_inputs(self) -> Any:
+            return self._session.get_inputs()
+
+        def get_outputs(self) -> Any:
+            return self._session.get_outputs()
+
         def io_binding(self) -> Any:
             return Binding(self._session.io_binding())
 

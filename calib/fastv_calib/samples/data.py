@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from fastv_runtime.config.bundle import sha256
 from fastv_runtime.errors import UserError
+from fastv_runtime.strict_json import Unusable, validated
 
 SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 """Files of a folder that are taken for images."""
@@ -85,11 +86,9 @@ class _Line(BaseModel):
 def _sample(path: Path, number: int, text: str) -> Sample:
     where = f"{path}:{number}"
     try:
-        line = _Line.model_validate_json(text)
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
-        raise UserError(f"{where}: {field + ': ' if field else ''}{first['msg']}") from None
+        line = validated(_Line, text.encode())
+    except Unusable as error:
+        raise UserError(f"{where}: {error}") from None
     if sum(map(bool, (line.image, line.images, line.video))) != 1:
         raise UserError(f'{where}: give one of "image", "images" and "video", and one image at least')
     if not line.prompt.strip():

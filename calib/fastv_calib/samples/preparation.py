@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 
 from fastv_export.checkpoint.checkpoint import Checkpoint
+from fastv_export.checkpoint.reading import within_bounds
 from fastv_export.families import Family
 from fastv_runtime.config.bundle import PROCESSOR
 from fastv_runtime.generation.prompt import PromptBuilder
@@ -22,8 +23,9 @@ class Preparation:
     def __init__(self, checkpoint: Checkpoint, family: Family, image_tokens: int | None = None):
         config = family.config(checkpoint)
         self._family = family.model_type
-        self.vision, self.video = family.vision(config, image_tokens), family.video(config)
-        self.tokens = family.tokens(checkpoint, config)
+        with within_bounds(checkpoint.path / "config.json"):
+            self.vision, self.video = family.vision(config, image_tokens), family.video(config)
+            self.tokens = family.tokens(checkpoint, config)
         with tempfile.TemporaryDirectory() as scratch:
             folder = Path(scratch) / PROCESSOR
             family.write_processor(checkpoint, folder)

@@ -11,6 +11,7 @@ from fastv_export.hf import models as hf_models
 from fastv_runtime.config.generation_config import GenerationDefaults
 from fastv_runtime.config.plan import Plan
 from fastv_runtime.errors import UserError
+from fastv_runtime.strict_json import said
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig
@@ -61,11 +62,7 @@ def generation_defaults(checkpoint: Checkpoint) -> GenerationDefaults:
     try:
         return GenerationDefaults.model_validate({name: value for name, value in asked.items() if value is not None})
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise UserError(
-            f"{checkpoint.path / source_name(checkpoint)}: {where}: {first['msg']}: mend the file"
-        ) from None
+        raise UserError(f"{checkpoint.path / source_name(checkpoint)}: {said(error)}: mend the file") from None
 
 
 def generation_notes(checkpoint: Checkpoint, plan: Plan) -> list[str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from fastv_runtime.errors import UserError
+from fastv_runtime.strict_json import said
 
 
 @contextmanager
@@ -34,9 +35,17 @@ def _words(error: Exception) -> str:
     """What an error says first, on one line, after its kind."""
     kind = type(error).__name__
     if isinstance(error, ValidationError):
-        first = error.errors()[0]
-        return f"{kind}: {'.'.join(map(str, first['loc']))}: {first['msg']}"
+        return said(error)
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if len(lines) > 1 and lines[0].endswith(":"):  # transformers' configs say below it which field it is, and why
         return lines[1]
     return f"{kind}: {''.join(lines[:1])}"
+
+
+@contextmanager
+def within_bounds(file: Path) -> Iterator[None]:
+    """What a file says that no bundle can say, a number out of all bounds, is a UserError that names that file."""
+    try:
+        yield
+    except ValidationError as error:
+        raise UserError(f"{file}: cannot be used ({said(error)}): mend it, or copy it again") from None

@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from fastv_runtime.backends.base import Buffers
 from fastv_runtime.backends.cuda import Cuda
+from fastv_runtime.config.base import DType
+from fastv_runtime.config.bundle import GraphSpec
 from fastv_runtime.errors import UserError, install, missing_extra
 from fastv_runtime.memory.buffers import Buffer, HostMemory, Memory, as_buffer
 from fastv_runtime.memory.layout import numpy_dtype
 
 CUDA_PROVIDER = "CUDAExecutionProvider"
+ORT_TYPES: dict[DType, str] = {
+    "float32": "tensor(float)",
+    "float16": "tensor(float16)",
+    "bfloat16": "tensor(bfloat16)",
+    "int64": "tensor(int64)",
+    "int32": "tensor(int32)",
+    "bool": "tensor(bool)",
+}
 
 
 class OrtBackend:
@@ -55,6 +66,7 @@ class OrtEngine:
         options.add_session_config_entry("session.force_spinning_stop", "1")
         providers = ["CPUExecutionProvider"] if cuda is None else [_cuda_provider(ort, cuda), "CPUExecutionProvider"]
         self._cuda = cuda
+        self._path = path
         try:
             self.session = ort.InferenceSession(path, options, providers=providers)
         except Exception as error:
@@ -69,13 +81,30 @@ class OrtEngine:
             )
 
     def bind(self, inputs: Buffers, outputs: Buffers) -> OrtBinding:
-        return OrtBinding(self.session, inputs, outputs, self._cuda)
+        with _named(self._path):
+            return OrtBinding(self._path, self.session, inputs, outputs, self._cuda)
+
+    def check(self, spec: GraphSpec) -> None:
+        """UserError unless the graph has the inputs and outputs that the manifest says."""
+        for kind, tensors, found in (
+            ("input", spec.inputs, self.session.get_inputs()),
+            ("output", spec.outputs, self.session.get_outputs()),
+        ):
+            have = {each.name: (each.type, each.shape) for each in found}
+            want = {each.name: (ORT_TYPES[each.dtype], list(each.shape)) for each in tensors}
+            for name in dict.fromkeys([*want, *have]):
+                if name not in have or name not in want or not _same(have[name], want[name]):
+                    raise UserError(
+                        f"{self._path}: {kind} {name} is not as bundle.json has it: "
+                        "copy the bundle again, or export it again"
+                    )
 
 
 class OrtBinding:
     """An I/O binding of raw pointers; keeps the buffers alive for as long as it lives."""
 
-    def __init__(self, session: Any, inputs: Buffers, outputs: Buffers, cuda: Cuda | None = None):
+    def __init__(self, path: Path, session: Any, inputs: Buffers, outputs: Buffers, cuda: Cuda | None = None):
+        self._path = path
         self._session = session
         self._io = session.io_binding()
         self._cuda = cuda
@@ -92,11 +121,39 @@ class OrtBinding:
             # stream of ONNX Runtime's choice: bind at every run, once what was written has arrived.
             self._cuda.synchronize()
             self._bind_inputs()
-        self._session.run_with_iobinding(self._io)
+        with _named(self._path):
+            self._session.run_with_iobinding(self._io)
 
     def _bind_inputs(self) -> None:
         for name, buffer in self._inputs.items():
             self._io.bind_input(name, *_where(buffer))
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """What ONNX Runtime finds wrong with a graph while it runs is one line that names the file."""
+    try:
+        yield
+    except Exception as error:
+        if not isinstance(error, RuntimeError) and not type(error).__module__.startswith("onnxruntime"):
+            raise
+        detail = " ".join(str(error).split())
+        raise UserError(
+            f"{path}: ONNX Runtime cannot run this graph: {detail}: copy the bundle again, or export it again"
+        ) from error
+
+
+def _same(found: tuple[str, list[Any]], wanted: tuple[str, list[int | str]]) -> bool:
+    """Whether types and shapes are the same. ONNX Runtime has its own names for axes that an operator makes."""
+    (dtype, shape), (wanted_dtype, wanted_shape) = found, wanted
+    return (
+        dtype == wanted_dtype
+        and len(shape) == len(wanted_shape)
+        and all(
+            one == other or not isinstance(one, int) or isinstance(other, str)
+            for one, other in zip(shape, wanted_shape, strict=True)
+        )
+    )
 
 
 def _where(buffer: Buffer) -> tuple[Any, ...]:

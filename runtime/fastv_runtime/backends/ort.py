@@ -15,7 +15,10 @@ def _open(bundle: Bundle, device: str, threads: int | None) -> Backend:
     from fastv_runtime.backends.onnxruntime import OrtBackend
 
     files = {name: bundle.file(graph.file) for name, graph in bundle.manifest.graphs.items()}
-    return OrtBackend(files, threads=threads, cuda=Cuda("gpu") if device == "cuda" else None)
+    backend = OrtBackend(files, threads=threads, cuda=Cuda("gpu") if device == "cuda" else None)
+    for name, graph in bundle.manifest.graphs.items():
+        backend.engine(name).check(graph)
+    return backend
 
 
 BACKEND = BackendEntry(

@@ -12,8 +12,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import ValidationError
-
 from fastv_runtime.bench.analysis.device_profile import DeviceProfile
 from fastv_runtime.bench.machine.conditions import Conditions
 from fastv_runtime.bench.machine.environment import Environment
@@ -21,7 +19,7 @@ from fastv_runtime.bench.protocol import Measurement
 from fastv_runtime.config.base import StrictModel
 from fastv_runtime.config.bundle import DecoderConfig
 from fastv_runtime.config.plan import Plan
-from fastv_runtime.errors import UserError
+from fastv_runtime.strict_json import read_model
 
 REPORT_VERSION: Literal[3] = 3
 
@@ -181,15 +179,4 @@ class Report(StrictModel):
 
 def read_report(path: Path) -> Report:
     """The report in a file. Raises UserError for what is none, or one of another version."""
-    try:
-        return Report.model_validate_json(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}: give the JSON that fastv-bench wrote") from None
-    except UnicodeDecodeError:
-        raise UserError(f"{path}: not a text file: give the JSON that fastv-bench wrote") from None
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "the whole file"
-        raise UserError(
-            f"{path}: {where}: {first['msg']}: give the JSON that fastv-bench of this version wrote"
-        ) from None
+    return read_model(path, Report, "give the JSON that fastv-bench of this version wrote")

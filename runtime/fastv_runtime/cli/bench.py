@@ -145,7 +145,8 @@ def open_bundles(paths: Sequence[str], args: argparse.Namespace) -> dict[str, Bu
     if baseline is not None and read_manifest(baseline).plan.prunes:
         raise UserError(f"--baseline {baseline}: it prunes: give a bundle that was exported with --no-prune")
     check_settings(plans, args.keep, args.length)
-    return {name: open_bundle(path) for name, path in zip(names(list(paths)), paths, strict=True)}
+    opened = partial(open_bundle, check_hashes=args.check_hashes, public_key=args.public_key)
+    return {name: opened(path) for name, path in zip(names(list(paths)), paths, strict=True)}
 
 
 def prepared(

@@ -8,6 +8,7 @@ from fastv_runtime import limits
 from fastv_runtime.bench.defaults import NEW_TOKENS, ROUNDS, WARMUP
 from fastv_runtime.cli.arguments import Parser, file, path, share, text, whole
 from fastv_runtime.cli.backends import add_backend_arguments
+from fastv_runtime.console import add_trust_arguments
 
 
 def parser() -> argparse.ArgumentParser:
@@ -60,6 +61,7 @@ def parser() -> argparse.ArgumentParser:
         help=f"of each answer (default: {NEW_TOKENS}, or what all support)",
     )
     add_backend_arguments(parser)
+    add_trust_arguments(parser)
     parser.add_argument(
         "--profile",
         type=file,

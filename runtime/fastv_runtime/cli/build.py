@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from fastv_runtime import limits
 from fastv_runtime.cli.arguments import Parser, file, number, path, text
-from fastv_runtime.console import command, complain, open_bundle, stderr, with_flags
+from fastv_runtime.console import add_trust_arguments, command, complain, open_bundle, stderr, with_flags
 from fastv_runtime.errors import UserError
 from fastv_runtime.streams import require_stdout
 
@@ -58,6 +58,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="TensorRT's measurements, kept for the next build (default: beside the engines)",
     )
+    add_trust_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print the receipt on stdout")
     return parser
 
@@ -78,7 +79,7 @@ def run(args: argparse.Namespace) -> None:
     workspace = _workspace(args.workspace, gpu)
     _check_timing_cache(args.timing_cache, tensorrt)
     device = choose_device(tensorrt, gpu, args.capabilities)
-    bundle = open_bundle(args.bundle)
+    bundle = open_bundle(args.bundle, check_hashes=args.check_hashes, public_key=args.public_key)
     outcome = build_shown(bundle, device, workspace, timing_cache=args.timing_cache, self_test=not args.no_self_test)
     if args.json:
         print(outcome.receipt.model_dump_json())

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from rich.console import Console
 
 from fastv_runtime.cli.arguments import Parser, path
-from fastv_runtime.console import command
+from fastv_runtime.console import add_trust_arguments, command, open_bundle
 from fastv_runtime.streams import require_stdout
 
 if TYPE_CHECKING:
@@ -27,15 +27,19 @@ TEXTS = (8, 20, 32, 50, 64, 100, 128)
 def parser() -> argparse.ArgumentParser:
     parser = Parser("fastv-inspect", "Show what a bundle holds, and what its plan costs, by arithmetic.")
     parser.add_argument("bundle", type=path, metavar="BUNDLE", help="directory that fastv-export wrote")
+    add_trust_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     return parser
 
 
 def run(args: argparse.Namespace) -> None:
     require_stdout()
-    from fastv_runtime.config.bundle import read_manifest
+    if args.check_hashes or args.public_key is not None:
+        manifest = open_bundle(args.bundle, check_hashes=args.check_hashes, public_key=args.public_key).manifest
+    else:
+        from fastv_runtime.config.bundle import read_manifest
 
-    manifest = read_manifest(args.bundle)
+        manifest = read_manifest(args.bundle)
     facts = inspect(manifest)
     if args.json:
         print(json.dumps(facts))

@@ -19,7 +19,7 @@ from fastv_runtime.cli.chat import Chat
 from fastv_runtime.cli.sampling import add_sampling_arguments, read_sampling
 from fastv_runtime.cli.sources import STDIN, open_source, read_prompts, read_stdin, text_of
 from fastv_runtime.cli.videos import add_video_arguments, read_videos
-from fastv_runtime.console import command, note, open_bundle, stderr, with_flags
+from fastv_runtime.console import add_trust_arguments, command, note, open_bundle, stderr, with_flags
 from fastv_runtime.errors import UserError
 from fastv_runtime.streams import require_stdout
 
@@ -74,6 +74,7 @@ def parser() -> argparse.ArgumentParser:
         "--keep", type=share, metavar="R", help="fraction of visual tokens kept (default: the bundle's plan)"
     )
     add_backend_arguments(parser)
+    add_trust_arguments(parser)
     parser.add_argument(
         "--threads", type=whole(1, limits.THREADS), metavar="N", help="of one operator (default: one per core)"
     )
@@ -98,7 +99,7 @@ def run(args: argparse.Namespace) -> None:
     shown = read_videos(args.videos, args.frames, args.super_image, manifest)
     questions = _questions(args)
     begin = perf_counter()
-    bundle = open_bundle(args.bundle)
+    bundle = open_bundle(args.bundle, check_hashes=args.check_hashes, public_key=args.public_key)
     from fastv_runtime.generation.pipeline import Pipeline
 
     with Pipeline(

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fastv_runtime.config.bundle import DecoderConfig
 from fastv_runtime.config.lengths import Capacity, kept_count
+from fastv_runtime.config.manifest import DecoderConfig
 from fastv_runtime.config.plan import Plan
 
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}

@@ -7,9 +7,9 @@ packed; a layout's own axes are in `fastv_runtime.config.layouts`. Caches have t
 from __future__ import annotations
 
 from fastv_runtime.config.base import DType, TensorSpec
-from fastv_runtime.config.bundle import DecoderConfig
 from fastv_runtime.config.layouts import VideoLayout, Vision
 from fastv_runtime.config.lengths import capacity
+from fastv_runtime.config.manifest import DecoderConfig
 from fastv_runtime.config.plan import Plan
 
 IOSpec = tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]

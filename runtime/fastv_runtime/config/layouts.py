@@ -8,10 +8,10 @@ from __future__ import annotations
 import math
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from fastv_runtime.config.base import StrictModel, TensorSpec
-from fastv_runtime.config.tile_layouts import TilesVideo, TilesVision
+from fastv_runtime.config.base import Pixels, StrictModel, TensorSpec, TokenCount
+from fastv_runtime.config.tile_layouts import Frames, TilesVideo, TilesVision
 
 Aspect = Literal["crop", "pad"]
 """What becomes of an image that is not as the tower wants it: cropped as the checkpoint's image processor does, or
@@ -22,11 +22,11 @@ class FixedVision(StrictModel):
     """Every image at one size becomes `rows` x `columns` visual tokens, in raster order, and those before them."""
 
     layout: Literal["fixed"] = "fixed"
-    image_height: int
-    image_width: int
-    rows: int
-    columns: int
-    leading: int = 0
+    image_height: Pixels
+    image_width: Pixels
+    rows: Pixels
+    columns: Pixels
+    leading: int = Field(default=0, ge=0, le=1000)
     """Tokens before these that stand for no place in the image: a tower's class token."""
     aspect: Aspect = "crop"
 
@@ -61,14 +61,23 @@ class AnyresVision(StrictModel):
     """
 
     layout: Literal["anyres"] = "anyres"
-    tile: int
+    tile: Pixels
     """Pixels on each side of a tile; the whole image is squeezed into as many."""
-    side: int
+    side: Pixels
     """Features on each side of a tile."""
-    pinpoints: tuple[tuple[int, int], ...]
+    pinpoints: tuple[tuple[Pixels, Pixels], ...] = Field(min_length=1, max_length=1000)
     """Sizes (height, width in pixels) on which the tiles of an image are laid out."""
-    max_tiles: int | None = None
+    max_tiles: int | None = Field(default=None, ge=1, le=1000)
     """Grids of clearly more features than so many tiles have are shrunk (OneVision's "anyres_max_9"); None: never."""
+
+    @model_validator(mode="after")
+    def _tiles_fit(self) -> AnyresVision:
+        if self.side > self.tile:
+            raise ValueError(f"side is {self.side}: a tile of {self.tile} pixels has no more features than pixels")
+        for pinpoint in self.pinpoints:
+            if min(pinpoint) < self.tile:
+                raise ValueError(f"pinpoints has {list(pinpoint)}: no tile of {self.tile} pixels fits in it")
+        return self
 
     @property
     def tokens(self) -> int:
@@ -120,16 +129,16 @@ class PatchesVision(StrictModel):
     """
 
     layout: Literal["patches"] = "patches"
-    channels: int
-    patch: int
-    frames_per_patch: int
+    channels: int = Field(ge=1, le=16)
+    patch: Pixels
+    frames_per_patch: int = Field(ge=1, le=1000)
     """A patch holds as many frames of a video; an image stands for all of them."""
-    merge: int
-    max_tokens: int
+    merge: int = Field(ge=1, le=1000)
+    max_tokens: TokenCount
     """Most visual tokens of one image: larger ones are scaled down."""
-    window: int = 0
+    window: int = Field(default=0, ge=0, le=1000)
     """Some layers attend only within windows of this side; 0 if none does."""
-    position_side: int = 0
+    position_side: int = Field(default=0, ge=0, le=100_000)
     """A learned square of positions of this side is stretched over every image; 0 if there is none."""
 
     @property
@@ -181,10 +190,10 @@ class FramesVideo(StrictModel):
 
     layout: Literal["frames"] = "frames"
     graph: Literal["vision", "video"]
-    frames: int
+    frames: Frames
     """Frames that are sampled unless the user asks for another number."""
     image: FixedVision
-    tokens_per_frame: int
+    tokens_per_frame: TokenCount
     """Rows of the graph's output: `image.tokens`, and one more where the tower's class token stays."""
 
     @property
@@ -201,11 +210,11 @@ class PooledVideo(StrictModel):
 
     layout: Literal["pooled"] = "pooled"
     graph: Literal["vision"] = "vision"
-    frames: int
+    frames: Frames
     """Frames that are sampled unless the user asks for another number."""
-    tile: int
+    tile: Pixels
     """Pixels on each side that a frame is squeezed into."""
-    side: int
+    side: Pixels
     """Features on each side of a frame."""
 
     @property
@@ -224,13 +233,13 @@ class PatchesVideo(StrictModel):
 
     layout: Literal["patches"] = "patches"
     graph: Literal["vision"] = "vision"
-    frames: int
+    frames: Frames
     """Frames that are sampled unless the user asks for another number."""
     image: PatchesVision
     """How one time step is seen: at most `image.tokens` visual tokens."""
     clip_limits: bool = False
     """The processor's limits of size hold for all frames together, not for each."""
-    ticks_per_second: float | None = None
+    ticks_per_second: float | None = Field(default=None, gt=0, le=1e6, allow_inf_nan=False)
     """How far positions advance along the time axis in a second; None if they advance by one each time step."""
     step_text: tuple[str, str] | None = None
     """Text before and after each time step's placeholders, `{seconds}` being its time; None if there is none."""

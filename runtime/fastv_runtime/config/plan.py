@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from fastv_runtime.config.base import StrictModel
+from fastv_runtime.config.base import Size, StrictModel, TokenCount
 
 DialectName = Literal["onnx", "ort", "trt", "trt-legacy"]
 Length = Literal["fixed", "exact"]
@@ -26,7 +26,7 @@ class Weights(StrictModel):
     """
 
     bits: Literal[4, 8]
-    block: int | None
+    block: Size | None
     wide: tuple[Part, ...] = ()
     """Parts that keep 8 bits where others have 4."""
     static: bool = False
@@ -47,17 +47,17 @@ class Plan(StrictModel):
     `layer` is FastV's K; None means the unsplit, unpruned baseline. `keep` is the fraction of visual tokens kept.
     """
 
-    layer: int | None
-    keep: float
-    ranker: str
+    layer: Size | None
+    keep: float = Field(gt=0, le=1, allow_inf_nan=False)
+    ranker: str = Field(min_length=1, max_length=1000)
     """How the visual tokens that stay are chosen: the select graph does it, this is its name."""
     length: Length
     precision: Precision
     weights: Weights | None = None
     """None: weights are of `precision`, as activations are."""
-    max_text: int
-    max_visual: int
-    max_new_tokens: int
+    max_text: TokenCount
+    max_visual: TokenCount
+    max_new_tokens: TokenCount
     text_step: Annotated[int, Field(ge=1)] = TEXT_STEP
     """Fixed pruned lengths make room for text in multiples of it: what is kept beyond `keep` is fewer tokens."""
 

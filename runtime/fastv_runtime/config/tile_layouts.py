@@ -2,16 +2,43 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Collection
+from string import Formatter
+from typing import Annotated, Literal
 
-from fastv_runtime.config.base import StrictModel, TensorSpec
+from pydantic import AfterValidator, Field
+
+from fastv_runtime.config.base import Count, Pixels, StrictModel, TensorSpec
+
+Frames = Annotated[int, Field(ge=1, le=100_000)]
+"""Of one video."""
+
+
+def _naming(*names: str) -> AfterValidator:
+    """Of a text that names nothing else, and as it is: no widths, which could be gigabytes, and no attributes."""
+
+    def check(text: str) -> str:
+        try:
+            fields = [(name, spec, conversion) for _, name, spec, conversion in Formatter().parse(text)]
+        except ValueError as error:
+            raise ValueError(f"{text!r}: {error}") from None
+        for name, *how in fields:
+            if name is not None and (name not in names or any(how)):
+                raise ValueError(f"{text!r}: {_listed(names)} may stand in braces, and nothing else")
+        return text
+
+    return AfterValidator(check)
+
+
+def _listed(names: Collection[str]) -> str:
+    return " and ".join(names)
 
 
 class TileText(StrictModel):
     """What stands in the prompt around the tiles of one image."""
 
     start: str = ""
-    tile: str = ""
+    tile: Annotated[str, _naming("row", "column")] = ""
     """Before each tile; may name its {row} and {column}, counted from 1."""
     row_end: str = ""
     tiles_end: str = ""
@@ -28,13 +55,13 @@ class TilesVision(StrictModel):
     """
 
     layout: Literal["tiles"] = "tiles"
-    tile: int
+    tile: Pixels
     """Pixels on each side of a tile."""
-    side: int
+    side: Pixels
     """Visual tokens on each side of a tile."""
-    max_tiles: int
+    max_tiles: int = Field(ge=1, le=1000)
     """Most tiles of one image, the whole counted."""
-    settings: dict[str, bool | int | dict[str, int]]
+    settings: dict[str, bool | Count | dict[str, Count]]
     """What the image processor is told beside its own configuration."""
     text: TileText
 
@@ -65,9 +92,9 @@ class TilesVision(StrictModel):
 class FrameText(StrictModel):
     """What stands in the prompt around the frames of one video."""
 
-    start: str = ""
+    start: Annotated[str, _naming("count", "duration")] = ""
     """May name the {count} of frames in words and the {duration} of the video, H:MM:SS."""
-    frame: str = ""
+    frame: Annotated[str, _naming("number", "time")] = ""
     """Before each frame; may name its {number}, counted from 1, and its {time}, MM:SS."""
     between: str = ""
     end: str = ""
@@ -78,7 +105,7 @@ class TilesVideo(StrictModel):
 
     layout: Literal["tiles"] = "tiles"
     graph: Literal["vision"] = "vision"
-    frames: int
+    frames: Frames
     """Frames that are sampled unless the user asks for another number."""
     image: TilesVision
     """How a frame is seen."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from fastv_runtime.config.bundle import GraphSpec, QuantizationCost
+from fastv_runtime.config.manifest import GraphSpec, QuantizationCost
 from fastv_runtime.config.plan import DialectName, Plan, Weights
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import jinja2
 
 from fastv_runtime.errors import UserError
+from fastv_runtime.generation.bounded_template import render
 
 Turn = Mapping[str, Any]
 """{"role": ..., "content": parts}, as transformers has it; a part has a `type`, and a `text` if that is its type."""
@@ -105,8 +106,7 @@ def _complete(tokenizer: Any, turns: Sequence[Turn], written: Sequence[Turn]) ->
 
 
 def _rendered(tokenizer: Any, turns: Sequence[Turn]) -> str:
-    rendered: str = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-    return rendered
+    return render(tokenizer.chat_template, turns, tokenizer.special_tokens_map)
 
 
 def _unusable(why: str) -> UserError:

@@ -70,7 +70,7 @@ class Pipeline:
         self._decoder = load_decoder(manifest, self._backend, self.capacity)
         self._embedding = bundle.embedding()
         self._encoder = Encoder(manifest.graphs, self._backend, self._decoder)
-        self._prompts = PromptBuilder(bundle.file(PROCESSOR), manifest.tokens)
+        self._prompts = PromptBuilder(bundle.file(PROCESSOR), manifest.tokens, manifest.decoder.vocab_size)
         self._images = load_images(bundle.file(PROCESSOR), vision)
         self._videos = None if video is None else load_videos(bundle.file(PROCESSOR), video)
         self._turns = Turns()
@@ -84,13 +84,15 @@ class Pipeline:
         aspect: Aspect | None = None,
         backend: str = "ort",
         device: str | None = None,
+        check_hashes: bool = False,
+        public_key: str | Path | None = None,
         progress: Callable[[int], None] | None = None,
     ) -> Pipeline:
-        """Open the bundle at `path`, check its hashes, and load its graphs; arguments as for the class.
-
-        `progress` is called with the number of bytes hashed since its last call. Raises UserError.
-        """
-        bundle = Bundle.open(path_of("bundle", path), progress=progress)
+        """Open the bundle at `path` as `Bundle.open` does, and load its graphs; other arguments as for the class.
+        Raises UserError."""
+        bundle = Bundle.open(
+            path_of("bundle", path), check_hashes=check_hashes, public_key=public_key, progress=progress
+        )
         return cls(bundle, threads=threads, aspect=aspect, backend=backend, device=device)
 
     def generate(

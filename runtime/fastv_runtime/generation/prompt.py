@@ -44,14 +44,16 @@ class Prompt:
 class PromptBuilder:
     """Builds prompts as transformers' processors do, without torch.
 
-    `directory` holds the tokenizer's files as the checkpoint had them.
+    `directory` holds the tokenizer's files as the checkpoint had them. vocabulary: how many tokens the model knows;
+    None means no less than the tokenizer. Raises UserError for files that are no tokenizer, or not the model's.
     """
 
-    def __init__(self, directory: Path, tokens: Tokens):
+    def __init__(self, directory: Path, tokens: Tokens, vocabulary: int | None = None):
         self.tokenizer = load_tokenizer(directory)
+        self._directory, self._vocabulary = directory, vocabulary
         ids = {"image": tokens.image} | ({} if tokens.video is None else {"video": tokens.video})
         self._ids = ids
-        self._placeholders = {kind: str(self.tokenizer.convert_ids_to_tokens(token)) for kind, token in ids.items()}
+        self._placeholders = {kind: self._token(kind, token) for kind, token in ids.items()}
         self._markers = self._placeholders | ({"video": tokens.video_marker} if tokens.video_marker else {})
         self.tokenizer.chat_template = chat_template(directory, self.tokenizer)
 
@@ -121,6 +123,10 @@ class PromptBuilder:
         special = not (bos and expanded.startswith(bos))
         token_ids = np.asarray(self.tokenizer(expanded, add_special_tokens=special)["input_ids"], np.int64)
         visual = np.isin(token_ids, list(self._ids.values()))
+        if visual.sum() != sum(run.tokens for each in visuals for run in each.runs):
+            raise self._foreign("its placeholders for images are no tokens of their own, or stand in a text")
+        if self._vocabulary is not None and token_ids.max() >= self._vocabulary:
+            raise self._foreign(f"it makes token {token_ids.max()}, and the model knows {self._vocabulary}")
         runs = [run for index in order for run in visuals[index].runs]
         if int(visual.sum()) != sum(run.tokens for run in runs):
             raise UserError(
@@ -132,6 +138,17 @@ class PromptBuilder:
         places = np.flatnonzero(visual)
         starts = [int(places[end - run.tokens]) for end, run in zip(ends, runs, strict=True)]
         return Prompt(token_ids, visual, tuple(order), tuple(zip(starts, runs, strict=True)))
+
+    def _token(self, kind: str, token: int) -> str:
+        name = self.tokenizer.convert_ids_to_tokens(token)
+        if not isinstance(name, str):
+            raise self._foreign(f"it has no token {token}, which stands for one visual token ({kind})")
+        return name
+
+    def _foreign(self, why: str) -> UserError:
+        return UserError(
+            f"{self._directory}: the tokenizer is not the model's: {why}: copy these files again, or export again"
+        )
 
     def _refuse(self, rendered: str, visuals: Sequence[Visual]) -> None:
         for kind, name in (("image", "images"), ("video", "videos")):

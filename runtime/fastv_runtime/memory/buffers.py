@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal, Protocol, cast
 import numpy as np
 
 from fastv_runtime.config.base import DType
+from fastv_runtime.errors import UserError
 from fastv_runtime.memory.layout import ALIGNMENT, Region, numpy_dtype
 
 if TYPE_CHECKING:
@@ -50,7 +51,13 @@ class HostMemory:
 
     @classmethod
     def allocate(cls, nbytes: int) -> HostMemory:
-        block = np.zeros(nbytes + ALIGNMENT, np.uint8)
+        try:
+            block = np.zeros(nbytes + ALIGNMENT, np.uint8)
+        except (MemoryError, ValueError):  # numpy holds no array past the address space
+            raise UserError(
+                f"buffers of {nbytes / 2**30:,.1f} GiB do not fit into memory: export with a smaller max_text, "
+                "max_visual or max_new_tokens"
+            ) from None
         start = -block.ctypes.data % ALIGNMENT
         return cls(block[start : start + nbytes])
 

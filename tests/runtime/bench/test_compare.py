@@ -98,9 +98,9 @@ def test_the_exit_code_is_for_ci(
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (None, "No such file or directory: give the JSON that fastv-bench wrote"),
-        ("", "Invalid JSON"),
-        ("{}", "schema_version: Field required"),
+        (None, "No such file or directory: give the JSON that fastv-bench of this version wrote"),
+        ("", "not JSON: line 1, column 1: "),
+        ("{}", "schema_version is missing"),
         (b"\xff\xfe", "not a text file"),
     ],
 )

@@ -116,7 +116,7 @@ def test_peer_files_that_are_none(tmp_path: Path) -> None:
     bad.write_text('{"name": "peer", "weights": "int7", "command": []}')
     assert [each.name for each in read_peers([good], taken=["dense"])] == ["peer"]
     for paths, why in (
-        ([bad], "weights: Input should be"),
+        ([bad], "weights is .int7.: must be .fp32., "),
         ([tmp_path / "none.json"], "No such file"),
         ([good, good], "another runner is called peer"),
     ):

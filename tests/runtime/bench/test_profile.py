@@ -120,5 +120,5 @@ def test_a_probe_runs_the_bundles_own_graphs(tiny_pipeline: Pipeline, tmp_path: 
     path.write_text(profile.model_dump_json())
     assert read_profile(path) == profile
     path.write_text("{}")
-    with pytest.raises(UserError, match="not a device profile"):
+    with pytest.raises(UserError, match="device is missing: give a file that `save_profile` wrote"):
         read_profile(path)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import ConfigDict, ValidationError
+from pydantic import ConfigDict
 
 from fastv_runtime.backends.tensorrt.module import PythonModule
 from fastv_runtime.config.base import StrictModel
 from fastv_runtime.config.bundle import Manifest
 from fastv_runtime.errors import UserError
 from fastv_runtime.files import write_atomically
+from fastv_runtime.strict_json import read_model
 
 RECEIPT_VERSION = 1
 RECEIPT = "receipt.json"
@@ -104,14 +105,8 @@ def read_receipt(folder: Path) -> Receipt | None:
     file = folder / RECEIPT
     if not file.is_file():
         return None
-    try:
-        receipt = Receipt.model_validate_json(file.read_text(encoding="utf-8"))
-    except (ValidationError, UnicodeDecodeError) as error:
-        detail = "not a text file"
-        if isinstance(error, ValidationError):
-            first = error.errors()[0]
-            detail = f"{'.'.join(map(str, first['loc'])) or 'the whole file'}: {first['msg']}"
-        raise UserError(f"{file}: {detail}: remove {folder} and run fastv-build again") from None
+    # What a self-test computed may be NaN, which stands in a text.
+    receipt = read_model(file, Receipt, f"remove {folder} and run fastv-build again", strict=False)
     if receipt.receipt_version != RECEIPT_VERSION:
         raise UserError(
             f"{file}: receipt version {receipt.receipt_version} is not this program's {RECEIPT_VERSION}: "

@@ -13,13 +13,12 @@ from statistics import median
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from pydantic import ValidationError
 
 from fastv_runtime.config.base import StrictModel
 from fastv_runtime.config.bundle import DecoderConfig
 from fastv_runtime.config.cost import BYTES, cache_bytes, layer_flops, mlp_flops
 from fastv_runtime.config.plan import Plan
-from fastv_runtime.errors import UserError
+from fastv_runtime.strict_json import read_model
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -121,12 +120,7 @@ def graph_mlps(layers: int, all_layers: int, head: bool) -> int:
 
 def read_profile(path: Path) -> DeviceProfile:
     """The profile in a file. Raises UserError for what is none."""
-    try:
-        return DeviceProfile.model_validate_json(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"`profile` {path}: {error.strerror}: give a file that `save_profile` wrote") from None
-    except (ValidationError, UnicodeDecodeError):
-        raise UserError(f"`profile` {path}: not a device profile: give a file that `save_profile` wrote") from None
+    return read_model(path, DeviceProfile, "give a file that `save_profile` wrote", name=f"`profile` {path}")
 
 
 def _prefill_work(point: ProbePoint, plan: Plan) -> dict[str, float]:

@@ -14,6 +14,7 @@ from typing import TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from fastv_runtime.bench.protocol import Hello, Measurement, RefusalMessage, Refused, Request, known_stages
+from fastv_runtime.strict_json import said
 
 Reply = TypeVar("Reply", Hello, Measurement)
 GREETING: TypeAdapter[Hello | RefusalMessage] = TypeAdapter(Hello | RefusalMessage)
@@ -93,7 +94,7 @@ class Child:
         try:
             reply = expected.validate_json(line)
         except ValidationError as error:
-            raise Refused(f"its reply breaks the contract: {error.errors()[0]['msg']}: {line.strip()[:80]}") from None
+            raise Refused(f"its reply breaks the contract: {said(error)}: {line.strip()[:80]}") from None
         if isinstance(reply, RefusalMessage):
             raise Refused(reply.refused)
         return reply

@@ -7,8 +7,6 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Literal
 
-from pydantic import ValidationError
-
 from fastv_runtime.backends.onnxruntime import default_threads
 from fastv_runtime.bench.models import RunnerRecord
 from fastv_runtime.bench.protocol import Measurement, Refused, Request
@@ -19,6 +17,7 @@ from fastv_runtime.errors import UserError
 from fastv_runtime.generation.prompt import PromptBuilder
 from fastv_runtime.preprocessing import load_images
 from fastv_runtime.preprocessing.images.loading import open_image
+from fastv_runtime.strict_json import read_model
 
 Counts = Callable[[Request], tuple[int, int]]
 """Tokens of a prompt, and visual ones among them."""
@@ -125,13 +124,4 @@ def _check_weights(peer: PeerRunner, bundle: Bundle) -> None:
 
 
 def _read(path: Path) -> PeerFile:
-    try:
-        return PeerFile.model_validate_json(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"`peer` {path}: {getattr(error, 'strerror', None) or 'not a text file'}: give a peer file"
-        ) from None
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "the whole file"
-        raise UserError(f"`peer` {path}: {where}: {first['msg']}: docs/peers.md says what it holds") from None
+    return read_model(path, PeerFile, "docs/peers.md says what it holds", name=f"`peer` {path}")
