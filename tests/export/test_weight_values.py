@@ -6,13 +6,16 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import onnx_ir as ir
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from fastv_export.api import export
-from fastv_export.checkpoint.checkpoint import Checkpoint, NotFinite
+from fastv_export.checkpoint.checkpoint import Checkpoint, NotFinite, StoredTensor
+from fastv_export.checkpoint.weights import CheckpointTensor, Scratch
 from fastv_export.exporting import export_bundle
+from fastv_export.graphs.build import save_graph
 from fastv_export.plan import Options
 from fastv_export.progress import Progress
 from fastv_runtime import UserError
@@ -38,20 +41,41 @@ def damaged(
     return name
 
 
-@pytest.mark.parametrize(
-    ("part", "value", "dtype"),
-    [("a matrix", float("nan"), torch.float32), ("a norm", float("-inf"), torch.bfloat16)],
-)
-def test_weights_that_are_no_numbers_are_named(
-    part: str, value: float, dtype: torch.dtype, tiny_llava: Path, tmp_path: Path
-) -> None:
-    """Those that are streamed beside a graph, and those that are within it."""
-    name = damaged(tiny_llava, tmp_path, part, value, lambda tensor: tensor.to(dtype))
-    source = tmp_path / "source"
+def save(tensor: StoredTensor, folder: Path, dtype: str) -> None:
+    """A graph of that weight alone."""
+    weight = CheckpointTensor("w", tensor, dtype, Scratch())
+    value = ir.Value(name="w", shape=weight.shape, type=ir.TensorType(weight.dtype), const_value=weight)
+    node = ir.Node("", "Identity", [value])
+    node.outputs[0].name = "y"
+    graph = ir.Graph([], node.outputs, nodes=[node], initializers=[value], opset_imports={"": 23})
+    save_graph(ir.Model(graph, ir_version=10), folder / "graph.onnx")
+
+
+@pytest.mark.parametrize("part", ["a matrix", "a norm"])
+def test_graphs_of_weights_that_are_no_numbers_are_not_written(part: str, tiny_llava: Path, tmp_path: Path) -> None:
+    """Those that are streamed beside a graph, and small ones within it."""
+    name = damaged(tiny_llava, tmp_path, part, float("nan"), lambda tensor: tensor)
+    file = tmp_path / "source" / "model.safetensors"
     with pytest.raises(NotFinite) as caught:
-        export_bundle(source, tmp_path / "out.fastv", Options(verify=False), Progress(None))
-    file = source / "model.safetensors"
+        save(Checkpoint(file.parent).tensors[name], tmp_path, "float32")
     assert str(caught.value).startswith(f"{file}: tensor {name} has values that are NaN or infinite: ")
+
+
+@pytest.mark.parametrize("part", ["a matrix", "a norm"])
+def test_what_half_precision_cannot_hold_says_what_to_do(part: str, tiny_llava: Path, tmp_path: Path) -> None:
+    name = damaged(tiny_llava, tmp_path, part, 70_000.0, lambda tensor: tensor.bfloat16())
+    tensor = Checkpoint(tmp_path / "source").tensors[name]
+    with pytest.raises(
+        UserError, match=rf"tensor {name} .* \(beyond 65504\): use `precision` fp32, or bf16 for TensorRT"
+    ):
+        save(tensor, tmp_path, "float16")
+    save(tensor, tmp_path, "bfloat16")
+
+
+def test_an_export_without_verification_says_so_too(tiny_llava: Path, tmp_path: Path) -> None:
+    name = damaged(tiny_llava, tmp_path, "the tower", float("-inf"), lambda tensor: tensor)
+    with pytest.raises(NotFinite, match=f"tensor {name} has values that are NaN or infinite"):
+        export_bundle(tmp_path / "source", tmp_path / "out.fastv", Options(verify=False), Progress(None))
     assert [each.name for each in tmp_path.iterdir()] == ["source"]
 
 
@@ -85,11 +109,3 @@ def test_the_largest_numbers_are_numbers(tiny_llava: Path, tmp_path: Path) -> No
         most = torch.finfo(dtype).max
         name = damaged(tiny_llava, tmp_path, "a matrix", most, lambda tensor, dtype=dtype: tensor.to(dtype))  # type: ignore[misc]
         assert float(Checkpoint(tmp_path / "source").tensors[name].read().max()) == most
-
-
-def test_a_norm_that_half_precision_cannot_hold_says_what_to_do(tiny_llava: Path, tmp_path: Path) -> None:
-    name = damaged(tiny_llava, tmp_path, "a norm", 70_000.0, lambda tensor: tensor.bfloat16())
-    with pytest.raises(
-        UserError, match=rf"tensor {name} .* \(beyond 65504\): use `precision` fp32, or bf16 for TensorRT"
-    ):
-        export(tmp_path / "source", tmp_path / "out.fastv", precision="fp16", verify=False)

@@ -68,7 +68,12 @@ def save_graph(model: ir.Model, path: Path, written: Callable[[int], None] = lam
                 callback=lambda tensor, _: written(tensor.nbytes),
             )
     except ir.serde.SerdeError as error:
-        cause: BaseException | None = error
-        while cause is not None and not isinstance(cause, UserError):  # of a small weight, which the graph itself holds
-            cause = cause.__cause__
-        raise cause or error from None
+        found: BaseException | None = error
+        while found is not None and not isinstance(found, UserError):
+            found = found.__cause__
+        if found is None:
+            raise
+        wrong = type(found)(*found.args)
+    else:
+        return
+    raise wrong  # of a small weight, which is in the graph itself
