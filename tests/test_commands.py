@@ -49,6 +49,10 @@ def test_export_run_and_inspect_the_demo(tmp_path: Path, capsys: pytest.CaptureF
     with Image.open(kept) as drawn:
         assert drawn.size == (504, 504)
 
+    fastv_run([*ask, "--json", "--length", "exact", "--keep", "0.125"])
+    less = json.loads(capsys.readouterr().out)
+    assert (less["keep"], len(less["kept_visual_tokens"])) == (0.125, 18)
+
     fastv_run([*ask, "--json", "--length", "fixed"])
     captured = capsys.readouterr()
     answer = json.loads(captured.out)

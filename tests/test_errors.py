@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -73,6 +74,8 @@ class TestRun:
             (["--prompt", "word " * 300], "export with a larger --max-text"),
             (["--prompt", "What?", "--max-new-tokens", "1000"], "export with a larger --max-new-tokens"),
             (["--prompt", "What?", "--max-new-tokens", "0"], "--max-new-tokens 0"),
+            (["--prompt", "What?", "--keep", "0"], "--keep 0: must be above 0 and at most 1"),
+            (["--prompt", "What?", "--keep", "nan"], "--keep nan: must be above 0 and at most 1"),
             (["--prompt", "What?", "--temperature", "-1"], "--temperature -1"),
             (["--prompt", "What?", "--top-p", "2"], "--top-p 2"),
             (["--prompt", "What?", "--threads", "0"], "--threads 0"),
@@ -84,6 +87,11 @@ class TestRun:
     )
     def test_bad_arguments(self, fails: Fails, tiny_bundle: Path, arguments: list[str], message: str) -> None:
         assert message in fails(fastv_run, tiny_bundle, *arguments)
+
+    def test_a_keep_beyond_the_buffers(self, fails: Fails, tiny_bundle: Path, image_file: Path) -> None:
+        images = ["--image", image_file, image_file]
+        line = fails(fastv_run, tiny_bundle, *images, "--prompt", "What?", "--keep", "0.9")
+        assert re.match(r"fastv-run: --keep 0.9: the pruned prompt has \d+ tokens .*: it can be 0\.\d+ at most", line)
 
     def test_too_many_images(self, fails: Fails, tiny_bundle: Path, image_file: Path) -> None:
         line = fails(fastv_run, tiny_bundle, "--image", *[image_file] * 3, "--prompt", "What?")

@@ -25,6 +25,7 @@ from fastv_runtime.bench.models import (
 )
 from fastv_runtime.bench.protocol import Runner
 from fastv_runtime.bench.workloads import Workload
+from fastv_runtime.generation.notes import pruning_notes
 
 
 @dataclass
@@ -71,7 +72,7 @@ class Session:
             rounds=tuple(self.rounds),
             results=tuple(found),
             ratios=tuple(ratios(self.rounds, self.runners)),
-            notes=(*self.notes, *without_baseline(self.runners)),
+            notes=(*self.notes, *beyond_keep(self.rounds, self.runners), *without_baseline(self.runners)),
         )
 
     def _workload(self, workload: Workload) -> WorkloadRecord | None:
@@ -86,6 +87,24 @@ class Session:
             prompt_tokens=turn.prompt_tokens,
             visual_tokens=turn.visual_tokens,
         )
+
+
+def beyond_keep(rounds: Sequence[Round], runners: Sequence[RunnerRecord]) -> list[str]:
+    """A line for each runner and workload of which more visual tokens were kept than its keep asks for."""
+    plans = {each.name: each.bundle.plan for each in runners if each.bundle is not None}
+    turns = {(each.runner, each.workload): each.turn for each in rounds}
+    return [
+        f"{runner}, {workload}: {note}"
+        for (runner, workload), turn in turns.items()
+        if runner in plans and plans[runner].prunes and turn.visual_tokens
+        for note in pruning_notes(
+            plans[runner],
+            turn.prompt_tokens - turn.visual_tokens,
+            turn.visual_tokens,
+            turn.pruned_length,
+            plans[runner].keep,
+        )
+    ]
 
 
 def without_baseline(runners: Sequence[RunnerRecord]) -> list[str]:

@@ -91,6 +91,11 @@ def test_one_bundle_is_measured_at_several_keeps(
         result = report.result(runner.name, workload.name)
         assert result is not None and result.pruned_length == math.ceil(text / 32) * 32 + kept
         assert report.ratio(runner.name, workload.name, "ttft") is not None
+        beyond = result.pruned_length - text - kept
+        assert any(
+            note.startswith(f"{runner.name}, {workload.name}: {kept + beyond} visual tokens kept, {beyond} more than")
+            for note in report.notes
+        )
     by_turn = [each.runner for each in report.rounds if each.workload == workload.name]
     assert by_turn[:3] != by_turn[3:] and set(by_turn[:3]) == set(by_turn[3:])
     assert quarter.name in capsys.readouterr().out
