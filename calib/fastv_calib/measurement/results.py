@@ -13,6 +13,7 @@ from fastv_calib.measurement.measure import Measured
 from fastv_export.calibration import CalibrationSettings
 from fastv_runtime.config.base import StrictModel
 from fastv_runtime.errors import UserError
+from fastv_runtime.files import write_atomically
 
 VERSION = 2
 
@@ -66,6 +67,9 @@ class Results:
         lines = whole.splitlines()
         header = _header(lines[0]) if lines else None
         if header is None or (header.version, header.key) != (self._header.version, self._header.key):
+            if header is not None and len(lines) == 1:  # of a call that was refused before it measured anything
+                write_atomically(self._path, self._header.model_dump_json() + "\n")
+                return
             raise UserError(
                 f"{self._path}: has measurements of another checkpoint or by other settings: "
                 "remove it, or give another `output`"
