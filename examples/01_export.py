@@ -12,6 +12,8 @@ from fastv_export import Progress, export
 
 CHECKPOINT = Path(__file__).resolve().parents[1] / "demo" / "checkpoint"
 
+if len(sys.argv) != 2:
+    sys.exit("usage: python examples/01_export.py FOLDER")
 folder = Path(sys.argv[1])
 folder.mkdir(exist_ok=True)
 with Progress(Console(stderr=True)) as progress:  # leave it out for a quiet export

@@ -6,17 +6,17 @@ python examples/02_ask.py out
 import sys
 from pathlib import Path
 
-from PIL import Image
-
 from fastv_runtime import Pipeline
 
 IMAGE = Path(__file__).resolve().parents[1] / "demo" / "images" / "scene3.png"
 
+if len(sys.argv) != 2:
+    sys.exit("usage: python examples/02_ask.py FOLDER")
 folder = Path(sys.argv[1])
-pipeline = Pipeline.load(folder / "pruned.fastv", threads=1)  # more threads do not help a model this small
-generation = pipeline.stream([Image.open(IMAGE)], "Tell me about the white object.")
-for piece in generation:
-    print(piece, end="", flush=True)
+with Pipeline.load(folder / "pruned.fastv", threads=1) as pipeline:  # more do not help a model this small
+    generation = pipeline.stream(IMAGE, "Tell me about the white object.")
+    for piece in generation:
+        print(piece, end="", flush=True)
 answer = generation.answer
 generation.draw_kept().save(folder / "kept.png")
 print(f"\n{len(answer.kept_visual_tokens)} of {answer.visual_tokens} visual tokens kept: see {folder / 'kept.png'}")

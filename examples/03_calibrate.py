@@ -11,6 +11,8 @@ from fastv_export import export
 
 DEMO = Path(__file__).resolve().parents[1] / "demo"
 
+if len(sys.argv) != 2:
+    sys.exit("usage: python examples/03_calibrate.py FOLDER")
 folder = Path(sys.argv[1])
 folder.mkdir(exist_ok=True)
 calibration = calibrate(

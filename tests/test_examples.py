@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 import sys
 from pathlib import Path
 
@@ -42,3 +43,10 @@ def test_an_example_runs(example: Path, folder: Path) -> None:
     done = run(sys.executable, example, folder)
     assert done.returncode == 0, done.stderr
     assert re.search(PRINTED[example.name], done.stdout, re.DOTALL), done.stdout
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
+def test_an_example_without_a_folder_says_how_it_is_used(example: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", [str(example)])
+    with pytest.raises(SystemExit, match=f"^usage: python examples/{example.name} FOLDER$"):
+        runpy.run_path(str(example), run_name="__main__")

@@ -75,7 +75,12 @@ class Chat:
 
     def _ask(self, question: str) -> None:
         asked: dict[str, Any] = {"role": "user", "content": [*self._next, {"type": "text", "text": question}]}
-        answer = self._answer([*self._turns, asked])
+        try:
+            answer = self._answer([*self._turns, asked])
+        except UserError as error:
+            if self._turns == self._system:
+                raise
+            raise UserError(f"{error} (or start over: /clear)") from None
         # An empty answer is no message: the question is then forgotten, and what it showed stays for the next.
         if said := answer.text.strip():
             self._turns += [asked, {"role": "assistant", "content": said}]
