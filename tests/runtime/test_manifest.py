@@ -58,6 +58,10 @@ def renamed(manifest: dict[str, Any]) -> None:
     manifest["graphs"]["ending"] = manifest["graphs"].pop("suffix")
 
 
+def larger(manifest: dict[str, Any]) -> None:
+    manifest["decoder"]["vocab_size"] += 1
+
+
 FIELDS: list[tuple[Edit, str]] = [
     (put("embedding_dtype", to="float16"), r"embedding_dtype is 'float16': a table of \d+ x \d+ has \d+ bytes"),
     (put("embedding_dtype", to="bfloat16"), "embedding_dtype is 'bfloat16': a table of"),
@@ -80,13 +84,10 @@ FIELDS: list[tuple[Edit, str]] = [
     (put("decoder", "hidden_size", to=0), "decoder.hidden_size is 0: must be at least 1"),
     (put("decoder", "num_hidden_layers", to=10**9), "decoder.num_hidden_layers is 1000000000: must be at most 1024"),
     (put("decoder", "num_key_value_heads", to=3), "decoder: num_attention_heads is 4: must be a multiple of"),
-    (
-        lambda m: put("decoder", "vocab_size", to=m["decoder"]["vocab_size"] + 1)(m),
-        r"outputs: logits is float32 \[1, 1,",
-    ),
+    (larger, r"graphs.suffix.outputs: logits is float32 \[1, 1, \d+\] where decoder"),
     (
         put("graphs", "select", "outputs", 0, "shape", 2, to=7),
-        r"graphs.select.outputs: pruned_hidden is float32 \[1, M, 7",
+        r"graphs.select.outputs: pruned_hidden is float32",
     ),
     (put("graphs", "select", "outputs", 0, "name", to="x"), "graphs.select.outputs has 'x' where .* 'pruned_hidden'"),
     (renamed, "graphs has no suffix, which this plan needs"),
@@ -187,24 +188,19 @@ def test_links_in_a_circle_and_directories_for_files_are_refused(copy: Path) -> 
     assert f"{EMBEDDING} is missing" in refusal(copy)
 
 
-BAD_PATHS = [
-    "",
-    "/x",
-    "../x",
-    "a/../b",
-    "a//b",
-    "./a",
-    "a/",
-    "a\\b",
-    "C:/x",
-    "c:x",
-    "a:b",
-    "a\nb",
-    "a\0",
-    "con",
+BAD_PATHS = ["", "/x", "../x", "a/../b", "a//b", "./a", "a/", "a\\b", "C:/x", "c:x", "a:b", "a\nb", "a\0", "con"]
+BAD_PATHS += [
     "a/NUL.txt",
+    "lpt1.bin",
+    "a.",
+    "a ",
+    " a",
+    "a?",
+    "x" * 256,
+    "a/" * 600 + "b",
+    "//server/share",
+    "\\\\server\\share",
 ]
-BAD_PATHS += ["lpt1.bin", "a.", "a ", " a", "a?", "x" * 256, "a/" * 600 + "b", "//server/share", "\\\\server\\share"]
 
 
 @pytest.mark.parametrize("path", BAD_PATHS)
