@@ -42,6 +42,7 @@ NOT_RUN = {
     r"fastv-build |.*--backend trt|.*--device cuda": "needs a GPU",
     r"fastv-export org/name": "needs a hub",
     r"fastv-export .*-o dense\.fastv --target": "is the one of bench.md, for targets that tests/families export for",
+    r"fastv-export CHECKPOINT -o NAME\.fastv --target trt$": "is Jetson.md's, with exact lengths",
     r"fastv-bench dense\.fastv": "measures for a minute: tests/runtime/bench runs as much with fewer rounds",
     r"fastv-bench --compare": "takes two reports of it: tests/runtime/bench/test_compare.py",
     r"fastv-export: ": "is what one prints",
