@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import os
 import struct
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 from typing import Any
@@ -149,6 +151,20 @@ def test_the_first_frame_of_an_animation_is_taken() -> None:
         options = {"lossless": True} if kind == "WEBP" else {}
         shown[0].save(buffer, kind, save_all=True, append_images=shown[1:], **options)
         np.testing.assert_array_equal(pixels(buffer.getvalue()), np.asarray(frames[0].convert("RGB")))
+
+
+def test_a_usual_image_imports_no_plugin_that_it_does_not_need() -> None:
+    code = """
+import io, sys
+from PIL import Image
+from fastv_runtime.preprocessing.images.loading import as_image
+for kind in ("PNG", "JPEG"):
+    buffer = io.BytesIO()
+    Image.new("RGB", (9, 9)).save(buffer, kind)
+    as_image(buffer.getvalue())
+assert not sys.modules.keys() & {"PIL.EpsImagePlugin", "PIL.WmfImagePlugin", "PIL.AvifImagePlugin"}
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
