@@ -100,7 +100,7 @@ def unpruned_point(precision: str = "fp32") -> KeptPoint:
 
 
 def load_measure(source: Path, settings: CalibrationSettings) -> Measure:
-    """The checkpoint at `source`, loaded to measure samples by `settings`; NotFinite for weights that are no numbers."""
+    """The checkpoint at `source`, loaded to measure samples by `settings`; NotFinite where weights are no numbers."""
     checkpoint = Checkpoint(source)
     family = family_of(checkpoint.model_type(), str(checkpoint.path / "config.json"))
     model = load_model(checkpoint.path, family)
