@@ -156,7 +156,10 @@ def test_a_directory_of_somebody_else_is_refused_at_the_start() -> None:
         Path(folder).chmod(0o755)
         os.seteuid(NOBODY)
         try:
-            with pytest.raises(UserError, match="out: cannot be written: Permission denied"), claimed(Path(folder, "out")):
+            with (
+                pytest.raises(UserError, match="out: cannot be written: Permission denied"),
+                claimed(Path(folder, "out")),
+            ):
                 pass
         finally:
             os.seteuid(0)

@@ -62,8 +62,8 @@ def test_an_export_that_is_killed_anywhere(start: Start, tiny_llava: Path, tmp_p
     output = tmp_path / "out.fastv"
     given = ("export", tiny_llava, "-o", output, "--precision", "fp32")
     whole = timed(start(*given))
-    for number, seconds in enumerate(points(0, whole, 8)):
-        signum = (signal.SIGKILL, *POLITE)[number % 4]
+    for number, seconds in enumerate(points(0, whole, 5)):
+        signum = (*POLITE, signal.SIGKILL, signal.SIGKILL)[number]
         if output.exists():
             output.rename(tmp_path.with_name(f"{tmp_path.name}-{number}"))
         command = start(*given)
