@@ -35,14 +35,14 @@ def full_errors() -> None:
     os.dup2(os.open("/dev/full", os.O_WRONLY), 2)
 
 
-@pytest.mark.parametrize("arguments", [[], ["--json"]])
-def test_output_that_cannot_be_printed(start: Start, tiny_bundle: Path, arguments: list[str]) -> None:
-    asked = ("run", tiny_bundle, "--prompt", "What?", "--max-new-tokens", "2", *arguments)
+def test_output_that_cannot_be_printed(start: Start, tiny_bundle: Path) -> None:
+    asked = ("run", tiny_bundle, "--prompt", "What?", "--max-new-tokens", "2")
     for command, prepare, message in (
         (asked, closed_output, CLOSED),
         (asked, full_output, FULL),
-        (("inspect", tiny_bundle, *arguments), closed_output, CLOSED),
-        (("inspect", tiny_bundle, *arguments), full_output, FULL),
+        ((*asked, "--json"), full_output, FULL),
+        (("inspect", tiny_bundle, "--json"), closed_output, CLOSED),
+        (("inspect", tiny_bundle), full_output, FULL),
     ):
         apart = start(*command, prepare=prepare)
         assert apart.code() == 2, apart.err
