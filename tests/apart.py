@@ -11,7 +11,23 @@ from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-PRELOADED = ["fastv_export.api", "fastv_calib.api", "fastv_runtime.cli.bench", "fastv_runtime.cli.run", "tests.traces"]
+PRELOADED = [
+    "fastv_export.api",
+    "fastv_calib.api",
+    "fastv_calib.report.page",
+    "fastv_runtime.cli.bench",
+    "fastv_runtime.cli.run",
+    "fastv_runtime.generation.pipeline",
+    "onnxruntime",
+    "tests.traces",
+    "torch.distributed.tensor",
+    "torch.onnx._internal.exporter._core",
+    "transformers.models.clip.modeling_clip",
+    "transformers.models.llama.modeling_llama",
+    "transformers.models.llava.modeling_llava",
+    "transformers.models.llava.processing_llava",
+]
+"""What is not there is left out: it is imported later, if at all."""
 CONTEXT = get_context("forkserver")
 CONTEXT.set_forkserver_preload(PRELOADED)
 

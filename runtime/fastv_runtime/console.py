@@ -15,7 +15,7 @@ from rich.console import Console
 from fastv_runtime.errors import UserError
 from fastv_runtime.files import DISK, NOT_OURS, cannot_write
 from fastv_runtime.signals import stoppable
-from fastv_runtime.streams import drop_stdout, flush_stdout, reserve_streams, say
+from fastv_runtime.streams import drop_stdout, flush_stdout, reserve_streams, say, stdout_refuses
 
 if TYPE_CHECKING:
     from fastv_runtime.config.bundle import Bundle
@@ -48,7 +48,12 @@ def command(
     and everyone need are checked first.
     """
     add_common_arguments(parser)
-    guarded(parser, run, parser.parse_args(argv), extras)
+    try:
+        args = parser.parse_args(argv)
+    except SystemExit:
+        _settle(parser.prog)  # a help that cannot be printed
+        raise
+    guarded(parser, run, args, extras)
 
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
@@ -207,9 +212,10 @@ def _about_path(error: OSError) -> str:
         return str(unwritten)
     except BrokenPipeError:
         drop_stdout()
-    if error.errno in DISK:
-        return str(cannot_write(error.filename2 or error.filename or "a file", error))
-    return f"{error.filename}: {error.strerror}"
+    name = error.filename2 or error.filename
+    if name is None:
+        name = "standard output" if stdout_refuses() else "a file"
+    return str(cannot_write(name, error)) if error.errno in DISK else f"{name}: {error.strerror}"
 
 
 def _settle(program: str) -> None:

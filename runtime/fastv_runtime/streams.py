@@ -40,6 +40,19 @@ def flush_stdout() -> None:
         raise cannot_write("standard output", error) from None
 
 
+def stdout_refuses() -> bool:
+    """Whether standard output takes nothing, not even the end of a line: where it has no buffer, that is all to see."""
+    if sys.stdout is None:
+        return False
+    try:
+        os.write(sys.stdout.fileno(), b"\n")
+    except ValueError:  # one that has no descriptor
+        return False
+    except OSError:
+        return True
+    return False
+
+
 def drop_stdout() -> None:
     """Let what was printed and cannot be written go: Python would complain once more when it exits."""
     with suppress(OSError, ValueError):
