@@ -53,7 +53,7 @@ def test_an_image_is_turned_as_its_camera_says(tiny_pipeline: Pipeline) -> None:
     [
         {"temperature": 2.0, "seed": 3},
         {"temperature": 1.5, "top_k": 40, "top_p": 0.9},
-        {"repetition_penalty": 5.0},
+        {"temperature": 2.0, "repetition_penalty": 5.0},
         {"temperature": np.float32(1.5), "top_k": np.int64(40)},
         {"temperature": 2, "seed": 1},
     ],

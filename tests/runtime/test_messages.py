@@ -16,6 +16,7 @@ from transformers import AutoImageProcessor, AutoProcessor, AutoTokenizer, Idefi
 from fastv_calib.samples.preparation import Preparation
 from fastv_export.checkpoint.checkpoint import Checkpoint
 from fastv_export.families import FAMILIES
+from fastv_export.families.qwen_vl_chat.processor import CHAT_TEMPLATE as QWEN_VL_CHAT
 from fastv_runtime import Pipeline, UserError
 from fastv_runtime.config.bundle import Tokens
 from fastv_runtime.generation.calls.messages import read_messages
@@ -116,6 +117,20 @@ def test_the_demo_speaks_in_turns(tmp_path: Path) -> None:
         np.testing.assert_array_equal(built.token_ids, stock(DEMO, turns, images))
     by_system = prompts.build("What is it?", [visual], system="Answer in one word.")
     np.testing.assert_array_equal(by_system.token_ids, stock(DEMO, *TURNS["a system prompt"]))
+
+
+def test_a_system_message_takes_the_place_of_qwen_vl_chats_own(tiny_llava: Path, tmp_path: Path) -> None:
+    prompts = builder(tiny_llava, tmp_path, QWEN_VL_CHAT.replace("<imgpad>", "<image>"))
+    turns = [turn("user", IMAGE, "Why?"), turn("assistant", "So."), turn("user", IMAGE, "Oh?")]
+    image = "<img>" + "<image>" * 144 + "</img>"
+    rest = (
+        f"<|im_start|>user\nPicture 1: {image}\nWhy?<|im_end|>\n<|im_start|>assistant\nSo.<|im_end|>\n"
+        f"<|im_start|>user\nPicture 2: {image}\nOh?<|im_end|>\n<|im_start|>assistant\n"
+    )
+    for before, system in (([], "You are a helpful assistant."), ([turn("system", "Be brief.")], "Be brief.")):
+        expected = f"<|im_start|>system\n{system}<|im_end|>\n{rest}"
+        built = prompts.build_conversation([*before, *turns], [VISUAL, VISUAL])
+        assert built.token_ids.tolist() == prompts.tokenizer(expected)["input_ids"]
 
 
 TOKENS = Tokens(image=3, stop=())

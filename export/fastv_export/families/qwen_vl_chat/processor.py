@@ -27,7 +27,8 @@ SPECIAL_TOKENS = (
 """In the order of their ids, which follow the vocabulary's."""
 
 CHAT_TEMPLATE = (
-    "{% set images = namespace(count=0) %}<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
+    "{% set images = namespace(count=0) %}{% if messages[0]['role'] != 'system' %}"
+    "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n{% endif %}"
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
     "{% for part in message['content'] %}{% if part['type'] == 'image' %}{% set images.count = images.count + 1 %}"
     "Picture {{ images.count }}: <img><imgpad></img>\n"
