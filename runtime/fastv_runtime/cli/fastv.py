@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from types import ModuleType
 
-from fastv_runtime.cli.arguments import Parser, file, path
+from fastv_runtime.cli.arguments import Parser, file, path, source
 from fastv_runtime.console import add_common_arguments, add_version, command
 from fastv_runtime.errors import missing_extra
 
@@ -95,7 +95,7 @@ def _completed(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
 
     add_common_arguments(parser)
     for action in parser._actions:
-        if action.type in (path, file):
+        if action.type in (path, file, source):
             action.complete = shtab.FILE  # type: ignore[attr-defined]
     return parser
 
