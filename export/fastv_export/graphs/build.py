@@ -18,6 +18,7 @@ from fastv_export.tracing.trace import OPSET, graph_inputs, name_outputs, trace_
 from fastv_runtime.config.io_spec import IOSpec
 from fastv_runtime.config.layouts import Vision
 from fastv_runtime.config.plan import Plan
+from fastv_runtime.errors import UserError
 
 WRITERS = 2
 """Threads that write weights: one transposes while another waits for the disk. Each holds a few blocks of memory."""
@@ -55,10 +56,21 @@ def save_graph(model: ir.Model, path: Path, written: Callable[[int], None] = lam
 
     `written` is called with the bytes of each weight as it is written.
     """
-    ir.save(
-        model,
-        path,
-        external_data=f"{path.name}.data" if model.graph.initializers else None,
-        max_workers=WRITERS,
-        callback=lambda tensor, _: written(tensor.nbytes),
-    )
+    try:
+        ir.save(
+            model,
+            path,
+            external_data=f"{path.name}.data" if model.graph.initializers else None,
+            max_workers=WRITERS,
+            callback=lambda tensor, _: written(tensor.nbytes),
+        )
+    except ir.serde.SerdeError as error:
+        found: BaseException | None = error
+        while found is not None and not isinstance(found, UserError):
+            found = found.__cause__
+        if found is None:
+            raise
+        wrong = type(found)(*found.args)
+    else:
+        return
+    raise wrong  # of a small weight, which is in the graph itself
