@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from fastv_export.checkpoint.checkpoint import Checkpoint
+from fastv_export.checkpoint.skeleton import build_without_weights
 from fastv_export.config_values import check_values
 from fastv_export.families import FAMILIES, Family, family_of
 from fastv_export.hf import models as hf_models
@@ -41,9 +42,7 @@ CASES: list[tuple[tuple[str, ...], Any, str]] = [
     (("text_config", "rms_norm_eps"), "small", "'rms_norm_eps' expected float"),
     (("text_config", "rope_parameters", "rope_theta"), float("inf"), "text_config.rope_parameters.rope_theta is inf"),
     (("text_config",), [], "text_config []: must be an object"),
-    (("text_config",), GONE, "config.json and weights do not belong together"),
     (("vision_config",), 5, "vision_config 5: must be an object"),
-    (("vision_config",), None, "config.json and weights do not belong together"),
     (("vision_config", "num_hidden_layers"), 10**6, "vision_config.num_hidden_layers 1000000: the checkpoint has"),
     (("vision_config", "patch_size"), 0, "vision_config.patch_size 0: must be a whole number, 1 or more"),
     (("vision_config", "patch_size"), 1000, "an image becomes no visual token (image_size 96, patch_size 1000)"),
@@ -66,8 +65,18 @@ def test_one_line_names_the_file_and_the_field(
     with pytest.raises(UserError) as caught:
         plan_of(source)
     line = str(caught.value)
-    file = "" if "belong together" in line and ": tensor " in line else "/config.json: "
-    assert line.startswith(f"{source}{file}") and words in line and "\n" not in line
+    assert line.startswith(f"{source}/config.json: ") and words in line and "\n" not in line
+
+
+@pytest.mark.parametrize(("part", "value"), [("text_config", GONE), ("text_config", None), ("vision_config", None)])
+def test_a_part_that_is_missing_has_transformers_defaults(
+    part: str, value: Any, tiny_llava: Path, tmp_path: Path
+) -> None:
+    """Published configs leave out what is as usual; weights of another size tell that it was not."""
+    source = copied(tiny_llava, tmp_path / "source")
+    edited(source / "config.json", (part,), value)
+    with pytest.raises(UserError, match=r"config\.json and weights do not belong together"):
+        build_without_weights(Checkpoint(source), FAMILIES["llava"])
 
 
 def test_sizes_of_tiles_are_bounded(checkpoint_of: Any, tmp_path: Path) -> None:  # noqa: F811

@@ -65,12 +65,21 @@ def save_graph(model: ir.Model, path: Path, written: Callable[[int], None] = lam
             callback=lambda tensor, _: written(tensor.nbytes),
         )
     except ir.serde.SerdeError as error:
-        found: BaseException | None = error
-        while found is not None and not isinstance(found, UserError):
-            found = found.__cause__
-        if found is None:
+        wrong = _user_error(error)
+        if wrong is None:
             raise
-        wrong = type(found)(*found.args)
     else:
         return
     raise wrong  # of a small weight, which is in the graph itself
+
+
+def _user_error(error: BaseException) -> UserError | None:
+    """The UserError that a library met, whatever it made of it since."""
+    seen: list[BaseException] = []
+    at: BaseException | None = error
+    while at is not None and at not in seen:
+        if isinstance(at, UserError):
+            return type(at)(*at.args)
+        seen.append(at)
+        at = at.__cause__ or at.__context__
+    return None
