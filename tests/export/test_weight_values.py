@@ -11,7 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from fastv_calib.measurement.measure import load_measure
 from fastv_export.api import export
+from fastv_export.calibration import CalibrationSettings
 from fastv_export.checkpoint.checkpoint import Checkpoint, NotFinite, StoredTensor
 from fastv_export.checkpoint.weights import CheckpointTensor, Scratch
 from fastv_export.exporting import export_bundle
@@ -109,3 +111,10 @@ def test_the_largest_numbers_are_numbers(tiny_llava: Path, tmp_path: Path) -> No
         most = torch.finfo(dtype).max
         name = damaged(tiny_llava, tmp_path, "a matrix", most, lambda tensor, dtype=dtype: tensor.to(dtype))  # type: ignore[misc]
         assert float(Checkpoint(tmp_path / "source").tensors[name].read().max()) == most
+
+
+def test_a_calibration_measures_none_of_them(tiny_llava: Path, tmp_path: Path) -> None:
+    damaged(tiny_llava, tmp_path, "the head", float("nan"), lambda tensor: tensor)
+    settings = CalibrationSettings(layers=(2,), keeps=(0.5,), rankers=("fastv",), answer_tokens=1, image_tokens=None)
+    with pytest.raises(NotFinite, match=r"source: tensor lm_head\.weight has values that are NaN or infinite"):
+        load_measure(tmp_path / "source", settings)

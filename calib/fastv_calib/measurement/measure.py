@@ -19,7 +19,7 @@ from fastv_calib.samples.inputs import DecoderInputs, InputMaker
 from fastv_calib.samples.masks import packed
 from fastv_export import hf
 from fastv_export.calibration import CalibrationSettings, KeptPoint
-from fastv_export.checkpoint.checkpoint import Checkpoint
+from fastv_export.checkpoint.checkpoint import Checkpoint, NotFinite, finite
 from fastv_export.families import Family, family_of
 from fastv_export.hf.models import Limit
 from fastv_export.quantization.activations import Activation
@@ -100,10 +100,13 @@ def unpruned_point(precision: str = "fp32") -> KeptPoint:
 
 
 def load_measure(source: Path, settings: CalibrationSettings) -> Measure:
-    """The checkpoint at `source`, loaded to measure samples by `settings`."""
+    """The checkpoint at `source`, loaded to measure samples by `settings`; NotFinite where weights are no numbers."""
     checkpoint = Checkpoint(source)
     family = family_of(checkpoint.model_type(), str(checkpoint.path / "config.json"))
     model = load_model(checkpoint.path, family)
+    for name, parameter in model.named_parameters():
+        if not finite(parameter):
+            raise NotFinite(f"{checkpoint.path}: tensor {name}")
     maker = InputMaker(checkpoint, family, model, settings.image_tokens)
     return Measure(model, family, maker, settings, family.max_positions(family.config(checkpoint)))
 

@@ -38,7 +38,22 @@ SETTINGS = (*(name for name in PROCESSOR_FILES if name.endswith(".json") and nam
 
 
 class NotFinite(UserError):
-    """A weight that is no number."""
+    """Weights that are no numbers; made from where they are."""
+
+    def __init__(self, where: str):
+        super().__init__(where)
+        self._where = where
+
+    def __str__(self) -> str:
+        return (
+            f"{self._where} has values that are NaN or infinite: the checkpoint is damaged, download it again, or ask "
+            "whoever trained it"
+        )
+
+
+def finite(values: torch.Tensor) -> bool:
+    """Whether values are numbers, all of them; there must be one."""
+    return bool(torch.stack(torch.aminmax(values)).isfinite().all())
 
 
 @dataclass(frozen=True)
@@ -76,14 +91,8 @@ class StoredTensor:
                 if count == 0:
                     raise UserError(f"{self.file}: truncated, it ends before tensor {self.name}: download it again")
                 done += count
-        if (
-            done
-            and not torch.stack(torch.aminmax(torch.from_numpy(buffer).view(STORED_TYPES[self.dtype]))).isfinite().all()
-        ):
-            raise NotFinite(
-                f"{self.file}: tensor {self.name} has values that are NaN or infinite: the checkpoint is damaged, "
-                "download it again, or ask whoever trained it"
-            )
+        if done and not finite(torch.from_numpy(buffer).view(STORED_TYPES[self.dtype])):
+            raise NotFinite(f"{self.file}: tensor {self.name}")
 
     def rows(self, start: int, stop: int) -> StoredTensor:
         """Rows [start, stop) along the first axis; only their bytes are read."""
