@@ -167,8 +167,8 @@ class TestExport:
         [
             (shutil.rmtree, "no such checkpoint"),
             (lambda path: (path / "config.json").unlink(), "not a checkpoint, it has no config.json"),
-            (lambda path: (path / "config.json").write_text("{"), "not a JSON object"),
-            (lambda path: (path / "config.json").write_text("[]"), "not a JSON object"),
+            (lambda path: (path / "config.json").write_text("{"), "cannot be used ("),
+            (lambda path: (path / "config.json").write_text("[]"), "cannot be used ("),
             (lambda path: (path / "config.json").write_text("{}"), "names no model_type"),
             (
                 lambda path: _edit(path / "config.json", model_type="bert"),
