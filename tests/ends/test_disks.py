@@ -41,10 +41,9 @@ def refusal(command: Apart) -> str:
 def test_an_export_that_finds_no_room(
     start: Start, tiny_llava: Path, tiny_bundle: Path, tmp_path: Path, size: int, file: str
 ) -> None:
-    """`tiny_bundle`: its graphs are traced, so that the first file that is too large is the bundle's."""
-    command = start(
-        "export", tiny_llava, "-o", tmp_path / "out.fastv", "--precision", "fp32", prepare=partial(limit_files, size)
-    )
+    """`tiny_bundle` has the same plan: its graphs are traced, so that the first file that is too large is the bundle's."""
+    given = ("--precision", "fp32", "--max-images", "2", "--max-text", "64", "--max-new-tokens", "64")
+    command = start("export", tiny_llava, "-o", tmp_path / "out.fastv", *given, prepare=partial(limit_files, size))
     assert f"{file}: the file is larger than the disk or a limit" in refusal(command)
     assert list(tmp_path.iterdir()) == []
 
