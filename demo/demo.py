@@ -19,6 +19,7 @@ from fastv_export.exporting import export_bundle
 from fastv_export.plan import Options
 from fastv_export.progress import Progress
 from fastv_runtime import Pipeline
+from fastv_runtime.claims import claimed
 from fastv_runtime.generation.clock import STAGES
 from fastv_runtime.generation.kept_image import save_image
 from fastv_runtime.preprocessing.images.loading import open_image
@@ -30,6 +31,11 @@ console = Console(highlight=False)
 
 
 def main() -> None:
+    with claimed(OUT):  # a second demo would remove what the first one writes
+        show()
+
+
+def show() -> None:
     if OUT.exists():
         shutil.rmtree(OUT)
     OUT.mkdir()
