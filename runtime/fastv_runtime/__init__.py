@@ -3,9 +3,9 @@
 from fastv_runtime.config.bundle import Bundle
 from fastv_runtime.errors import PipelineBusyError, PipelineEndedError, UserError
 from fastv_runtime.generation.calls.answer import Answer
+from fastv_runtime.generation.calls.streaming import Generation
 from fastv_runtime.generation.pipeline import Pipeline
 from fastv_runtime.generation.sampling import Sampling
-from fastv_runtime.generation.streaming import Generation
 from fastv_runtime.versions import __version__
 
 __all__ = [
