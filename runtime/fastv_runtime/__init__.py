@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from fastv_runtime.config.bundle import Bundle
     from fastv_runtime.errors import PipelineBusyError, PipelineEndedError, UserError
     from fastv_runtime.generation.calls.answer import Answer
+    from fastv_runtime.generation.calls.streaming import Generation
     from fastv_runtime.generation.pipeline import Pipeline
     from fastv_runtime.generation.sampling import Sampling
-    from fastv_runtime.generation.streaming import Generation
     from fastv_runtime.versions import __version__
 
 __all__ = [
@@ -32,7 +32,7 @@ __all__ = [
 _MODULES = {
     "Answer": "fastv_runtime.generation.calls.answer",
     "Bundle": "fastv_runtime.config.bundle",
-    "Generation": "fastv_runtime.generation.streaming",
+    "Generation": "fastv_runtime.generation.calls.streaming",
     "Pipeline": "fastv_runtime.generation.pipeline",
     "PipelineBusyError": "fastv_runtime.errors",
     "PipelineEndedError": "fastv_runtime.errors",

@@ -19,7 +19,7 @@ from fastv_runtime import Bundle, Pipeline, Sampling, UserError
 from fastv_runtime.backends.cuda import Cuda
 from fastv_runtime.backends.registry import BACKENDS
 from fastv_runtime.backends.tensorrt.engine import TrtBackend
-from fastv_runtime.generation.streaming import Generation
+from fastv_runtime.generation.calls.streaming import Generation
 from tests.conftest import MakeBundle, noise_image
 from tests.fakes.cuda import FakeCuda
 from tests.fakes.onnxruntime import fake_onnxruntime

@@ -10,7 +10,7 @@ from fastv_runtime.console import stderr
 
 if TYPE_CHECKING:
     from fastv_runtime.generation.calls.answer import Answer
-    from fastv_runtime.generation.streaming import Generation
+    from fastv_runtime.generation.calls.streaming import Generation
 
 PrintNotes = Callable[[Sequence[str]], None]
 

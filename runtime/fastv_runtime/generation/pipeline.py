@@ -17,6 +17,7 @@ from fastv_runtime.config.lengths import capacity, check_keep, pruned_length
 from fastv_runtime.generation.calls.answer import Answer
 from fastv_runtime.generation.calls.arguments import VideoInput, check_settings, image_list, path_of, video_list
 from fastv_runtime.generation.calls.question import GenerationInput, answer_limit, check_length, read_question
+from fastv_runtime.generation.calls.streaming import Generation, TokenLoop
 from fastv_runtime.generation.calls.turns import Turns
 from fastv_runtime.generation.clock import Clock
 from fastv_runtime.generation.decoder import Decoder, load_decoder
@@ -26,7 +27,6 @@ from fastv_runtime.generation.notes import pruning_notes
 from fastv_runtime.generation.positions import position_ids
 from fastv_runtime.generation.prompt import PromptBuilder
 from fastv_runtime.generation.sampling import Sampler, Sampling, choose_sampling
-from fastv_runtime.generation.streaming import Generation, TokenLoop
 from fastv_runtime.preprocessing import Visual, load_images, load_videos, no_videos
 from fastv_runtime.preprocessing.images.aspect import with_aspect
 from fastv_runtime.preprocessing.images.loading import ImageInput, as_image
