@@ -52,7 +52,7 @@ def test_it_has_the_same_flags(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     ("source", "arguments", "message"),
     [
         ("nowhere", [], "nowhere: no such checkpoint"),
-        ("", ["--keep", "2"], "--keep 2: must be above 0 and at most 1"),
+        ("", ["--keep", "2"], "error: argument --keep: 2: must be above 0 and at most 1"),
     ],
 )
 def test_bad_input_ends_in_one_line(

@@ -47,6 +47,8 @@ NOT_RUN = {
     r"fastv-bench --compare": "takes two reports of it: tests/runtime/bench/test_compare.py",
     r"fastv-export: ": "is what one prints",
     r"fastv-(export|run) .*demo/out/": "is part of `make demo`",
+    r".* -i$": "waits for somebody at the keyboard: tests/test_run_questions.py types",
+    r"minisign |.*--public-key": "wants a key: tests/runtime/test_signature.py signs and checks",
 }
 """What a command begins with, and why it is not run here. Those of ours are parsed (tests/test_docs.py)."""
 BY_HAND = {"docs/peers.md": "prepares other runtimes, each in an environment of its own"}
@@ -116,6 +118,7 @@ def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     samples = re.findall(r"^\{.*\}$", (ROOT / "docs" / "calibration.md").read_text(encoding="utf-8"), re.MULTILINE)
     lines = [line for line in samples if "video" not in json.loads(line)]
     assert len(lines) == 2
+    (tmp_path / "questions.txt").write_text("What is at the top right?\nTell me about the white object.\n")
     (tmp_path / "questions.jsonl").write_text("\n".join(lines) + "\n")
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -133,7 +136,7 @@ def export_once(arguments: list[str], made: dict[str, Path]) -> None:
     asked = vars(export.parser().parse_args(arguments))
     output = Path(asked.pop("output"))
     shutil.rmtree(output, ignore_errors=True)  # a page's alternative for another device
-    asked |= {} if asked["no_prune"] else {"layer": asked["layer"] or 2, "keep": asked["keep"] or 0.5}
+    asked |= {} if not asked["prune"] else {"layer": asked["layer"] or 2, "keep": asked["keep"] or 0.5}
     key = json.dumps(asked | {"source": str(Path(asked["source"]).resolve())})
     if key in made and asked["calibration"] is None:
         shutil.copytree(made[key], output)
@@ -165,6 +168,7 @@ def test_the_commands_of_a_page_run(
         except SystemExit as ended:
             said = capsys.readouterr().err
             assert not ended.code, f"{page}: {command}\n{said}"
+    names: dict[str, object] = {}  # a page's blocks are one session
     for block in python_of(ROOT / page) if page in WITH_PYTHON else []:
-        exec(compile(block, page, "exec"), {})
+        exec(compile(block, page, "exec"), names)
     assert page not in WITH_PYTHON or capsys.readouterr().out.strip()

@@ -188,7 +188,7 @@ def test_a_conversation_remembers_and_starts_over(
     flat = " ".join(err.split())
     for said in (
         "none.png: no such image",
-        "max_visual (or start over: /clear)",
+        "--max-visual (or start over: /clear)",
         "/what: not known: ask something; /image FILE",
     ):
         assert said in flat
@@ -252,7 +252,7 @@ def test_what_is_printed_begins_with_no_space_and_says_how_fast_it_was(
         (["-i", "--json"], "--json: is for programs"),
         (["-i", "--show-kept", "a.png"], "--show-kept: shows what one question kept, and --interactive has many"),
         (["--prompt", "x", "--allow-url"], "--allow-url: there is no address"),
-        (["--prompt", "x", "--system", " "], "--system is empty"),
+        (["--prompt", "x", "--system", " "], "--system ' ': must not be empty"),
     ],
 )
 def test_what_contradicts_itself_is_refused(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from fastv_calib import defaults
 from fastv_export.rankers import CONTROLS, RANKERS
 from fastv_runtime import limits
-from fastv_runtime.cli.arguments import Parser, number, path, share, text, whole
+from fastv_runtime.cli.options.arguments import Parser, number, path, share, text, whole
 from fastv_runtime.console import command, export_extras, stderr, with_flags
 from fastv_runtime.errors import UserError, missing_extra
 from fastv_runtime.streams import require_stdout

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from fastv_export.quantization.presets import BLOCKS, PARTS, PRESETS
 from fastv_export.rankers import RANKERS
 from fastv_runtime import limits
-from fastv_runtime.cli.arguments import Parser, path, share, text, whole
+from fastv_runtime.cli.options.arguments import Parser, path, share, text, whole
 from fastv_runtime.console import command, export_extras, stderr, with_flags
 from fastv_runtime.errors import missing_extra
 from fastv_runtime.streams import require_stdout

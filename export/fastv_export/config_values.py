@@ -4,16 +4,20 @@ and what libraries say of a width of zero names no field."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from math import prod
+from math import inf, prod
 from pathlib import Path
 from typing import Any
+
+from pydantic import ValidationError
 
 from fastv_export.checkpoint.checkpoint import Checkpoint
 from fastv_export.checkpoint.json_files import read_object
 from fastv_export.checkpoint.reading import reading
 from fastv_export.families import Family
+from fastv_runtime import limits
 from fastv_runtime.config.layouts import FixedVision, VideoLayout, Vision
 from fastv_runtime.errors import UserError
+from fastv_runtime.strict_json import said
 
 SECTIONS = ("", "text_config", "vision_config", "visual")
 """Where dimensions stand; "" is the config itself."""
@@ -38,8 +42,7 @@ def check_values(checkpoint: Checkpoint) -> None:
     """UserError for dimensions in config.json that are no positive numbers, or that the weights cannot have."""
     where = checkpoint.path / "config.json"
     config = read_object(where)
-    tensors = checkpoint.tensors.values()
-    largest = max((prod(tensor.shape) for tensor in tensors), default=0)
+    layers, largest = _bounds(checkpoint)
     for section in SECTIONS:
         values = config.get(section) if section else config
         if values is None:
@@ -48,9 +51,9 @@ def check_values(checkpoint: Checkpoint) -> None:
             raise UserError(f"{where}: {section} {values!r}: must be an object: copy the checkpoint again")
         prefix = f"{section}." if section else ""
         for name, number in _numbers(values, (*LAYERS, *WIDTHS, *OTHERS, "image_size"), where, prefix):
-            if name in LAYERS and number > len(tensors):
+            if name in LAYERS and number > layers:
                 raise UserError(
-                    f"{where}: {prefix}{name} {number}: the checkpoint has {len(tensors)} tensors in all: config.json "
+                    f"{where}: {prefix}{name} {number}: the checkpoint has {layers} tensors in all: config.json "
                     "and weights do not belong together"
                 )
             if (name in WIDTHS or (name == "vocab_size" and section == "text_config")) and number > largest:
@@ -68,6 +71,18 @@ def check_values(checkpoint: Checkpoint) -> None:
         for _, number in _numbers({"image_grid_pinpoints": pinpoint}, ("image_grid_pinpoints",), where, ""):
             if number > SIDES:
                 raise UserError(f"{where}: image_grid_pinpoints {pinpoint}: must be at most {SIDES} pixels each")
+
+
+def _bounds(checkpoint: Checkpoint) -> tuple[int, float]:
+    """Most layers, and the widest, that the weights have room for: each layer has a tensor, each width a dimension.
+
+    Of weights that are missing or damaged is said when they are read; what is wrong with the config alone comes first.
+    """
+    try:
+        tensors = checkpoint.tensors.values()
+    except UserError:
+        return limits.LAYERS, inf
+    return len(tensors), max((prod(tensor.shape) for tensor in tensors), default=0)
 
 
 def _numbers(values: Mapping[str, Any], names: tuple[str, ...], where: Path, prefix: str) -> Iterator[tuple[str, int]]:
@@ -113,18 +128,25 @@ def layouts(
     """
     if image_tokens is not None and image_tokens < 1:
         raise UserError(f"`image_tokens` {image_tokens}: must be at least 1")
-    with reading(where):
-        vision, video = family.vision(config, image_tokens), family.video(config)
-        tokens = [vision.tokens, *([] if video is None else [video.tokens])]
-        pixels = [prod(axis for axis in tensor.shape if isinstance(axis, int)) for tensor in vision.inputs()]
     tower = getattr(config, "vision_config", None)
-    said = ", ".join(
+    sizes = ", ".join(
         f"{name} {value}" for name in ("image_size", "patch_size") if (value := getattr(tower, name, None)) is not None
     )
+    with reading(where):
+        try:
+            vision, video = family.vision(config, image_tokens), family.video(config)
+        except ValidationError as error:
+            raise UserError(
+                f"{where}: vision_config: no image can be seen ({said(error)}; {sizes}): mend it, or copy it again"
+            ) from None
+        tokens = [vision.tokens, *([] if video is None else [video.tokens])]
+        pixels = [prod(axis for axis in tensor.shape if isinstance(axis, int)) for tensor in vision.inputs()]
     if min(tokens) < 1:
-        raise UserError(f"{where}: vision_config: an image becomes no visual token ({said}): mend it, or copy it again")
+        raise UserError(
+            f"{where}: vision_config: an image becomes no visual token ({sizes}): mend it, or copy it again"
+        )
     if max(pixels) > 3 * SIDE**2:
-        raise UserError(f"{where}: vision_config: an image becomes {max(pixels)} numbers ({said}), which is too many")
+        raise UserError(f"{where}: vision_config: an image becomes {max(pixels)} numbers ({sizes}), which is too many")
     if image_tokens is not None and isinstance(vision, FixedVision):
         raise UserError(
             f"`image_tokens` {image_tokens}: every image becomes {vision.tokens} visual tokens in this model: "

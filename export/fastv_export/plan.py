@@ -10,6 +10,7 @@ from fastv_export.families import Family
 from fastv_export.hf.models import Limit
 from fastv_export.rankers import RANKERS
 from fastv_export.targets import TARGETS, TRT, TRT_LEGACY, choose_precision
+from fastv_runtime import limits
 from fastv_runtime.config.bundle import DecoderConfig
 from fastv_runtime.config.cost import cache_bytes, tokens_per_layer
 from fastv_runtime.config.layouts import FixedVision, PatchesVision, VideoLayout, Vision
@@ -85,16 +86,22 @@ def make_plan(options: Options, decoder: DecoderConfig, vision: Vision, video: V
         raise UserError(f"`keep` {options.keep:g}: keeps none of {vision.tokens} visual tokens: give a larger one")
     if options.ranker not in RANKERS:
         raise UserError(f"`ranker` {options.ranker}: no such ranker; known rankers: {', '.join(RANKERS)}")
-    for name, value in (
-        ("max_text", options.max_text),
-        ("max_images", options.max_images),
-        ("image_tokens", 1 if options.image_tokens is None else options.image_tokens),
-        ("max_visual", 1 if options.max_visual is None else options.max_visual),
-        ("max_new_tokens", options.max_new_tokens),
+    for name, value, most in (
+        ("max_text", options.max_text, limits.TOKENS),
+        ("max_images", options.max_images, limits.IMAGES),
+        ("image_tokens", options.image_tokens, limits.TOKENS),
+        ("max_visual", options.max_visual, limits.TOKENS),
+        ("max_new_tokens", options.max_new_tokens, limits.TOKENS),
     ):
-        if value < 1:
-            raise UserError(f"`{name}` {value}: must be at least 1")
+        if value is not None and not 1 <= value <= most:
+            raise UserError(f"`{name}` {value}: must be 1 to {most:,}")
     _check_step(options)
+    max_visual = _max_visual(options, vision, video)
+    if max_visual > limits.TOKENS:
+        raise UserError(
+            f"`max_images` {options.max_images}: they are up to {max_visual:,} visual tokens, and a prompt may have "
+            f"{limits.TOKENS:,}: lower it, or give `max_visual`"
+        )
     plan = Plan(
         layer=options.layer,
         keep=1.0 if options.layer is None else options.keep,
@@ -103,7 +110,7 @@ def make_plan(options: Options, decoder: DecoderConfig, vision: Vision, video: V
         precision=choose_precision(options.target, options.precision),
         weights=options.weights,
         max_text=options.max_text,
-        max_visual=_max_visual(options, vision, video),
+        max_visual=max_visual,
         max_new_tokens=options.max_new_tokens,
         text_step=min(TEXT_STEP, options.max_text) if options.text_step is None else options.text_step,
     )

@@ -320,7 +320,7 @@ def test_an_export_takes_what_was_chosen(
     calibration = read_calibration(output)
     unrounded = calibration.model_copy(update={"chosen": chosen.model_copy(update={"precision": "fp32"})})
     output.write_text(unrounded.model_dump_json())
-    monkeypatch.setattr("fastv_export.api.export_bundle", _stop)
+    monkeypatch.setattr("fastv_export.api.export_through", _stop)
     changed = "weights in fp32, which it measured, instead of int8: for those give --precision int8"
     for more, expected in (
         (["--max-text", "100"], [f"warning: --calibration: {changed}"]),

@@ -11,7 +11,9 @@ import pytest
 from fastv_calib.measurement.latency import TIMED, Timing, timed
 from fastv_calib.measurement.predict import Prediction, Timed
 from fastv_export.calibration import BundleLatency, KeptPoint, Latency, Spread
-from fastv_runtime.config.bundle import MANIFEST, read_manifest
+from fastv_runtime.config.bundle import EMBEDDING, MANIFEST, Manifest, read_manifest
+from fastv_runtime.config.cost import BYTES
+from fastv_runtime.config.io_spec import io_specs
 from fastv_runtime.generation.clock import STAGES
 from tests.calib.test_calibrate import SAMPLES, calibrate, data, fails  # noqa: F401  `data` is a fixture
 
@@ -128,7 +130,24 @@ def test_what_is_no_bundle_of_it(
     assert "--max-ttft 0: must be above 0" in error
     assert not output.with_suffix(".samples.jsonl").exists()
 
-    manifest = json.loads(read_manifest(tiny_bundle).model_dump_json())
+    whole = read_manifest(tiny_bundle)
+    manifest = json.loads(whole.model_dump_json())
+    small = whole.vision.model_copy(update={"image_width": 8, "image_height": 8})
+    fp16 = whole.plan.model_copy(update={"precision": "float16"})
+
+    def consistent(name: str, other: Manifest) -> str:
+        """With the graphs and files that the rest of it asks for."""
+        specs = io_specs(other.decoder, other.vision, other.video, other.plan, other.plan.precision)
+        graphs = {
+            graph: spec.model_copy(update={"inputs": specs[graph][0], "outputs": specs[graph][1]})
+            for graph, spec in other.graphs.items()
+        }
+        size = other.decoder.vocab_size * other.decoder.hidden_size * BYTES[other.embedding_dtype]
+        files = other.files | {EMBEDDING: other.files[EMBEDDING].model_copy(update={"size": size})}
+        (tmp_path / name).mkdir()
+        text = other.model_copy(update={"graphs": graphs, "files": files}).model_dump_json()
+        (tmp_path / name / MANIFEST).write_text(text)
+        return str(tmp_path / name)
 
     def changed(name: str, **changes: object) -> str:
         (tmp_path / name).mkdir()
@@ -140,10 +159,10 @@ def test_what_is_no_bundle_of_it(
     error = fails(capsys, tiny_llava, data, output, "--bundle", str(tiny_bundle), "--precisions", "int8", "int4")
     assert "predicts nothing of plans in int8 and int4: give --precisions fp32, or bundles exported with --pre" in error
     # As the calls above: refused before anything was measured, which binds nobody to their settings.
-    assert len(output.with_suffix(".samples.jsonl").read_text().splitlines()) == 1
-    vision = changed("vision.fastv", vision=manifest["vision"] | {"image_width": 8, "image_height": 8})
+    assert not output.with_suffix(".samples.jsonl").exists()
+    vision = consistent("vision.fastv", whole.model_copy(update={"vision": small}))
     assert "other visual tokens" in fails(capsys, tiny_llava, data, output, "--bundle", vision)
-    half = changed("half.fastv", plan=manifest["plan"] | {"precision": "float16"})
+    half = consistent("half.fastv", whole.model_copy(update={"plan": fp16, "embedding_dtype": "float16"}))
     error = fails(capsys, tiny_llava, data, output, "--bundle", str(tiny_bundle), half)
     assert "of float32 and float16" in error
     error = fails(capsys, tiny_llava, data, output, "--bundle", str(tiny_bundle), str(tiny_bundle))

@@ -90,6 +90,7 @@ def test_tiles_that_keep_their_class_token_are_refused(tmp_path: Path) -> None:
         vision_config=CLIPVisionConfig(**TOWER),
         text_config=LlamaConfig(vocab_size=99, **TEXT),
         image_grid_pinpoints=[[32, 64]],
+        image_token_index=97,
         vision_feature_select_strategy="full",
     )
     LlavaNextForConditionalGeneration(config).save_pretrained(tmp_path / "source")
@@ -119,13 +120,13 @@ def test_internvl_with_dynamic_rope_answers_as_transformers_does(tmp_path: Path)
 
 def test_internvl_with_dynamic_rope_takes_no_longer_plan(tmp_path: Path) -> None:
     text = Qwen2Config(**TEXT, vocab_size=99, rope_parameters=DYNAMIC)
-    InternVLConfig(text_config=text.to_dict()).save_pretrained(tmp_path / "source")
+    InternVLConfig(text_config=text.to_dict(), image_token_id=97).save_pretrained(tmp_path / "source")
     with pytest.raises(UserError, match=r"this model supports at most 512 \(rope_type dynamic, .*\): lower `max_text`"):
         export_bundle(tmp_path / "source", tmp_path / "made.fastv", Options(), Progress(None))
 
 
 def test_experts_in_internvl_are_refused(tmp_path: Path) -> None:
     text = Qwen3MoeConfig(**TEXT, vocab_size=99)
-    InternVLConfig(text_config=text.to_dict()).save_pretrained(tmp_path / "source")
+    InternVLConfig(text_config=text.to_dict(), image_token_id=97).save_pretrained(tmp_path / "source")
     with pytest.raises(UserError, match="decoder 'qwen3_moe' has more than one MLP, such as experts, in layer 0"):
         export_bundle(tmp_path / "source", tmp_path / "made.fastv", Options(), Progress(None))

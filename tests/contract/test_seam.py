@@ -40,7 +40,7 @@ ALLOWED = {
         # Data: what tensors of the published files are called on one side, and in stock Qwen2 on the other.
         *("embed_tokens", "input_layernorm", "lm_head", "post_attention_layernorm", "self_attn"),
     },
-    "runtime/fastv_runtime/config/bundle.py": {"embed_tokens"},  # the name of a bundle's file
+    "runtime/fastv_runtime/config/manifest.py": {"embed_tokens"},  # the name of a bundle's file
 }
 
 

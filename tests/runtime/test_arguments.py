@@ -18,8 +18,9 @@ from fastv_calib import cli as calibrate
 from fastv_calib.calibrator import PRECISIONS as MEASURED
 from fastv_export import cli as export
 from fastv_runtime.backends.tensorrt.module import BACKENDS
-from fastv_runtime.cli import arguments, bench, build, inspect, run
+from fastv_runtime.cli import bench, build, inspect, run
 from fastv_runtime.cli.fastv import COMMANDS
+from fastv_runtime.cli.options import arguments
 from fastv_runtime.console import add_common_arguments
 from tests import processes
 
@@ -132,7 +133,10 @@ def test_what_cannot_be_used_is_one_line_about_one_option(program: str, words: l
 
 def test_what_is_missing_is_named() -> None:
     code, said = parsed("fastv-run", ["B"])
-    assert (code, said) == (2, "fastv-run: the following arguments are required: --prompt (see fastv-run --help)\n")
+    assert (code, said) == (
+        2,
+        "fastv-run: one of the arguments --prompt --prompts -i/--interactive is required (see fastv-run --help)\n",
+    )
 
 
 def test_an_option_that_takes_several_may_be_given_again() -> None:
@@ -254,4 +258,4 @@ def test_closed_output_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: Any)
     monkeypatch.setattr(sys, "stdout", None)
     with pytest.raises(SystemExit, match="2"):
         run.main(["B", "--prompt", "What?"])
-    assert capsys.readouterr().err.startswith("fastv-run: the standard output is closed")
+    assert capsys.readouterr().err.startswith("fastv-run: standard output is closed")

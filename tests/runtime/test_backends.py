@@ -13,8 +13,8 @@ import pytest
 from fastv_runtime import Bundle, UserError
 from fastv_runtime.backends.base import Backend, BackendEntry
 from fastv_runtime.backends.registry import BACKENDS, open_backend
-from fastv_runtime.cli.backends import backend_extras
 from fastv_runtime.cli.bench import parser as bench_parser
+from fastv_runtime.cli.options.backends import backend_extras
 from fastv_runtime.cli.run import parser as run_parser
 from tests.fakes.cuda import FakeCuda
 

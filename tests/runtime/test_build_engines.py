@@ -220,5 +220,5 @@ def test_versions_older_than_the_graphs_are_refused_before_anything_is_built(bun
     from dataclasses import replace
 
     old = replace(DEVICE, tensorrt=tensorrt("tensorrt", "10.7.0"))
-    with pytest.raises(UserError, match="for target trt-legacy"):
+    with pytest.raises(UserError, match=r"with `export\.target` trt-legacy"):
         build_engines(bundle, old, compile=compile_onnx)

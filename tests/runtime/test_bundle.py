@@ -57,7 +57,7 @@ def test_an_unchanged_copy_opens_and_every_byte_is_hashed(copy: Path) -> None:
         (lambda path: (path / "onnx" / "prefix.onnx").unlink(), r"onnx/prefix\.onnx is missing"),
         (lambda path: (path / "onnx" / "select.onnx").write_bytes(b""), r"select\.onnx: 0 bytes where the manifest"),
         (lambda path: _edit(path, schema_version=99), "schema version 99 is newer.*upgrade fastv-edge"),
-        (lambda path: _edit(path, schema_version=5), "schema version 5 is too old"),
+        (lambda path: _edit(path, schema_version=6), "schema version 6 is too old"),
         (lambda path: _edit(path, plan=None), r"bundle\.json: plan is null: must be an object: copy"),
         (lambda path: _edit(path, surprise=1), r"bundle\.json: surprise is no field that this program knows"),
         (lambda path: (path / MANIFEST).write_text("{"), r"bundle\.json: not JSON: line 1, column 2: "),

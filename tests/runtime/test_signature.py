@@ -93,5 +93,5 @@ def test_a_command_names_its_flag(signed: Path, tmp_path: Path, capsys: pytest.C
 def test_without_the_library_the_extra_is_named(signed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "minisign", None)
     Bundle.open(signed)
-    with pytest.raises(UserError, match=r"pip install 'fastv-edge\[sign\]'"):
+    with pytest.raises(UserError, match=r"pip install -e '\.\[sign\]'"):
         Bundle.open(signed, public_key="x")

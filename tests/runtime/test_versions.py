@@ -10,8 +10,8 @@ import pytest
 from packaging.requirements import Requirement
 
 from fastv_runtime import versions
-from fastv_runtime.cli.backends import backend_extras
 from fastv_runtime.cli.inspect import main as fastv_inspect
+from fastv_runtime.cli.options.backends import backend_extras
 from fastv_runtime.console import command, export_extras
 from fastv_runtime.errors import UserError
 from fastv_runtime.versions import untested

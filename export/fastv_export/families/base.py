@@ -152,7 +152,7 @@ class Family:
         if stop is None:
             return ()
         stops = tuple(stop) if isinstance(stop, list) else (stop,)
-        if not all(isinstance(each, int) for each in stops):
+        if not all(isinstance(each, int) and each >= 0 for each in stops):
             raise UserError(f"{checkpoint.path}: eos_token_id {stop!r}: must be the id of a token, or a list of them")
         return stops
 

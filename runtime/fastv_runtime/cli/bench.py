@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 from fastv_runtime.backends.registry import BACKENDS
 from fastv_runtime.claims import claimed, scratch
-from fastv_runtime.cli.backends import backend_extras
-from fastv_runtime.cli.bench_arguments import parser
+from fastv_runtime.cli.options.backends import backend_extras
+from fastv_runtime.cli.options.bench import parser
 from fastv_runtime.console import command, complain, note, open_bundle, stderr, with_flags
 from fastv_runtime.errors import UserError
 from fastv_runtime.files import write_atomically

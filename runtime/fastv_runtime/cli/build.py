@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fastv_runtime import limits
-from fastv_runtime.cli.arguments import Parser, file, number, path, text
+from fastv_runtime.cli.options.arguments import Parser, file, number, path, text
 from fastv_runtime.console import add_trust_arguments, command, complain, open_bundle, stderr, with_flags
 from fastv_runtime.errors import UserError
 from fastv_runtime.streams import require_stdout

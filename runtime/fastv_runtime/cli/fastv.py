@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from types import ModuleType
 
-from fastv_runtime.cli.arguments import Parser, file, path, source
+from fastv_runtime.cli.options.arguments import Parser, file, path, source
 from fastv_runtime.console import add_common_arguments, add_version, command
 from fastv_runtime.errors import missing_extra
 

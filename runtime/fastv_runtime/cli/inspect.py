@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from rich.console import Console
 
-from fastv_runtime.cli.arguments import Parser, path
+from fastv_runtime.cli.options.arguments import Parser, path
 from fastv_runtime.console import add_trust_arguments, command, open_bundle
 from fastv_runtime.streams import require_stdout
 

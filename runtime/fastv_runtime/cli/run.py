@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 from fastv_runtime import limits
 from fastv_runtime.claims import claimed
 from fastv_runtime.cli.answers import print_answer, print_dim, print_figures
-from fastv_runtime.cli.arguments import Parser, path, share, source, text, whole
-from fastv_runtime.cli.backends import add_backend_arguments, backend_extras
 from fastv_runtime.cli.chat import Chat
-from fastv_runtime.cli.sampling import add_sampling_arguments, read_sampling
+from fastv_runtime.cli.options.arguments import Parser, path, share, source, text, whole
+from fastv_runtime.cli.options.backends import add_backend_arguments, backend_extras
+from fastv_runtime.cli.options.sampling import add_sampling_arguments, read_sampling
+from fastv_runtime.cli.options.videos import add_video_arguments, read_videos
 from fastv_runtime.cli.sources import STDIN, open_source, read_prompts, read_stdin, text_of
-from fastv_runtime.cli.videos import add_video_arguments, read_videos
 from fastv_runtime.console import add_trust_arguments, command, note, open_bundle, stderr, with_flags
 from fastv_runtime.errors import UserError
 from fastv_runtime.streams import require_stdout

@@ -105,11 +105,12 @@ class PromptBuilder:
         """Tokens of a rendered prompt, each marker in it replaced by what stands for its visual."""
         waiting = {kind: [i for i, each in enumerate(visuals) if each.kind == kind] for kind in ("image", "video")}
         order: list[int] = []
-        expanded = ""
+        expanded, typed = "", False
         for part in re.split("(" + "|".join(map(re.escape, self._markers.values())) + ")", rendered):
             kind = next((kind for kind, marker in self._markers.items() if part == marker), None)
             if kind is None:
                 expanded += part
+                typed = typed or any(placeholder in part for placeholder in self._placeholders.values())
             elif waiting[kind]:
                 order.append(waiting[kind].pop(0))
                 one = self._placeholders[kind]
@@ -124,15 +125,15 @@ class PromptBuilder:
         token_ids = np.asarray(self.tokenizer(expanded, add_special_tokens=special)["input_ids"], np.int64)
         visual = np.isin(token_ids, list(self._ids.values()))
         if visual.sum() != sum(run.tokens for each in visuals for run in each.runs):
-            raise self._foreign("its placeholders for images are no tokens of their own, or stand in a text")
+            if typed:
+                raise UserError(
+                    "the prompt has the model's own token for a visual token in its text: leave it out, images and "
+                    "videos stand where their markers are"
+                )
+            raise self._foreign("its placeholders for images are no tokens of their own")
         if self._vocabulary is not None and token_ids.max() >= self._vocabulary:
             raise self._foreign(f"it makes token {token_ids.max()}, and the model knows {self._vocabulary}")
         runs = [run for index in order for run in visuals[index].runs]
-        if int(visual.sum()) != sum(run.tokens for run in runs):
-            raise UserError(
-                "the prompt has the model's own token for a visual token in its text: leave it out, images and "
-                "videos stand where their markers are"
-            )
         # Runs that touch (two images with no text between them) are told apart by their lengths.
         ends = np.cumsum([run.tokens for run in runs], dtype=np.int64)
         places = np.flatnonzero(visual)

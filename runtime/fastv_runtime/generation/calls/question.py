@@ -49,7 +49,7 @@ def answer_limit(asked: int | None, manifest: Manifest) -> int:
         return min(most, default or most)
     if not 1 <= whole_number("max_new_tokens", asked) <= most:
         raise UserError(
-            f"`max_new_tokens` {asked}: this bundle supports 1 to {most}: export with a larger max_new_tokens"
+            f"`max_new_tokens` {asked}: this bundle supports 1 to {most}: export with a larger `export.max_new_tokens`"
         )
     return asked
 

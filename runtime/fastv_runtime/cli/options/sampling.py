@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from fastv_runtime import limits
-from fastv_runtime.cli.arguments import between, number, share, whole
+from fastv_runtime.cli.options.arguments import between, number, share, whole
 from fastv_runtime.errors import UserError
 
 if TYPE_CHECKING:

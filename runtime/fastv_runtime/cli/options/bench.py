@@ -6,8 +6,8 @@ import argparse
 
 from fastv_runtime import limits
 from fastv_runtime.bench.defaults import NEW_TOKENS, ROUNDS, WARMUP
-from fastv_runtime.cli.arguments import Parser, file, path, share, text, whole
-from fastv_runtime.cli.backends import add_backend_arguments
+from fastv_runtime.cli.options.arguments import Parser, file, path, share, text, whole
+from fastv_runtime.cli.options.backends import add_backend_arguments
 from fastv_runtime.console import add_trust_arguments
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fastv_runtime import limits
-from fastv_runtime.cli.arguments import path, refused, whole
+from fastv_runtime.cli.options.arguments import path, refused, whole
 from fastv_runtime.errors import UserError
 
 if TYPE_CHECKING:
