@@ -124,10 +124,10 @@ def make_plan(options: Options, decoder: DecoderConfig, vision: Vision, video: V
 def plan_lines(plan: Plan, target: str) -> tuple[str, str]:
     """What an export is about to write, for people."""
     longest = capacity(plan)
-    pruned = f"; the longest prompt, {longest.prompt} tokens, is pruned to {longest.pruned}" if plan.prunes else ""
+    pruned = f"; the longest prompt, {longest.prompt} tokens, is pruned to {longest.pruned}"
     return (
         f"plan: {plan_of(plan)}; {precision_of(plan, TARGETS[target].name)}",
-        f"room: {room_of(plan)}{pruned}",
+        f"room: {room_of(plan)}{pruned if longest.pruned < longest.prompt else ''}",
     )
 
 
