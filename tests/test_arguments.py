@@ -119,9 +119,9 @@ def test_numbers_of_numpy_and_ranges_are_numbers() -> None:
         ),
         (
             {"max_visual": 143},
-            "`max_visual` 143: an image of this model take at least 144 visual tokens: give 144 or more",
+            "`max_visual` 143: an image of this model takes at least 144 visual tokens: give 144 or more",
         ),
-        ({"max_visual": 287, "max_images": 2}, "`max_visual` 287: 2 images of this model take at least 288"),
+        ({"max_visual": 287, "max_images": 2}, "`max_visual` 287: 2 images take at least 288"),
         ({"image_tokens": 64}, "`image_tokens` 64: every image becomes 144 visual tokens in this model: leave it out"),
         ({"image_tokens": 0}, "`image_tokens` 0: must be at least 1"),
         ({"prune": False, "keep": 0.5}, r"`keep` 0.5: an unpruned model \(`prune`\) has none: leave one of them out"),

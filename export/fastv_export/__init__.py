@@ -8,6 +8,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+import fastv_runtime  # noqa: F401  before ONNX Runtime is imported, whose telemetry it switches off
+
 if TYPE_CHECKING:
     from fastv_export.api import export
     from fastv_export.progress import Progress

@@ -23,7 +23,7 @@ from fastv_export.hf import probe as hf_probe
 from fastv_export.passes import (
     ScaledInputs,
 )
-from fastv_export.plan import Options, check_positions, decoder_dimensions, make_plan, plan_lines
+from fastv_export.plan import Options, check_positions, decoder_dimensions, make_plan, plan_lines, position_note
 from fastv_export.progress import Progress
 from fastv_export.quantization.activations import Activation
 from fastv_export.quantization.float_formats import HEADROOM
@@ -124,6 +124,9 @@ def _write(
         tokens = family.tokens(checkpoint, config)
     plan = make_plan(options, dimensions, vision, video)
     check_positions(plan, limit)
+    beyond = position_note(plan, getattr(config.get_text_config(), "max_position_embeddings", None))
+    if beyond is not None:
+        progress.note(beyond)
     for line in plan_lines(plan, options.target):
         progress.note(line)
     generation = generation_defaults(checkpoint)

@@ -146,9 +146,9 @@ def _check_room(options: Options, plan: Plan, decoder: DecoderConfig, vision: Vi
     """UserError for a plan that has no room for its images, and for one that no machine has room for."""
     least = options.max_images * _fewest(vision)
     if plan.max_visual < least:
-        images = "an image" if options.max_images == 1 else f"{options.max_images} images"
+        images = "an image of this model takes" if options.max_images == 1 else f"{options.max_images} images take"
         raise UserError(
-            f"`max_visual` {plan.max_visual}: {images} of this model take at least {least} visual tokens: "
+            f"`max_visual` {plan.max_visual}: {images} at least {least} visual tokens: "
             f"give {least} or more, or leave it out"
         )
     rows = capacity(plan)
@@ -245,3 +245,14 @@ def check_positions(plan: Plan, limit: Limit | None) -> None:
             f"make {longest} positions and this model supports at most {limit.positions} ({limit.why}): "
             "lower `max_text`, `max_images`, `max_visual`, `image_tokens` or `max_new_tokens`"
         )
+
+
+def position_note(plan: Plan, trained: int | None) -> str | None:
+    """What is to be said of a plan that is longer than what the model was trained for, which transformers allows."""
+    longest = capacity(plan).prefix_cache
+    if trained is None or longest <= trained:
+        return None
+    return (
+        f"note: the longest prompt and answer take {longest} positions, and config.json has max_position_embeddings "
+        f"{trained}: what a model says beyond is often nonsense; `max_text` and `max_new_tokens` set the length"
+    )

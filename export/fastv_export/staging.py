@@ -47,7 +47,11 @@ def staging(output: Path, note: Note = silent) -> Iterator[Path]:
 
 def check_output(output: Path) -> None:
     """UserError if something is where a bundle is to be written, a link that leads nowhere included."""
-    if output.exists() or output.is_symlink():
+    try:
+        there = output.exists() or output.is_symlink()
+    except (OSError, ValueError) as error:  # a name that is too long, or has a null byte
+        raise UserError(f"{str(output)!r}: no place for a bundle: {error}") from None
+    if there:
         raise UserError(f"{output}: already exists: remove it, or give another `output`")
 
 

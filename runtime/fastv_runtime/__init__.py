@@ -8,6 +8,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from fastv_runtime.telemetry import switch_off
+
 if TYPE_CHECKING:
     from fastv_runtime.config.bundle import Bundle
     from fastv_runtime.errors import PipelineBusyError, PipelineEndedError, UserError
@@ -28,6 +30,8 @@ __all__ = [
     "UserError",
     "__version__",
 ]
+
+switch_off()
 
 _MODULES = {
     "Answer": "fastv_runtime.generation.calls.answer",

@@ -10,7 +10,7 @@ from fastv_export.api import _unsplit
 from fastv_export.checkpoint.checkpoint import Checkpoint
 from fastv_export.cli import TARGETS, main
 from fastv_export.families import FAMILIES
-from fastv_export.plan import Options, decoder_dimensions, make_plan
+from fastv_export.plan import Options, decoder_dimensions, make_plan, position_note
 from fastv_export.quantization.presets import FEW_BITS, FLOATING
 from fastv_export.targets import TARGETS as DIALECTS
 from fastv_runtime import UserError
@@ -96,3 +96,11 @@ def test_parts_that_mean_nothing_are_refused(
 def test_without_a_prefix_the_first_layer_keeps_its_bits() -> None:
     assert _unsplit(FEW_BITS["int4"], None).wide == ("vision", "first", "values", "head")
     assert _unsplit(FLOATING["nvfp4"], None).wide == ("first", "attention", "head")
+
+
+def test_a_plan_beyond_the_trained_positions_is_said(tiny_llava: Path) -> None:
+    plan = _plan(tiny_llava, Options(max_text=100, max_new_tokens=28))
+    longest = 100 + plan.max_visual + 28
+    assert position_note(plan, None) is None and position_note(plan, longest) is None
+    note = position_note(plan, longest - 1)
+    assert note is not None and f"take {longest} positions" in note and f"max_position_embeddings {longest - 1}" in note

@@ -108,6 +108,15 @@ WRONG: list[tuple[dict[str, Any], str]] = [
 ]
 
 
+WRONG += [
+    ({"keep": "0.5"}, "^`keep` '0.5': must be a number above 0 and at most 1"),
+    ({"keep": [0.5]}, r"^`keep` \[0.5\]: must be a number"),
+    ({"keep": True}, "^`keep` True: must be a number"),
+    ({"seed": 7}, "^`seed` 7: changes nothing"),
+    ({"images": io.BytesIO(b"a\nb")}, "^`images`: an open file: give its path, or the bytes"),
+]
+
+
 @pytest.mark.parametrize(("arguments", "message"), WRONG)
 def test_what_cannot_be_used_is_one_line(tiny_pipeline: Pipeline, arguments: dict[str, Any], message: str) -> None:
     call = {"images": [IMAGE], "prompt": QUESTION, "max_new_tokens": 1} | arguments
@@ -126,6 +135,9 @@ def test_a_question_alone_is_no_image(tiny_pipeline: Pipeline, images: Any) -> N
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"check_hashes": "yes"}, "^`check_hashes` 'yes': must be True or False"),
+        ({"public_key": 5}, "^`public_key`: a value of type int where a path or key is expected"),
+        ({"public_key": ""}, "^`public_key` is empty"),
         ({"threads": 0}, "^`threads` 0: must be 1 to 1024"),
         ({"threads": -1}, "^`threads` -1: must be"),
         ({"threads": "two"}, "^`threads` 'two': must be a whole number"),

@@ -144,6 +144,8 @@ def _fetched(address: str) -> bytes:
         _CheckedRedirects(),
     ):
         opener.add_handler(handler)
+    if _scheme(address) == "data" and "," not in address:
+        raise ValueError("no data in it, which stands behind a comma")
     if _scheme(address) in SCHEMES and not urlsplit(address).hostname:
         raise ValueError("no host in the address")
     with opener.open(urllib.request.Request(address), timeout=SECONDS) as response:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,6 +77,14 @@ class Bundle:
         progress: is called with the number of bytes checked since its last call.
         Raises UserError for anything that is not a whole, unchanged bundle of a known schema.
         """
+        if not isinstance(check_hashes, bool):
+            raise UserError(f"`check_hashes` {check_hashes!r}: must be True or False")
+        if not isinstance(public_key, str | os.PathLike | None):
+            raise UserError(
+                f"`public_key`: a value of type {type(public_key).__name__} where a path or key is expected"
+            )
+        if public_key == "":
+            raise UserError("`public_key` is empty: give the file that minisign wrote, or the key in it")
         bundle = cls(Path(path), read_manifest(path, public_key=public_key))
         files = bundle.manifest.files
         try:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import floor
+from numbers import Real
 
 from fastv_runtime.config.plan import Length, Plan
 from fastv_runtime.errors import UserError
@@ -43,6 +44,8 @@ def check_keep(plan: Plan, keep: float | None) -> None:
     """UserError for a `keep` of one prompt that makes no sense for the bundle of a plan. None: the plan's own."""
     if keep is None:
         return
+    if isinstance(keep, bool) or not isinstance(keep, Real):
+        raise UserError(f"`keep` {keep!r}: must be a number above 0 and at most 1")
     if not plan.prunes:
         raise UserError(f"`keep` {keep:g}: this bundle was exported without pruning: leave `keep` out")
     if not 0 < keep <= 1:

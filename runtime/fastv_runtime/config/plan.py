@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field
 
@@ -58,7 +58,7 @@ class Plan(StrictModel):
     max_text: TokenCount
     max_visual: TokenCount
     max_new_tokens: TokenCount
-    text_step: Annotated[int, Field(ge=1)] = TEXT_STEP
+    text_step: TokenCount = TEXT_STEP
     """Fixed pruned lengths make room for text in multiples of it: what is kept beyond `keep` is fewer tokens."""
 
     @property

@@ -13,6 +13,8 @@ def pruning_notes(plan: Plan, text: int, visual: int, pruned: int, keep: float) 
     if visual == 0:
         return ["nothing to prune: the prompt has no image"]
     kept, asked = pruned - text, kept_count(visual, keep)
+    if kept == 0:
+        return [f"no visual token kept: keep {keep:g} of {visual} is none"]
     if kept == asked:
         return []
     steps = f"the pruned length is fixed in steps of {plan.text_step}"

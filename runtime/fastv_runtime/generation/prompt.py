@@ -122,7 +122,9 @@ class PromptBuilder:
         # A template that writes the first special token itself must not get it twice.
         bos = self.tokenizer.bos_token
         special = not (bos and expanded.startswith(bos))
-        token_ids = np.asarray(self.tokenizer(expanded, add_special_tokens=special)["input_ids"], np.int64)
+        token_ids = np.asarray(
+            self.tokenizer(expanded, add_special_tokens=special, verbose=False)["input_ids"], np.int64
+        )
         visual = np.isin(token_ids, list(self._ids.values()))
         if visual.sum() != sum(run.tokens for each in visuals for run in each.runs):
             if typed:

@@ -75,7 +75,7 @@ def choose_sampling(
             raise UserError(f"`{next(iter(given))}`: give it in sampling, or all of it by keywords")
         return sampling
     chosen = Sampling(**given)  # type: ignore[arg-type]
-    for name in ("top_k", "top_p"):
+    for name in ("top_k", "top_p", "seed"):
         if chosen.temperature == 0 and name in given:
             raise UserError(
                 f"`{name}` {given[name]}: changes nothing, since the likeliest token is taken: give `temperature`, "

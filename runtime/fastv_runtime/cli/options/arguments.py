@@ -70,7 +70,9 @@ class Parser(argparse.ArgumentParser):
     def _check_word(self, word: str) -> None:
         """Refuse what no file name or prompt can hold."""
         if not _is_utf8(word):
-            self._refuse(f"{shown(word)}: must be UTF-8")
+            self._refuse(
+                f"{shown(word)}: must be UTF-8: rename the file, or set a locale of UTF-8 such as LC_ALL=C.UTF-8"
+            )
         if "\0" in word:
             self._refuse(f"{shown(word)}: must have no NUL in it")
         if re.fullmatch(r"(?:--[\w-]+=|-\w=?)--", word):  # which Python before 3.13 fails on

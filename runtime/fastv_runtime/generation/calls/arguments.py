@@ -23,6 +23,8 @@ VideoInput = Video | str | os.PathLike[str]
 
 def image_list(given: ImageInput | Iterable[ImageInput] | None) -> list[ImageInput]:
     """One image, several, or none. An array of four axes is several. Raises UserError for anything else."""
+    if hasattr(given, "read") and not isinstance(given, Image.Image):  # its lines are no images
+        raise UserError("`images`: an open file: give its path, or the bytes that it holds")
     if isinstance(given, np.ndarray) and given.ndim == 4:
         return list(given)
     return _listed("images", given, (str, os.PathLike, bytes, bytearray, memoryview, np.ndarray, Image.Image))
@@ -49,7 +51,10 @@ def _listed(name: str, given: Any, single: tuple[type, ...]) -> list[Any]:
 
 def path_of(name: str, given: Any) -> Path:
     """Raises UserError for what is no path."""
-    path = os.fspath(given) if isinstance(given, os.PathLike) else given
+    try:
+        path = os.fspath(given) if isinstance(given, os.PathLike) else given
+    except TypeError:
+        path = None
     if not isinstance(path, str):
         raise UserError(f"{name}: {_kind(given)} where a path is expected")
     return Path(path)
