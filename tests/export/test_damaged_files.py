@@ -248,6 +248,6 @@ def test_settings_that_make_no_pixels_are_refused_verified_or_not(source: Path, 
     settings["image_processor"]["image_std"] = [0, 0, 0]
     file.write_text(json.dumps(settings))
     with pytest.raises(UserError) as caught:
-        export_bundle(source, tmp_path / "out.fastv", Options(), Progress(None), verify=verify)
+        export_bundle(source, tmp_path / "out.fastv", Options(verify=verify), Progress(None))
     field = "image_processor.image_std.0 is 0: must be at least 1e-06"
     assert str(caught.value) == f"{file}: {field}: mend the file, or copy it again"
