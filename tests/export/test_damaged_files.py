@@ -239,3 +239,15 @@ def test_json_that_holds_no_object_is_one_line_that_names_the_file(
 def test_without_a_config_it_is_no_checkpoint(source: Path, tmp_path: Path) -> None:
     (source / "config.json").unlink()
     assert "it has no config.json" in refusal(source, tmp_path)
+
+
+@pytest.mark.parametrize("verify", [True, False])
+def test_settings_that_make_no_pixels_are_refused_verified_or_not(source: Path, tmp_path: Path, verify: bool) -> None:
+    file = source / "processor_config.json"
+    settings = json.loads(file.read_text())
+    settings["image_processor"]["image_std"] = [0, 0, 0]
+    file.write_text(json.dumps(settings))
+    with pytest.raises(UserError) as caught:
+        export_bundle(source, tmp_path / "out.fastv", Options(verify=verify), Progress(None))
+    field = "image_processor.image_std.0 is 0: must be at least 1e-06"
+    assert str(caught.value) == f"{file}: {field}: mend the file, or copy it again"

@@ -19,6 +19,7 @@ from fastv_export.families import FAMILIES
 from fastv_export.verify.reference import load_model, pruned
 from fastv_runtime import Pipeline
 from fastv_runtime.config.bundle import END_TO_END, Bundle, read_manifest
+from fastv_runtime.preprocessing.processor_settings import check_processor
 from tests.conftest import MakeBundle, noise_image
 from tests.families.conftest import CheckpointOf
 from tests.families.row import Row, noise_video
@@ -50,6 +51,10 @@ def row(request: pytest.FixtureRequest) -> Row:
 @pytest.fixture(scope="module")
 def source(row: Row, checkpoint_of: CheckpointOf) -> Path:
     return checkpoint_of(row)
+
+
+def test_its_image_processor_is_within_bounds(source: Path) -> None:
+    check_processor(source)
 
 
 @pytest.fixture(scope="module")

@@ -196,3 +196,13 @@ def test_image_features_land_in_the_prompt_without_a_copy(tiny_pipeline: Pipelin
     ((start, _),) = tiny_pipeline._prompts.build("<image>" + QUESTION, [visual]).runs
     prompt = tiny_pipeline._decoder.prompt
     np.testing.assert_array_equal(prompt.rows(start, start + VISUAL_TOKENS).array(), features)
+
+
+def test_logits_that_are_no_numbers_are_an_error_and_no_answer(
+    tiny_pipeline: Pipeline, image: Image.Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Pipeline(tiny_pipeline.bundle) as pipeline:
+        table = np.full_like(np.asarray(tiny_pipeline.bundle.embedding()), np.nan)
+        monkeypatch.setattr(pipeline, "_embedding", table)
+        with pytest.raises(UserError, match="logits are no numbers"):
+            pipeline.generate([image], QUESTION, max_new_tokens=2)

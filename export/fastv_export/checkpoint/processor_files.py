@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 from fastv_runtime.errors import UserError
+from fastv_runtime.preprocessing.processor_settings import check_processor
 
 PROCESSOR_FILES = (
     "config.json",
@@ -28,6 +29,7 @@ MORE_TEMPLATES = "additional_chat_templates/*.jinja"
 
 def copy_processor(source: Path, target: Path) -> None:
     """Copy them to a new directory `target`; UserError if the runtime could not do with what there is."""
+    check_processor(source)
     target.mkdir()
     for name in PROCESSOR_FILES:
         if (source / name).is_file():

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from fastv_runtime.config.layouts import (
@@ -27,6 +28,7 @@ from fastv_runtime.preprocessing.images.anyres import AnyresImages
 from fastv_runtime.preprocessing.images.fixed import FixedImages
 from fastv_runtime.preprocessing.images.patches import PatchImages
 from fastv_runtime.preprocessing.images.tiles import TileImages
+from fastv_runtime.preprocessing.processor_settings import check_processor, not_finite
 from fastv_runtime.preprocessing.videos.decoding import Video
 from fastv_runtime.preprocessing.videos.frames import FrameVideos
 from fastv_runtime.preprocessing.videos.patches import PatchVideos
@@ -54,13 +56,27 @@ VIDEOS: dict[type, Callable[[Path, Any], Videos]] = {
 
 
 def load_images(directory: Path, vision: Vision) -> Images:
-    """The code of a layout of images. `directory` holds the checkpoint's processor files."""
-    return IMAGES[type(vision)](directory, vision)
+    """The code of a layout of images. `directory` holds the checkpoint's processor files.
+
+    Raises UserError for settings that cannot be used; so does the code, where they make pixels that are not finite.
+    """
+    check_processor(directory)
+    prepare = IMAGES[type(vision)](directory, vision)
+    return lambda image: _finite(prepare(image), directory)
 
 
 def load_videos(directory: Path, video: VideoLayout) -> Videos:
-    """The code of a layout of videos. `directory` holds the checkpoint's processor files."""
-    return VIDEOS[type(video)](directory, video)
+    """The code of a layout of videos; otherwise as `load_images`."""
+    check_processor(directory)
+    prepare = VIDEOS[type(video)](directory, video)
+    return lambda sampled: _finite(prepare(sampled), directory)
+
+
+def _finite(visual: Visual, directory: Path) -> Visual:
+    for piece in visual.pieces:
+        if not np.isfinite(piece.inputs["pixel_values"]).all():
+            raise not_finite(directory)
+    return visual
 
 
 def no_videos(family: str) -> UserError:

@@ -12,7 +12,7 @@ from PIL import Image
 from tokenizers.decoders import DecodeStream
 
 from fastv_runtime.backends.base import Backend
-from fastv_runtime.errors import PipelineEndedError
+from fastv_runtime.errors import PipelineEndedError, UserError
 from fastv_runtime.generation.calls.answer import Answer
 from fastv_runtime.generation.calls.turns import Turns
 from fastv_runtime.generation.clock import Clock
@@ -47,6 +47,8 @@ class TokenLoop:
         if answer.token_ids:
             self.embed(np.asarray(answer.token_ids[-1:]))
             self.decoder.step()
+        else:
+            check_numbers(self.decoder.logits)
         if self.sampler.greedy and self.rules.idle:
             picked = self.decoder.token
         else:
@@ -65,6 +67,18 @@ class TokenLoop:
             answer.notes += self.backend.notes
         answer.text += piece
         return piece
+
+
+def check_numbers(logits: np.ndarray) -> None:
+    """UserError for logits [V] that choose no token: NaN, or infinite where they are largest.
+
+    Once a generation, of its first token: from a device that is one row more, and decoding greedily stays free of it.
+    """
+    if not np.isfinite(logits.max()):
+        raise UserError(
+            "the model's logits are no numbers (NaN or infinite), so there is no answer: verify the bundle with "
+            "another backend, or export it again in fp32 from a checkpoint whose weights are whole"
+        )
 
 
 class Generation(Iterator[str]):
