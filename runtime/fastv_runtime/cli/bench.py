@@ -18,6 +18,7 @@ from fastv_runtime.cli.options.bench import parser
 from fastv_runtime.console import command, complain, note, open_bundle, stderr, with_flags
 from fastv_runtime.errors import UserError
 from fastv_runtime.files import write_atomically
+from fastv_runtime.replaced import check_replaced
 from fastv_runtime.streams import require_stdout
 
 if TYPE_CHECKING:
@@ -128,6 +129,9 @@ def check(args: argparse.Namespace) -> None:
     for path in (args.json, args.report, args.save_profile):
         if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
             raise UserError(f"{path}: not a file in a directory that exists")
+    outputs = {"`json`": args.json, "`report`": args.report, "`save_profile`": args.save_profile}
+    read = [*(("`images`", each) for each in args.images), *(("`peer`", each) for each in args.peer)]
+    check_replaced(outputs, [*read, ("`profile`", args.profile), ("`public_key`", args.public_key)])
 
 
 def open_bundles(paths: Sequence[str], args: argparse.Namespace) -> dict[str, Bundle]:
