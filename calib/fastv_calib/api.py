@@ -162,7 +162,8 @@ def _check_replaced(data: Path, output: Path, page: Path | None) -> None:
 
 
 def _is_page(path: Path) -> bool:
-    return path.read_bytes()[:15].lower().startswith(b"<!doctype html")
+    with path.open("rb") as file:
+        return file.read(15).lower().startswith(b"<!doctype html")
 
 
 def _is_calibration(path: Path) -> bool:

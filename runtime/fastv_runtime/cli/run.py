@@ -22,7 +22,7 @@ from fastv_runtime.cli.sources import STDIN, open_source, read_prompts, read_std
 from fastv_runtime.console import add_trust_arguments, command, note, open_bundle, stderr, with_flags
 from fastv_runtime.errors import UserError
 from fastv_runtime.replaced import check_replaced
-from fastv_runtime.streams import require_stdout
+from fastv_runtime.streams import require_stdin, require_stdout
 
 if TYPE_CHECKING:
     from fastv_runtime.generation.calls.answer import Answer
@@ -161,6 +161,8 @@ def _check_together(args: argparse.Namespace) -> None:
         raise UserError(
             f"{readers[1]}: the standard input is read by {readers[0]} already: give a file for one of them"
         )
+    if readers:
+        require_stdin()
     if args.allow_url and not args.images and not args.interactive:
         raise UserError("--allow-url: there is no address: give one with --image")
 
