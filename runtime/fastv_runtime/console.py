@@ -48,12 +48,22 @@ def command(
     and everyone need are checked first.
     """
     add_common_arguments(parser)
+    guarded(parser, run, parsed(parser, argv), extras)
+
+
+def parsed(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The arguments; exits as `command` does where they cannot be used, or a help or a version cannot be printed."""
     try:
-        args = parser.parse_args(argv)
+        return parser.parse_args(argv)
     except SystemExit:
-        _settle(parser.prog)  # a help that cannot be printed
+        _settle(parser.prog)
         raise
-    guarded(parser, run, args, extras)
+    except BrokenPipeError:
+        drop_stdout()
+        sys.exit(1)
+    except OSError as error:  # standard output without a buffer: nothing else is written while arguments are read
+        drop_stdout()
+        _fail(parser.prog, str(cannot_write("standard output", error)), 2)
 
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
@@ -81,7 +91,7 @@ class _Version(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
         from fastv_runtime.versions import __version__
 
-        print(f"{parser.prog} {__version__}")
+        parser._print_message(f"{parser.prog} {__version__}\n", sys.stdout)
         parser.exit()
 
 

@@ -68,6 +68,7 @@ def test_errors_that_cannot_be_printed_leave_the_exit_code(start: Start, tmp_pat
 
 
 def test_a_shell_closes_them(tiny_bundle: Path) -> None:
+    module = f'"{sys.executable}" -m fastv_runtime.cli'
     inspect = f'"{sys.executable}" -c "from fastv_runtime.cli.inspect import main; main()"'
     import fastv_runtime
 
@@ -77,6 +78,12 @@ def test_a_shell_closes_them(tiny_bundle: Path) -> None:
         (f'{inspect} "{tiny_bundle}" > /dev/full', 2),
         (f"{inspect} /no/such 2>&-", 2),
         (f"{inspect} --help > /dev/full", 2),
+        (f"{inspect} --version > /dev/full", 2),
+        (f"PYTHONUNBUFFERED=1 {inspect} --help > /dev/full", 2),
+        (f"PYTHONUNBUFFERED=1 {inspect} --version > /dev/full", 2),
+        (f"{module} --help > /dev/full", 2),
+        (f"{module} > /dev/full", 2),
+        (f"PYTHONUNBUFFERED=1 {module} --version > /dev/full", 2),
     ):
         done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, env=environment, check=False)
         assert done.returncode == code, line
