@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from fastv_runtime import limits
 from fastv_runtime.cli.options.arguments import Parser, file, number, path, text
-from fastv_runtime.console import add_trust_arguments, command, complain, open_bundle, stderr, with_flags
+from fastv_runtime.console import add_trust_arguments, command, complain, open_bundle, passing_bars, stderr, with_flags
 from fastv_runtime.errors import UserError
 from fastv_runtime.replaced import check_replaced
 from fastv_runtime.streams import require_stdout
@@ -102,7 +102,7 @@ def build_shown(
     self_test: bool = True,
 ) -> BuildResult:
     """Build for people: warnings before, progress while, and a table of the engines after."""
-    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     from fastv_runtime.tensorrt_build.builder import build_engines, outdated
     from fastv_runtime.tensorrt_build.check import tensorrt_loader
@@ -116,7 +116,7 @@ def build_shown(
         stderr.print(f"warning: {with_flags(line, options)}", style="yellow", highlight=False, soft_wrap=True)
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=20), TimeElapsedColumn())
     load = tensorrt_loader(device.tensorrt) if self_test and device.gpu is not None else None
-    with Progress(*columns, console=stderr, transient=True) as bars:
+    with passing_bars(*columns) as bars:
         task = bars.add_task("", total=None)
         outcome = build_engines(
             bundle,
