@@ -15,7 +15,6 @@ from urllib.parse import urlsplit
 
 from fastv_runtime.errors import UserError
 from fastv_runtime.streams import require_stdin
-from fastv_runtime.strict_json import Unusable, read_bytes
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -114,6 +113,8 @@ def read_prompts(source: str) -> Iterator[tuple[str, str]]:
 
 
 def _file(source: str) -> bytes:
+    from fastv_runtime.strict_json import Unusable, read_bytes
+
     try:
         return read_bytes(Path(source))
     except Unusable as error:
