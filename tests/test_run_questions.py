@@ -275,6 +275,20 @@ def test_what_the_standard_input_cannot_be(fails: Fails, stdin: Say) -> None:
     assert "the standard input: " in fails("--prompt", "x", "--image", "-")
 
 
+def test_a_closed_standard_input_is_said(fails: Fails, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", None)  # as Python has it after a shell's `<&-`
+    for flags in (["--prompt", "-"], ["--prompts", "-"], ["--prompt", "x", "--image", "-"], ["-i"]):
+        assert "fastv-run: standard input is closed" in fails(*flags)
+
+
+def test_what_never_ends_is_not_read_whole(fails: Fails, stdin: Say, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "fastv-run: /dev/zero: larger than 64 MiB" in fails("--prompts", "/dev/zero")
+    monkeypatch.setattr(sources, "MOST_BYTES", 1 << 20)
+    for flags in (["--prompt", "-"], ["--prompts", "-"], ["--prompt", "x", "--image", "-"]):
+        stdin(bytes((1 << 20) + 1))
+        assert "fastv-run: the standard input: more than 1 MiB" in fails(*flags)
+
+
 class Site(BaseHTTPRequestHandler):
     """An image, redirects, errors, and two that never end."""
 

@@ -22,6 +22,7 @@ from fastv_runtime.claims import claimed
 from fastv_runtime.config.plan import Precision
 from fastv_runtime.errors import UserError
 from fastv_runtime.files import is_stream, write_atomically
+from fastv_runtime.replaced import check_replaced
 
 PRECISIONS: dict[str, Precision] = {"fp32": "float32", "fp16": "float16"}
 """Precisions in which bytes are counted, as options name them."""
@@ -153,13 +154,7 @@ def _check_replaced(data: Path, output: Path, page: Path | None) -> None:
     """UserError where writing would lose what is no earlier calibration or report."""
     if is_stream(output):
         raise UserError(f"`output` {output}: is no file, and measurements are kept beside it: give a file")
-    taken = {data.resolve(): "`data`"}
-    for name, path in (("`output`", output), ("`report`", page)):
-        if path is None or is_stream(path):
-            continue
-        other = taken.setdefault(path.resolve(), name)
-        if other != name:
-            raise UserError(f"{name} {path}: {other} is the same file: give another")
+    check_replaced({"`output`": output, "`report`": page}, [("`data`", data)])
     if output.exists() and not _is_calibration(output):
         raise UserError(f"`output` {output}: exists and is no calibration: remove it, or give another")
     if page is not None and page.exists() and not is_stream(page) and not _is_page(page):
@@ -167,7 +162,8 @@ def _check_replaced(data: Path, output: Path, page: Path | None) -> None:
 
 
 def _is_page(path: Path) -> bool:
-    return path.read_bytes()[:15].lower().startswith(b"<!doctype html")
+    with path.open("rb") as file:
+        return file.read(15).lower().startswith(b"<!doctype html")
 
 
 def _is_calibration(path: Path) -> bool:

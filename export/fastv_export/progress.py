@@ -14,20 +14,20 @@ logger = logging.getLogger("fastv_export")
 
 
 class Progress:
-    """Draws on `console`; without one nothing is drawn, and notes go to the logger `fastv_export`.
+    """Draws on `console`, if that is a terminal; without one notes go to the logger `fastv_export`.
 
     wording: what a note is printed as.
     """
 
     def __init__(self, console: Console | None, wording: Callable[[str], str] = str):
-        self._wording = wording
+        self._wording, self._console = wording, console
         self._bars = rich.progress.Progress(
             rich.progress.TextColumn("{task.description:<34}"),
             rich.progress.BarColumn(bar_width=30),
             rich.progress.TextColumn("{task.fields[amount]:>18}"),
             _Clock(),
             console=console,
-            disable=console is None,
+            disable=console is None or not console.is_interactive,  # elsewhere rich would leave an empty line
         )
 
     def __enter__(self) -> Progress:
@@ -39,10 +39,10 @@ class Progress:
 
     def note(self, text: str) -> None:
         """One line that stays, above the bars; of level WARNING where it begins so and is logged."""
-        if self._bars.disable:
+        if self._console is None:
             logger.log(logging.WARNING if text.startswith("warning: ") else logging.INFO, text)
         else:
-            self._bars.console.print(self._wording(text), highlight=False, markup=False, soft_wrap=True)
+            self._console.print(self._wording(text), highlight=False, markup=False, soft_wrap=True)
 
     @contextmanager
     def step(self, description: str) -> Iterator[None]:

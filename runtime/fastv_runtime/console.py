@@ -18,6 +18,8 @@ from fastv_runtime.signals import stoppable
 from fastv_runtime.streams import drop_stdout, flush_stdout, reserve_streams, say, stdout_refuses
 
 if TYPE_CHECKING:
+    from rich.progress import Progress, ProgressColumn
+
     from fastv_runtime.config.bundle import Bundle
 
 stderr = Console(stderr=True)
@@ -48,12 +50,22 @@ def command(
     and everyone need are checked first.
     """
     add_common_arguments(parser)
+    guarded(parser, run, parsed(parser, argv), extras)
+
+
+def parsed(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The arguments; exits as `command` does where they cannot be used, or a help or a version cannot be printed."""
     try:
-        args = parser.parse_args(argv)
+        return parser.parse_args(argv)
     except SystemExit:
-        _settle(parser.prog)  # a help that cannot be printed
+        _settle(parser.prog)
         raise
-    guarded(parser, run, args, extras)
+    except BrokenPipeError:
+        drop_stdout()
+        sys.exit(1)
+    except OSError as error:  # standard output without a buffer: nothing else is written while arguments are read
+        drop_stdout()
+        _fail(parser.prog, str(cannot_write("standard output", error)), 2)
 
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
@@ -81,7 +93,7 @@ class _Version(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
         from fastv_runtime.versions import __version__
 
-        print(f"{parser.prog} {__version__}")
+        parser._print_message(f"{parser.prog} {__version__}\n", sys.stdout)
         parser.exit()
 
 
@@ -176,14 +188,13 @@ def add_trust_arguments(parser: argparse.ArgumentParser) -> None:
 
 def open_bundle(path: str, *, check_hashes: bool = False, public_key: str | None = None) -> Bundle:
     """Open a bundle; hashing gigabytes takes a while, so it shows. Arguments as for `Bundle.open`."""
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
+    from rich.progress import BarColumn, DownloadColumn, TextColumn
 
     from fastv_runtime.config.bundle import Bundle, read_manifest
 
     total = sum(digest.size for digest in read_manifest(path, public_key=public_key).files.values())
     columns = (TextColumn("checking {task.fields[name]}"), BarColumn(), DownloadColumn(binary_units=True))
-    # Elsewhere than on a terminal it would leave an empty line.
-    with Progress(*columns, console=stderr, transient=True, disable=not stderr.is_terminal) as bars:
+    with passing_bars(*columns) as bars:
         task = bars.add_task("", total=total, name=path)
         return Bundle.open(
             path,
@@ -191,6 +202,13 @@ def open_bundle(path: str, *, check_hashes: bool = False, public_key: str | None
             public_key=public_key,
             progress=lambda count: bars.advance(task, count),
         )
+
+
+def passing_bars(*columns: ProgressColumn) -> Progress:
+    """Bars on a terminal, gone when they end. Elsewhere there are none: rich would leave an empty line."""
+    from rich.progress import Progress
+
+    return Progress(*columns, console=stderr, transient=True, disable=not stderr.is_interactive)
 
 
 def one_line(message: str) -> str:

@@ -21,6 +21,12 @@ def reserve_streams() -> None:
         sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115
 
 
+def require_stdin() -> None:
+    """UserError where standard input is closed, for who is about to read it."""
+    if sys.stdin is None:
+        raise UserError("standard input is closed: there is nothing to read from it: give a file")
+
+
 def require_stdout() -> None:
     """UserError where standard output is closed, for who is about to print there what has taken long."""
     if sys.stdout is None:

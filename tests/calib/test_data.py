@@ -72,6 +72,11 @@ def test_bad_lines_are_named(folder: Path, text: str, expected: str) -> None:
         read_data(folder / "data.jsonl", None)
 
 
+def test_what_never_ends_is_not_read_whole() -> None:
+    with pytest.raises(UserError, match="`data` /dev/zero: larger than 64 MiB"):
+        read_data(Path("/dev/zero"), None)
+
+
 def test_bad_folders_and_flags(folder: Path) -> None:
     with pytest.raises(UserError, match="no such file or folder"):
         read_data(folder / "gone", None)

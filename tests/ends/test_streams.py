@@ -67,7 +67,20 @@ def test_errors_that_cannot_be_printed_leave_the_exit_code(start: Start, tmp_pat
     assert command.out == command.err == ""
 
 
+def test_nothing_but_the_error_is_printed(start: Start, tiny_bundle: Path, tmp_path: Path) -> None:
+    quick = ("--rounds", "2", "--warmup", "0", "--max-new-tokens", "2", "--threads", "1")
+    for given in (
+        ("export", tmp_path, "-o", tmp_path),
+        ("calibrate", tmp_path, "--data", tmp_path / "gone", "-o", tmp_path / "calibration.json"),
+        ("bench", tiny_bundle, *quick, "-q", "--json", "/dev/full"),
+    ):
+        command = start(*given)
+        assert command.code() == 2, command.err
+        assert command.err.startswith(f"fastv-{given[0]}: ") and command.err.count("\n") == 1, command.err
+
+
 def test_a_shell_closes_them(tiny_bundle: Path) -> None:
+    module = f'"{sys.executable}" -m fastv_runtime.cli'
     inspect = f'"{sys.executable}" -c "from fastv_runtime.cli.inspect import main; main()"'
     import fastv_runtime
 
@@ -77,6 +90,12 @@ def test_a_shell_closes_them(tiny_bundle: Path) -> None:
         (f'{inspect} "{tiny_bundle}" > /dev/full', 2),
         (f"{inspect} /no/such 2>&-", 2),
         (f"{inspect} --help > /dev/full", 2),
+        (f"{inspect} --version > /dev/full", 2),
+        (f"PYTHONUNBUFFERED=1 {inspect} --help > /dev/full", 2),
+        (f"PYTHONUNBUFFERED=1 {inspect} --version > /dev/full", 2),
+        (f"{module} --help > /dev/full", 2),
+        (f"{module} > /dev/full", 2),
+        (f"PYTHONUNBUFFERED=1 {module} --version > /dev/full", 2),
     ):
         done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, env=environment, check=False)
         assert done.returncode == code, line

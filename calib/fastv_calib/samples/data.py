@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 
 from fastv_runtime.config.bundle import sha256
 from fastv_runtime.errors import UserError
-from fastv_runtime.strict_json import Unusable, validated
+from fastv_runtime.strict_json import Unusable, read_bytes, validated
 
 SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 """Files of a folder that are taken for images."""
@@ -64,7 +64,9 @@ def _of_folder(path: Path, prompt: str | None) -> list[Sample]:
 
 def _of_lines(path: Path) -> list[Sample]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = read_bytes(path).decode().splitlines()
+    except Unusable as error:
+        raise UserError(f"`data` {path}: {error}: calibrate on fewer samples") from None
     except (UnicodeDecodeError, OSError) as error:
         raise UserError(f"`data` {path}: not a text file ({error}): give a folder or lines of JSON") from None
     samples = [_sample(path, number, line) for number, line in enumerate(lines, 1) if line.strip()]

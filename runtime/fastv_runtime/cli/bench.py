@@ -15,9 +15,10 @@ from fastv_runtime.backends.registry import BACKENDS
 from fastv_runtime.claims import claimed, scratch
 from fastv_runtime.cli.options.backends import backend_extras
 from fastv_runtime.cli.options.bench import parser
-from fastv_runtime.console import command, complain, note, open_bundle, stderr, with_flags
+from fastv_runtime.console import command, complain, note, open_bundle, passing_bars, stderr, with_flags
 from fastv_runtime.errors import UserError
 from fastv_runtime.files import write_atomically
+from fastv_runtime.replaced import check_replaced
 from fastv_runtime.streams import require_stdout
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ def benchmark(args: argparse.Namespace) -> None:
         for runner in runners:
             stack.callback(runner.close)
         report = measured(whole, runners, meter, args.json, args.report)
-    show(report, wording=partial(with_flags, parser=parser()))
+    show(report, wording=partial(with_flags, parser=parser()), notes=not args.quiet)
     if not report.complete:
         raise KeyboardInterrupt
     if any(each.refused for each in report.runners):
@@ -128,6 +129,9 @@ def check(args: argparse.Namespace) -> None:
     for path in (args.json, args.report, args.save_profile):
         if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
             raise UserError(f"{path}: not a file in a directory that exists")
+    outputs = {"`json`": args.json, "`report`": args.report, "`save_profile`": args.save_profile}
+    read = [*(("`images`", each) for each in args.images), *(("`peer`", each) for each in args.peer)]
+    check_replaced(outputs, [*read, ("`profile`", args.profile), ("`public_key`", args.public_key)])
 
 
 def open_bundles(paths: Sequence[str], args: argparse.Namespace) -> dict[str, Bundle]:
@@ -195,7 +199,7 @@ def measured(
     whole: Session, runners: Sequence[Runner], meter: Meter | None, json: Path | None, html: Path | None
 ) -> Report:
     """Go through the rounds; after each, and when interrupted, the report so far is written."""
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 
     from fastv_runtime.bench.measure import RunnerFailure
 
@@ -204,7 +208,7 @@ def measured(
     columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
     last = -1
     try:
-        with Progress(*columns, console=stderr, transient=True) as bars:
+        with passing_bars(*columns) as bars:
             task = bars.add_task("warm-up", total=total)
             for step in whole.measure(runners, meter):
                 bars.advance(task)

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 from fastv_runtime import limits
 from fastv_runtime.cli.options.arguments import Parser, file, number, path, text
-from fastv_runtime.console import add_trust_arguments, command, complain, open_bundle, stderr, with_flags
+from fastv_runtime.console import add_trust_arguments, command, complain, open_bundle, passing_bars, stderr, with_flags
 from fastv_runtime.errors import UserError
+from fastv_runtime.replaced import check_replaced
 from fastv_runtime.streams import require_stdout
 
 if TYPE_CHECKING:
@@ -69,11 +70,16 @@ def run(args: argparse.Namespace) -> None:
     from fastv_runtime.backends.tensorrt.device import choose_device
     from fastv_runtime.backends.tensorrt.gpu import find_gpu
     from fastv_runtime.backends.tensorrt.module import choose_backend, load_tensorrt, require_dialect
-    from fastv_runtime.config.bundle import read_manifest
+    from fastv_runtime.config.bundle import MANIFEST, read_manifest
 
     # What is no bundle, or none for TensorRT, is said before anything is asked of the machine.
-    for name, spec in read_manifest(args.bundle).graphs.items():
+    manifest = read_manifest(args.bundle)
+    for name, spec in manifest.graphs.items():
         require_dialect(name, spec)
+    folder = Path(args.bundle)
+    held = [(f"the bundle's {name}", folder / name) for name in (MANIFEST, *manifest.files)]
+    # Engines and their cache may lie in a bundle.
+    check_replaced({"`timing_cache`": args.timing_cache}, [*held, ("`public_key`", args.public_key)], in_bundles=True)
     tensorrt = load_tensorrt(choose_backend(args.target, rtx_wanted=bool(args.capabilities)))
     gpu = find_gpu()
     workspace = _workspace(args.workspace, gpu)
@@ -96,7 +102,7 @@ def build_shown(
     self_test: bool = True,
 ) -> BuildResult:
     """Build for people: warnings before, progress while, and a table of the engines after."""
-    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     from fastv_runtime.tensorrt_build.builder import build_engines, outdated
     from fastv_runtime.tensorrt_build.check import tensorrt_loader
@@ -110,7 +116,7 @@ def build_shown(
         stderr.print(f"warning: {with_flags(line, options)}", style="yellow", highlight=False, soft_wrap=True)
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=20), TimeElapsedColumn())
     load = tensorrt_loader(device.tensorrt) if self_test and device.gpu is not None else None
-    with Progress(*columns, console=stderr, transient=True) as bars:
+    with passing_bars(*columns) as bars:
         task = bars.add_task("", total=None)
         outcome = build_engines(
             bundle,

@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from fastv_runtime.cli.answers import print_dim
-from fastv_runtime.cli.sources import text_of
+from fastv_runtime.cli.sources import read_line, text_of
 from fastv_runtime.errors import UserError
 
 if TYPE_CHECKING:
@@ -97,5 +97,5 @@ def _line() -> str | None:
         except EOFError:
             print()
             return None
-    data = sys.stdin.buffer.readline()
+    data = read_line()
     return text_of(data, "the standard input").strip() if data else None

@@ -10,7 +10,7 @@ from importlib import import_module
 from types import ModuleType
 
 from fastv_runtime.cli.options.arguments import Parser, file, path, source
-from fastv_runtime.console import add_common_arguments, add_version, command
+from fastv_runtime.console import add_common_arguments, add_version, command, parsed
 from fastv_runtime.errors import missing_extra
 
 SHELLS = ("bash", "zsh", "tcsh")
@@ -107,7 +107,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     elif words[:1] and words[0] in COMMANDS:
         COMMANDS[words[0]].load().main(words[1:])
     else:
-        parser().parse_args(words or ["--help"])
+        parsed(parser(), words or ["--help"])
         parser().error("give the command first")
 
 

@@ -21,7 +21,8 @@ from fastv_runtime.cli.options.videos import add_video_arguments, read_videos
 from fastv_runtime.cli.sources import STDIN, open_source, read_prompts, read_stdin, text_of
 from fastv_runtime.console import add_trust_arguments, command, note, open_bundle, stderr, with_flags
 from fastv_runtime.errors import UserError
-from fastv_runtime.streams import require_stdout
+from fastv_runtime.replaced import check_replaced
+from fastv_runtime.streams import require_stdin, require_stdout
 
 if TYPE_CHECKING:
     from fastv_runtime.generation.calls.answer import Answer
@@ -88,7 +89,7 @@ def parser() -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> None:
     require_stdout()
     sampling = read_sampling(args)
-    kept_path = None if args.show_kept is None else _writable_png(Path(args.show_kept))
+    kept_path = None if args.show_kept is None else _writable_png(args)
     _check_together(args)
     from fastv_runtime.config.bundle import read_manifest
     from fastv_runtime.config.lengths import check_keep
@@ -160,6 +161,8 @@ def _check_together(args: argparse.Namespace) -> None:
         raise UserError(
             f"{readers[1]}: the standard input is read by {readers[0]} already: give a file for one of them"
         )
+    if readers:
+        require_stdin()
     if args.allow_url and not args.images and not args.interactive:
         raise UserError("--allow-url: there is no address: give one with --image")
 
@@ -184,11 +187,14 @@ def _placed(where: str) -> Iterator[None]:
         raise UserError(f"{where}: {error}" if where else str(error)) from None
 
 
-def _writable_png(path: Path) -> Path:
+def _writable_png(args: argparse.Namespace) -> Path:
+    path = Path(args.show_kept)
     if path.suffix.lower() != ".png":
         raise UserError(f"--show-kept {path}: the image is written as PNG: give a name that ends in .png")
     if not path.absolute().parent.is_dir():
         raise UserError(f"--show-kept {path}: no such directory: make {path.absolute().parent} first")
+    read = [*(("`images`", each) for each in args.images), *(("`videos`", each) for each in args.videos)]
+    check_replaced({"`show_kept`": path}, [*read, ("`public_key`", args.public_key)])
     with claimed(path, note=note):  # nothing is kept of it: the image is written in one step
         return path
 

@@ -9,18 +9,19 @@ import urllib.request
 from collections.abc import Iterator
 from http.client import HTTPException
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 
 from fastv_runtime.errors import UserError
+from fastv_runtime.streams import require_stdin
 
 if TYPE_CHECKING:
     from PIL import Image
 
 STDIN = "-"
 MOST_BYTES = 64 << 20
-"""Of an image from an address: more than any camera's."""
+"""Of an image from an address or the standard input, more than any camera's; and of the text or a line of that."""
 SECONDS = 30.0
 """For an address to answer and to send it all."""
 REDIRECTS = 5
@@ -62,8 +63,24 @@ def _named(name: str, read: Any, data: bytes) -> Image.Image:
 
 
 def read_stdin() -> bytes:
-    """All of the standard input."""
-    return sys.stdin.buffer.read()
+    """All of the standard input, of at most MOST_BYTES. Raises UserError."""
+    return _bounded("read")
+
+
+def read_line() -> bytes:
+    """The next line of the standard input, of at most MOST_BYTES; nothing at its end. Raises UserError."""
+    return _bounded("readline")
+
+
+def _bounded(method: Literal["read", "readline"]) -> bytes:
+    require_stdin()
+    try:
+        data: bytes = getattr(sys.stdin.buffer, method)(MOST_BYTES + 1)
+    except OSError as error:
+        raise UserError(f"the standard input: cannot be read: {error.strerror or error}") from None
+    if len(data) > MOST_BYTES:
+        raise UserError(f"the standard input: more than {MOST_BYTES >> 20} MiB: give less")
+    return data
 
 
 def text_of(data: bytes, name: str) -> str:
@@ -80,7 +97,7 @@ def read_prompts(source: str) -> Iterator[tuple[str, str]]:
     A file is read and checked at once, the standard input line by line as it comes. Raises UserError.
     """
     if source == STDIN:
-        name, lines = "the standard input", iter(sys.stdin.buffer.readline, b"")
+        name, lines = "the standard input", iter(read_line, b"")
     else:
         name, lines = source, iter(_file(source).splitlines())
     found = (
@@ -96,8 +113,12 @@ def read_prompts(source: str) -> Iterator[tuple[str, str]]:
 
 
 def _file(source: str) -> bytes:
+    from fastv_runtime.strict_json import Unusable, read_bytes
+
     try:
-        return Path(source).read_bytes()
+        return read_bytes(Path(source))
+    except Unusable as error:
+        raise UserError(f"{source}: {error}: give it in parts") from None
     except OSError as error:
         raise UserError(f"{source}: cannot be read: {error.strerror}") from None
 

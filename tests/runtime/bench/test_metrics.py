@@ -37,6 +37,17 @@ def printed(report: Report) -> str:
     return console.file.getvalue()
 
 
+def test_notes_are_left_out_where_nobody_wants_them(report: Report) -> None:
+    noted = report.model_copy(update={"notes": ["pruned is short"], "noise": ["the clock was lowered"]})
+    for notes in (True, False):
+        console = Console(file=StringIO(), width=80)
+        show(noted, console, notes=notes)
+        assert isinstance(console.file, StringIO)
+        text = console.file.getvalue()
+        assert ("note: pruned is short" in text, "noisy machine: the clock" in text) == (notes, notes)
+        assert TTFT.label in text
+
+
 @by_name
 def test_a_metric_is_in_every_table_that_it_asks_for(report: Report, drawn: str, printed: str, metric: Metric) -> None:
     assert all(metric.name in result.figures for result in report.results)

@@ -17,8 +17,13 @@ SAID = tuple(metric.name for metric in METRICS if metric.leading)
 """Whose verdicts are printed; the report has them all."""
 
 
-def show(report: Report, console: Console | None = None, wording: Callable[[str], str] = str) -> None:
-    """Print a table for each workload, and what to make of it. `wording`: what a note is printed as."""
+def show(
+    report: Report, console: Console | None = None, wording: Callable[[str], str] = str, *, notes: bool = True
+) -> None:
+    """Print a table for each workload, and what to make of it.
+
+    wording: what a note is printed as. notes: whether notes are, and what made the machine noisy.
+    """
     console = console or Console()
 
     def line(text: str, style: str = "") -> None:
@@ -37,10 +42,11 @@ def show(report: Report, console: Console | None = None, wording: Callable[[str]
             memory.add_row(runner.name, *map(mib, parts))
     if memory.row_count:
         console.print(memory)
-    for note in report.notes:
-        line(f"note: {wording(note)}", "yellow")
-    for reason in report.noise:
-        line(f"noisy machine: {reason}", "red")
+    if notes:
+        for note in report.notes:
+            line(f"note: {wording(note)}", "yellow")
+        for reason in report.noise:
+            line(f"noisy machine: {reason}", "red")
     if not report.complete:
         line("interrupted: these are the rounds until then", "red")
 

@@ -52,6 +52,13 @@ class Parser(argparse.ArgumentParser):
             self.error(f"unrecognized arguments: {' '.join(map(shown, others))}")
         return found
 
+    def _print_message(self, message: str, file: Any = None) -> None:
+        """argparse's ignores what cannot be written; of standard output that is an OSError."""
+        if file is not None and file is sys.stdout:
+            file.write(message)
+        else:
+            super()._print_message(message, file)
+
     def error(self, message: str) -> NoReturn:
         """What argparse calls where no option is at fault: somebody does not know which there are."""
         self._refuse(f"{message} (see {self.prog} --help)")
