@@ -18,8 +18,6 @@ import errno
 import json
 import re
 import shutil
-import signal
-import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -179,8 +177,6 @@ def parser() -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> None:
-    # A terminated run cleans up as an interrupted one does.
-    signal.signal(signal.SIGTERM, lambda signum, _: sys.exit(128 + signum))
     config = load_config(args.config)
     with Progress(stderr) as progress:
         write_random_checkpoint(

@@ -250,7 +250,8 @@ def test_a_terminated_run_leaves_nothing(
 
     monkeypatch.setattr(random_checkpoint, "write_shards", terminated)
     try:
-        failed([config_file, str(tmp_path / "out")], capsys, code=128 + signal.SIGTERM)
+        said = failed([config_file, str(tmp_path / "out")], capsys, code=128 + signal.SIGTERM)
+        assert said == "random_checkpoint.py: ended by SIGTERM"
     finally:
         signal.signal(signal.SIGTERM, previous)
     assert len(seen[0]) == 2  # it was there while it was written
