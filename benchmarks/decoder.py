@@ -131,8 +131,8 @@ def measure(checkpoint: Path, bundles: Mapping[str, Path], rounds: int, threads:
     decoder = read_manifest(bundles[SPLIT]).decoder
     length, pruned = TEXT + VISUAL, TEXT + round(VISUAL * KEEP)
     layers = {
-        SPLIT: tokens_per_layer(decoder, LAYER, length, pruned),
-        UNSPLIT: tokens_per_layer(decoder, None, length, 0),
+        SPLIT: tokens_per_layer(decoder, [LAYER], [length, pruned]),
+        UNSPLIT: tokens_per_layer(decoder, [], [length]),
     }
     flops = {name: decoder_flops(decoder, each) for name, each in layers.items()}
     return {

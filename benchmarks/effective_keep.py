@@ -14,6 +14,7 @@ from pathlib import Path
 from configurations import configuration
 from transformers import AutoConfig
 
+from fastv_runtime.config.cuts import one_cut
 from fastv_runtime.config.lengths import effective_keep, kept_count
 from fastv_runtime.config.plan import Plan
 
@@ -54,9 +55,7 @@ def before(plan: Plan, text: int) -> int:
 def recipe(visual: int) -> Plan:
     """The plan of Jetson.md for one image."""
     return Plan(
-        layer=2,
-        keep=0.5,
-        ranker="fastv",
+        cuts=one_cut(2, 0.5),
         length="fixed",
         precision="float16",
         max_text=128,

@@ -61,7 +61,7 @@ def table() -> Iterator[str]:
         vision, video = family.vision(config, None), family.video(config)
         plan = make_plan(Options(target="trt", weights=weights), decoder, vision, video)
         caches = plan_cost(decoder, plan, capacity(plan)).cache_capacity_bytes / GIB
-        half, four = (each / GIB for each in weight_bytes(build_on_meta(config), family, plan.layer or 0))
+        half, four = (each / GIB for each in weight_bytes(build_on_meta(config), family, plan.cut_layers[0]))
         modules = " | ".join(smallest(size + caches) for size in (half, four))
         yield f"| {title} | {plan.max_visual:,} | {half:.1f} | {four:.1f} | {caches:.2f} | {modules} |"
 

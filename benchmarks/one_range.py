@@ -13,7 +13,6 @@ from pathlib import Path
 import onnx
 from onnx import ModelProto, NodeProto, helper
 
-from fastv_export.graphs.write import DECODERS
 from fastv_export.staging import staging
 from fastv_runtime.config.bundle import MANIFEST, FileDigest, read_manifest, sha256
 
@@ -27,7 +26,7 @@ def write_one_range(source: Path, output: Path) -> None:
     files = dict(manifest.files)
     with staging(output) as folder:
         shutil.copytree(source, folder, copy_function=os.link, dirs_exist_ok=True)
-        for name in manifest.graphs.keys() & set(DECODERS):
+        for name in manifest.graphs.keys() & set(manifest.plan.decoder_graphs):
             file = folder / manifest.graphs[name].file
             model = onnx.load(file, load_external_data=False)
             assert with_one_range(model), f"{source}: no product of {name} computes in int8"

@@ -156,7 +156,7 @@ def foretell(
     records = [
         RunnerRecord(
             name=runner.name,
-            role="baseline" if bundle.manifest.plan.layer is None else "bundle",
+            role="baseline" if not bundle.manifest.plan.prunes else "bundle",
             settings={},
             bundle=bundle_facts(bundle, bundle.manifest.plan, runner.self_test),
         )
@@ -183,7 +183,7 @@ def _point(result: Result, records: list[RunnerRecord], rounds: list[Round], pro
         hidden_size=facts.decoder.hidden_size,
         layers=facts.decoder.num_hidden_layers,
         tokens=turn.prompt_tokens,
-        layer=facts.plan.layer,
+        layer=next(iter(facts.plan.cut_layers), None),
         keep=facts.plan.keep,
         probed=probed,
         predicted=result.predicted["ttft"],

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from fastv_calib import calibrate
 from fastv_export import export
+from fastv_runtime.config.wording import cuts_of
 
 DEMO = Path(__file__).resolve().parents[1] / "demo"
 
@@ -32,4 +33,4 @@ if calibration.chosen is None:
 # The chosen plan leaves room for the longest prompt of the data; max_text leaves more.
 bundle = folder / "chosen.fastv"
 plan = export(DEMO / "checkpoint", bundle, calibration=folder / "calibration.json", max_text=128).plan
-print(f"exported: layer {plan.layer}, keep {plan.keep}, ranker {plan.ranker}")
+print(f"exported: {cuts_of(plan)}")

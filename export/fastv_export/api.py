@@ -17,7 +17,7 @@ from fastv_export.checkpoint.checkpoint import Checkpoint
 from fastv_export.checkpoint.hub import resolve
 from fastv_export.engines import build_after_export
 from fastv_export.exporting import export_through
-from fastv_export.plan import Options
+from fastv_export.plan import CutOption, Options
 from fastv_export.progress import Progress
 from fastv_export.quantization.activations import read_activations, sidecar_of
 from fastv_export.quantization.presets import (
@@ -60,6 +60,7 @@ def export(
     max_visual: int | None = None,
     image_tokens: int | None = None,
     max_new_tokens: int = 256,
+    cuts: Sequence[tuple[int, float] | tuple[int, float, str]] | None = None,
     prune: bool = True,
     verify: bool = True,
     progress: Progress | None = None,
@@ -90,6 +91,8 @@ def export(
     max_visual: visual tokens a prompt may have; None means those of `max_images` images, or of one video.
     image_tokens: most visual tokens of one image, for models that take any size; None means the family's.
     max_new_tokens: tokens an answer may have.
+    cuts: several, in place of `layer` and `keep`, from the first layer to the last: of each its layer, the fraction of
+        the prompt's visual tokens that it leaves, and what chooses them where that is not `ranker`.
     prune: False writes the unsplit, unpruned baseline.
     verify: compare the graphs with transformers before the bundle appears.
     progress: draws on a console while its context is entered; None is quiet, and what an export has to say goes to the
@@ -105,6 +108,12 @@ def export(
     _check("int8_parts", int8_parts or (), PARTS)
     _check("length", [] if length is None else [length], get_args(Length))
     given = {"layer": layer, "keep": keep, "ranker": ranker, "length": length, "max_text": max_text}
+    if cuts:
+        for name in ("layer", "keep"):
+            if given[name] is not None:
+                raise UserError(f"`{name}` {given[name]}: `cuts` say where and how many: leave one of them out")
+        if not prune:
+            raise UserError("`cuts`: an unpruned model (`prune`) has none: leave one of them out")
     if not prune:
         for name in ("layer", "keep", "ranker", "length"):
             if given[name] is not None:
@@ -144,6 +153,7 @@ def export(
             weights=weights,
             target=target,
             verify=verify,
+            cuts=tuple(CutOption(*cut) for cut in cuts or ()),
         )
         manifest = export_through(folder, source, output, options, progress, activations, digests=digests)
         build_after_export(output, manifest, target, progress)

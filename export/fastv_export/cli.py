@@ -83,6 +83,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--keep", type=share, metavar="R", help="fraction of visual tokens kept (default: 0.5)")
     parser.add_argument(
+        "--cut",
+        type=_cut,
+        action="append",
+        metavar="LAYER:KEEP[:RANKER]",
+        help="one of several cuts, given once for each: prune after LAYER layers to the fraction KEEP of the prompt's "
+        "visual tokens, chosen by RANKER (default: that of --ranker); in place of --layer and --keep",
+    )
+    parser.add_argument(
         "--ranker",
         choices=RANKERS,
         help="what chooses the m of N visual tokens that stay (default: fastv). "
@@ -138,6 +146,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print the bundle's manifest on stdout")
 
 
+def _cut(value: str) -> tuple[int, float] | tuple[int, float, str]:
+    """LAYER:KEEP or LAYER:KEEP:RANKER."""
+    layer, *rest = value.split(":")
+    if len(rest) not in (1, 2):
+        raise argparse.ArgumentTypeError(f"{value!r} is not LAYER:KEEP, as 7:0.33, or LAYER:KEEP:RANKER")
+    at, keep = whole(1, limits.LAYERS)(layer), share(rest[0])
+    return (at, keep, rest[1]) if rest[1:] else (at, keep)
+
+
 def run(args: argparse.Namespace) -> None:
     if args.json:
         require_stdout()
@@ -169,6 +186,7 @@ def run(args: argparse.Namespace) -> None:
             max_visual=args.max_visual,
             image_tokens=args.image_tokens,
             max_new_tokens=args.max_new_tokens,
+            cuts=args.cut,
             prune=args.prune,
             verify=args.verify,
             progress=progress,

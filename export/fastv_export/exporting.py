@@ -132,9 +132,10 @@ def _write(
     generation = generation_defaults(checkpoint)
     skeleton = Skeleton(checkpoint, family, attention=attention.IMPLEMENTATION, precision=plan.precision)
     support.check_model(checkpoint, skeleton, family, config, vision, video)
-    if plan.prunes and not RANKERS[plan.ranker].rotary:
-        scored = hf.layers_of(family.decoder(skeleton.model))[plan.scored_layer]
-        check_projections(hf.attention_of(scored), plan.ranker, family.model_type)
+    for cut in plan.cuts:
+        if not RANKERS[cut.ranker].rotary:
+            scored = hf.layers_of(family.decoder(skeleton.model))[cut.layer - 1]
+            check_projections(hf.attention_of(scored), cut.ranker, family.model_type)
     # Beside weights of four or eight bits, a table of fp32 would weigh as much as the layers.
     embedding_dtype: Precision = plan.precision if plan.weights is None else "float16"
     decoder = family.decoder(skeleton.model)

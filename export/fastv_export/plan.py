@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 from fastv_export.families import Family
@@ -13,6 +15,7 @@ from fastv_export.targets import TARGETS, TRT, TRT_LEGACY, choose_precision
 from fastv_runtime import limits
 from fastv_runtime.config.bundle import DecoderConfig
 from fastv_runtime.config.cost import cache_bytes, tokens_per_layer
+from fastv_runtime.config.cuts import MOST_CUTS, Cut
 from fastv_runtime.config.layouts import FixedVision, PatchesVision, VideoLayout, Vision
 from fastv_runtime.config.lengths import capacity, kept_count
 from fastv_runtime.config.plan import TEXT_STEP, Length, Plan, Precision, Weights
@@ -24,8 +27,21 @@ MOST_BYTES = 1 << 40
 
 
 @dataclass(frozen=True)
+class CutOption:
+    """One of several cuts."""
+
+    layer: int
+    keep: float
+    """Fraction of the prompt's visual tokens, not of those that earlier cuts left."""
+    ranker: str | None = None
+    """None: that of the options."""
+
+
+@dataclass(frozen=True)
 class Options:
     """What the user may choose. `layer` None writes the unsplit, unpruned baseline.
+
+    `cuts`: several, in place of the one at `layer` that leaves `keep` of the visual tokens.
 
     `max_visual`: visual tokens of a prompt; None means room for `max_images` images (or one video, if that is more).
     `text_step`: None means TEXT_STEP, or `max_text` where that is less.
@@ -36,6 +52,7 @@ class Options:
     layer: int | None = 2
     keep: float = 0.5
     ranker: str = "fastv"
+    cuts: tuple[CutOption, ...] = ()
     length: Length = "exact"
     max_text: int = 128
     text_step: int | None = None
@@ -70,22 +87,26 @@ def decoder_dimensions(config: Any, family: Family) -> DecoderConfig:
 def make_plan(options: Options, decoder: DecoderConfig, vision: Vision, video: VideoLayout | None) -> Plan:
     """The plan that the options ask for; UserError for one that makes no sense for this model."""
     layers = decoder.num_hidden_layers
-    if options.layer is not None and layers < 2:
+    cuts = _cuts(options)
+    if cuts and layers < 2:
         raise UserError(
-            f"`layer` {options.layer}: this decoder has one layer, and pruning takes two: one whose attention scores "
+            f"`layer` {cuts[0].layer}: this decoder has one layer, and pruning takes two: one whose attention scores "
             "visual tokens, and one that runs without those that are dropped; export it unpruned (`prune`)"
         )
-    if options.layer is not None and not 1 <= options.layer < layers:
-        raise UserError(
-            f"`layer` {options.layer}: must be 1 to {layers - 1}; this decoder has {layers} layers and the scores "
-            "come from the layer before"
-        )
-    if not 0 < options.keep <= 1:
-        raise UserError(f"`keep` {options.keep:g}: must be above 0 and at most 1, the fraction of visual tokens kept")
-    if options.layer is not None and kept_count(vision.tokens, options.keep) == 0:
-        raise UserError(f"`keep` {options.keep:g}: keeps none of {vision.tokens} visual tokens: give a larger one")
-    if options.ranker not in RANKERS:
-        raise UserError(f"`ranker` {options.ranker}: no such ranker; known rankers: {', '.join(RANKERS)}")
+    for cut in cuts:
+        if not 1 <= cut.layer < layers:
+            raise UserError(
+                f"`layer` {cut.layer}: must be 1 to {layers - 1}; this decoder has {layers} layers and the scores "
+                "come from the layer before"
+            )
+    for cut in cuts or (CutOption(0, options.keep, options.ranker),):
+        if not 0 < cut.keep <= 1:
+            raise UserError(f"`keep` {cut.keep:g}: must be above 0 and at most 1, the fraction of visual tokens kept")
+        if cuts and kept_count(vision.tokens, cut.keep) == 0:
+            raise UserError(f"`keep` {cut.keep:g}: keeps none of {vision.tokens} visual tokens: give a larger one")
+        if cut.ranker not in RANKERS:
+            raise UserError(f"`ranker` {cut.ranker}: no such ranker; known rankers: {', '.join(RANKERS)}")
+    _check_order(cuts)
     for name, value, most in (
         ("max_text", options.max_text, limits.TOKENS),
         ("max_images", options.max_images, limits.IMAGES),
@@ -103,9 +124,11 @@ def make_plan(options: Options, decoder: DecoderConfig, vision: Vision, video: V
             f"{limits.TOKENS:,}: lower it, or give `max_visual`"
         )
     plan = Plan(
-        layer=options.layer,
-        keep=1.0 if options.layer is None else options.keep,
-        ranker=options.ranker,
+        cuts=tuple(
+            Cut(layer=cut.layer, keep=cut.keep, ranker=ranker.name, signals=ranker.signals)
+            for cut in cuts
+            for ranker in (RANKERS[cut.ranker or options.ranker],)
+        ),
         length=options.length,
         precision=choose_precision(options.target, options.precision),
         weights=options.weights,
@@ -119,6 +142,30 @@ def make_plan(options: Options, decoder: DecoderConfig, vision: Vision, video: V
     _check_pruned(plan, options.target)
     _check_weights(plan, decoder, options.target)
     return plan
+
+
+def _cuts(options: Options) -> tuple[CutOption, ...]:
+    """Those asked for, each with its ranker; none for the baseline."""
+    if options.cuts:
+        return tuple(replace(cut, ranker=cut.ranker or options.ranker) for cut in options.cuts)
+    return () if options.layer is None else (CutOption(options.layer, options.keep, options.ranker),)
+
+
+def _check_order(cuts: Sequence[CutOption]) -> None:
+    """UserError for cuts that do not follow one another, or of which one does nothing."""
+    if len(cuts) > MOST_CUTS:
+        raise UserError(f"`cuts`: {len(cuts)} of them: a plan has {MOST_CUTS} at most")
+    for before, after in pairwise(cuts):
+        if after.layer <= before.layer:
+            raise UserError(
+                f"`cuts` {after.layer}:{after.keep:g}: its layer does not come after {before.layer}, that of the cut "
+                "before: give cuts from the first layer to the last"
+            )
+        if after.keep >= before.keep:
+            raise UserError(
+                f"`cuts` {after.layer}:{after.keep:g}: keeps no fewer visual tokens than the cut before, which keeps "
+                f"{before.keep:g}: fractions are of all visual tokens of the prompt, so each must be lower"
+            )
 
 
 def plan_lines(plan: Plan, target: str) -> tuple[str, str]:
@@ -138,7 +185,7 @@ def _check_step(options: Options) -> None:
         return
     if not 1 <= step <= options.max_text:
         raise UserError(f"`text_step` {step}: must be 1 to {options.max_text}, the text tokens a prompt may have")
-    if options.layer is None or options.length != "fixed":
+    if not _cuts(options) or options.length != "fixed":
         raise UserError(f"`text_step` {step}: steps are of fixed pruned lengths: add `length` fixed, or leave it out")
 
 
@@ -152,8 +199,8 @@ def _check_room(options: Options, plan: Plan, decoder: DecoderConfig, vision: Vi
             f"give {least} or more, or leave it out"
         )
     rows = capacity(plan)
-    each = tokens_per_layer(decoder, plan.layer, rows.prefix_cache, rows.suffix_cache)
-    caches, mask = cache_bytes(decoder, each, plan.precision), rows.prompt * rows.prefix_cache
+    each = tokens_per_layer(decoder, plan.cut_layers, rows.keys)
+    caches, mask = cache_bytes(decoder, each, plan.precision), rows.prompt * rows.keys[0]
     # Verification runs graphs here, with caches of their full size.
     limit, whose = (_memory(), "this machine") if options.verify else (MOST_BYTES, "any accelerator")
     if caches > limit or mask > MOST_BYTES:
@@ -222,11 +269,14 @@ def _check_weights(plan: Plan, decoder: DecoderConfig, target: str) -> None:
 
 def _check_pruned(plan: Plan, target: str) -> None:
     """UserError for a plan that keeps more tokens than the `select` graph can pick on its target."""
-    pruned, limit = capacity(plan).pruned, TARGETS[target].most_picked
-    if plan.prunes and limit is not None and pruned > limit:
+    limit = TARGETS[target].most_picked
+    if not plan.prunes or limit is None:
+        return
+    pruned = capacity(plan).rows[1]
+    if pruned > limit:
         raise UserError(
-            f"`max_text` {plan.max_text}, {plan.max_visual} visual tokens and `keep` {plan.keep:g} leave {pruned} "
-            f"tokens and target {target} picks at most {limit}: lower `max_visual`, `image_tokens` or `keep`"
+            f"`max_text` {plan.max_text}, {plan.max_visual} visual tokens and `keep` {plan.cuts[0].keep:g} leave "
+            f"{pruned} tokens and target {target} picks at most {limit}: lower `max_visual`, `image_tokens` or `keep`"
         )
 
 
@@ -238,7 +288,7 @@ def _max_visual(options: Options, vision: Vision, video: VideoLayout | None) -> 
 
 def check_positions(plan: Plan, limit: Limit | None) -> None:
     """UserError for a plan whose longest prompt and answer pass the `limit` of positions."""
-    longest = capacity(plan).prefix_cache
+    longest = capacity(plan).keys[0]
     if limit is not None and longest > limit.positions:
         raise UserError(
             f"`max_text` {plan.max_text}, {plan.max_visual} visual tokens and `max_new_tokens` {plan.max_new_tokens} "
@@ -249,7 +299,7 @@ def check_positions(plan: Plan, limit: Limit | None) -> None:
 
 def position_note(plan: Plan, trained: int | None) -> str | None:
     """What is to be said of a plan that is longer than what the model was trained for, which transformers allows."""
-    longest = capacity(plan).prefix_cache
+    longest = capacity(plan).keys[0]
     if trained is None or longest <= trained:
         return None
     return (

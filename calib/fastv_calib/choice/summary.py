@@ -15,6 +15,7 @@ from fastv_export.quantization.presets import FEW_BITS
 from fastv_export.rankers import CONTROLS
 from fastv_runtime.config.bundle import DecoderConfig
 from fastv_runtime.config.cost import cache_bytes, decoder_flops, plan_cost, tokens_per_layer
+from fastv_runtime.config.cuts import one_cut
 from fastv_runtime.config.lengths import capacity, kept_count
 from fastv_runtime.config.plan import Plan
 
@@ -39,9 +40,7 @@ class Costing:
     def plan(self, point: KeptPoint) -> Plan:
         """A point as a plan for the longest prompt of the data."""
         return Plan(
-            layer=point.layer,
-            keep=point.keep,
-            ranker="fastv",  # which one costs nothing to speak of
+            cuts=one_cut(point.layer, point.keep),  # which ranker costs nothing to speak of
             length="exact",
             precision=self.objectives.precision,
             weights=FEW_BITS.get(point.precision),
@@ -124,5 +123,6 @@ def prefill_flops(decoder: DecoderConfig, point: KeptPoint, sample: Measured) ->
 
 
 def _rows(decoder: DecoderConfig, point: KeptPoint, sample: Measured) -> list[int]:
-    pruned = sample.text + kept_count(sample.visual, point.keep)
-    return tokens_per_layer(decoder, point.layer, sample.text + sample.visual, pruned)
+    cuts = one_cut(point.layer, point.keep)
+    rows = (sample.text + sample.visual, *(sample.text + kept_count(sample.visual, cut.keep) for cut in cuts))
+    return tokens_per_layer(decoder, [cut.layer for cut in cuts], rows)

@@ -15,7 +15,7 @@ from fastv_runtime.config.cost import decoder_flops, tokens_per_layer
 from fastv_runtime.config.layouts import Vision
 from fastv_runtime.config.plan import Plan
 from fastv_runtime.errors import UserError
-from fastv_runtime.generation.clock import STAGES
+from fastv_runtime.generation.clock import STAGES, in_stages
 from fastv_runtime.generation.pipeline import Pipeline
 from fastv_runtime.preprocessing.images.loading import open_image
 from fastv_runtime.preprocessing.videos.decoding import open_video
@@ -120,11 +120,13 @@ def _answer(path: str, pipeline: Pipeline, sample: Sample, number: int) -> Timin
         )
     except UserError as error:
         raise UserError(f"`bundles` {path}: {sample.where}: {error}") from None
-    rows = tokens_per_layer(decoder, plan.layer, answer.prompt_tokens, answer.pruned_length)
+    rows = tokens_per_layer(
+        decoder, plan.cut_layers, (answer.prompt_tokens, *(cut.pruned_length for cut in answer.cuts))
+    )
     times = answer.timings_ms
     return Timing(
         sample=number,
-        stages={stage: times[stage] for stage in STAGES},
+        stages=in_stages(times),
         ttft=times["ttft"],
         per_token=times["decode_per_token"],
         flops=decoder_flops(decoder, rows).gated,
@@ -149,8 +151,12 @@ def bundle_latency(path: str, timings: Sequence[Timing]) -> BundleLatency:
 def point_of(plan: Plan) -> KeptPoint:
     """A bundle's plan as a point: few bits by their number, whatever their blocks and wide parts."""
     precision = "fp32" if plan.weights is None else plan.weights.name
+    cut = plan.cuts[0] if plan.cuts else None
     return KeptPoint(
-        layer=plan.layer, keep=1.0 if plan.layer is None else plan.keep, ranker=plan.ranker, precision=precision
+        layer=None if cut is None else cut.layer,
+        keep=1.0 if cut is None else cut.keep,
+        ranker="fastv" if cut is None else cut.ranker,
+        precision=precision,
     )
 
 

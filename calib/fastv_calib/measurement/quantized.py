@@ -26,6 +26,7 @@ from fastv_export.quantization.rules import method_of, quantization_of
 from fastv_export.quantization.scaling import Scale
 from fastv_export.quantization.weights import Quantization, QuantizedRows
 from fastv_runtime.config.cost import BYTES
+from fastv_runtime.config.cuts import one_cut
 from fastv_runtime.config.plan import Plan, Precision, Weights
 
 TABLE = torch.float16
@@ -170,9 +171,7 @@ def rounding_in(product: LinearLayer, weights: Weights, layer: int | None, layer
 def plan_of(weights: Weights, layer: int | None) -> Plan:
     """A plan for ONNX Runtime, of which only these two count here."""
     return Plan(
-        layer=layer,
-        keep=1.0,
-        ranker="fastv",
+        cuts=one_cut(layer, 1.0),
         length="exact",
         precision="float32",
         weights=weights,

@@ -2,30 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int
 
 from fastv_export.rankers import RANKERS
+from fastv_export.rankers.base import Seen
 from fastv_export.verify.choices import choose
+from fastv_runtime.config.cuts import Signal
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What rankers look at, of a prompt of S tokens."""
+class SeenByAll:
+    """What any ranker looks at, of a prompt of S tokens."""
 
-    scores: Float[torch.Tensor, " S"]
-    """Softmax attention of the last row at layer K-1, mean over heads."""
+    signals: Mapping[Signal, torch.Tensor]
     pre_rope: Float[torch.Tensor, " S"] | None
-    """The same without rotary embedding, where a ranker asks for it."""
+    """Scores without rotary embedding, where a ranker asks for them."""
     hidden: Float[torch.Tensor, "S D"]
     """States after the attention of layer K-1."""
     visual: Bool[torch.Tensor, " S"]
 
 
-def kept(ranker: str, seen: Seen, length: int) -> Int[torch.Tensor, " M"]:
+def kept(ranker: str, seen: SeenByAll, length: int) -> Int[torch.Tensor, " M"]:
     """Indices of the `length` tokens that stay, ascending. ranker: of `fastv_export.rankers.RANKERS`."""
-    scores = seen.scores if RANKERS[ranker].rotary else seen.pre_rope
-    assert scores is not None
-    return choose(ranker, scores, seen.hidden, seen.visual, length)
+    signals = dict(seen.signals)
+    if not RANKERS[ranker].rotary:
+        assert seen.pre_rope is not None
+        signals["scores"] = seen.pre_rope
+    return choose(ranker, Seen(seen.hidden, seen.visual, signals), length)

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import nn
 
-from fastv_calib.measurement.rankers import Seen
+from fastv_calib.measurement.rankers import SeenByAll
 from fastv_calib.samples.inputs import DecoderInputs
 from fastv_export import hf
 from fastv_export.hf import probe as hf_probe
@@ -42,10 +42,10 @@ class Dense:
     rotary: tuple[torch.Tensor, torch.Tensor]
     """Cosines and sines of all rows."""
 
-    def seen(self, layer: int) -> Seen:
+    def seen(self, layer: int) -> SeenByAll:
         """What rankers look at when K is `layer`."""
         visual = self.inputs.visual
-        return Seen(self.scores[layer - 1], self.pre_rope.get(layer), self.attended[layer][0], visual)
+        return SeenByAll({"scores": self.scores[layer - 1]}, self.pre_rope.get(layer), self.attended[layer][0], visual)
 
     def attention(self) -> list[float]:
         """By layer: the share of the last row's attention that visual tokens get."""

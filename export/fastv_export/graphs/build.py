@@ -38,17 +38,18 @@ def build_graph(name: str, io_spec: IOSpec, skeleton: Skeleton, family: Family, 
         pack = build_pack(graph_inputs(io_spec[0]), OPSET, skeleton.weight("newline", newline))
         name_outputs(pack, io_spec[1])
         return pack
-    if name == "select":
-        select = build_select(graph_inputs(io_spec[0]), OPSET, plan.ranker)
+    if name in plan.selects:
+        ranker = plan.cuts[plan.selects.index(name)].ranker
+        select = build_select(graph_inputs(io_spec[0]), OPSET, ranker, [tensor.name for tensor in io_spec[1]])
         name_outputs(select, io_spec[1])
         return select
     decoder, head = family.decoder(skeleton.model), family.head(skeleton.model)
-    of_graph = plan.layers(name, len(hf.layers_of(decoder)))
-    if name == "prefix":
-        rotary = RANKERS[plan.ranker].rotary
-        layers = DecoderPart(decoder, of_graph.start, of_graph.stop, scored=True, head=None, rotary=rotary)
+    of_graph, cut = plan.layers(name, len(hf.layers_of(decoder))), plan.stage(name).cut
+    if cut is None:
+        layers = DecoderPart(decoder, of_graph.start, of_graph.stop, head=head)
     else:
-        layers = DecoderPart(decoder, of_graph.start, of_graph.stop, scored=False, head=head)
+        rotary = RANKERS[cut.ranker].rotary
+        layers = DecoderPart(decoder, of_graph.start, of_graph.stop, signals=cut.signals, rotary=rotary)
     return trace_decoder(skeleton, layers, io_spec)
 
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import onnx_ir as ir
 
 from fastv_export.graphs.tape import Tape
 from fastv_export.rankers import RANKERS
 
 
-def build_select(inputs: dict[str, ir.Value], opset: int, ranker: str) -> ir.Model:
+def build_select(inputs: dict[str, ir.Value], opset: int, ranker: str, outputs: Sequence[str]) -> ir.Model:
     """`length` rows stay, in their order and with their positions; tokens that are not prunable always do.
 
     inputs: the graph's inputs by name, as the io_spec declares them. ranker: of `rankers.RANKERS`.
-    Ties go to the lower index, as ONNX's TopK defines it. Outputs: pruned_hidden, pruned_position_ids, keep, and
-    the deepstack inputs' kept rows.
+    outputs: their names. Ties go to the lower index, as ONNX's TopK defines it. Outputs: pruned_hidden,
+    pruned_position_ids, keep, and kept rows of what later cuts and the deepstack ask for.
     """
     tape = Tape()
     position_ids, length = inputs["position_ids"], inputs["length"]
@@ -28,14 +30,12 @@ def build_select(inputs: dict[str, ir.Value], opset: int, ranker: str) -> ir.Mod
     pruned_hidden = tape.op("Gather", [inputs["hidden"], kept_rows], {"axis": 1})
     assert position_ids.shape is not None
     pruned_position_ids = tape.op("Gather", [position_ids, kept_rows], {"axis": len(position_ids.shape) - 1})
-    deepstack = [
-        tape.op("Gather", [value, kept_rows], {"axis": 1})
-        for name, value in inputs.items()
-        if name.startswith("deepstack_")
+    carried = [
+        tape.op("Gather", [inputs[name.removeprefix("pruned_")], kept_rows], {"axis": 1}) for name in outputs[3:]
     ]
     graph = ir.Graph(
         list(inputs.values()),
-        [pruned_hidden, pruned_position_ids, keep, *deepstack],
+        [pruned_hidden, pruned_position_ids, keep, *carried],
         nodes=tape.nodes,
         initializers=tape.initializers,
         opset_imports={"": opset},

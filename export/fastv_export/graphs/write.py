@@ -30,9 +30,6 @@ from fastv_runtime.config.io_spec import IOSpec
 from fastv_runtime.config.layouts import Vision
 from fastv_runtime.config.plan import Plan
 
-DECODERS = ("prefix", "suffix", "decoder")
-"""Graphs of decoder layers."""
-
 
 def write_graphs(
     declared: dict[str, IOSpec],
@@ -58,7 +55,7 @@ def write_graphs(
         rounding = quantization_of(
             name, plan, dialect.name, layers=dimensions.num_hidden_layers, width=dimensions.hidden_size
         )
-        if plan.weights is not None and activations is not None and name in DECODERS:
+        if plan.weights is not None and activations is not None and name in plan.decoder_graphs:
             with progress.step(f"choose {'ranges' if plan.weights.floating else 'scales'} of {name}"):
                 known, method = activation_of(name, plan, activations), method_of(plan, plan.weights, dialect.name)
                 supports = (supports_one_range,) if plan.weights.static and not plan.weights.floating else ()
@@ -67,7 +64,7 @@ def write_graphs(
         rounded |= quantize_weights(model, rounding)
         if whole := left_whole(model, rounding):
             progress.note(whole_note(name, whole, plan))
-        if plan.weights is not None and plan.weights.static and name in DECODERS and scaled:
+        if plan.weights is not None and plan.weights.static and name in plan.decoder_graphs and scaled:
             if plan.weights.floating:
                 quantize_float_activations(model, scaled[-1].ranges, headroom)
             else:

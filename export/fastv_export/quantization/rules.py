@@ -45,7 +45,7 @@ def quantization_of(
             return {"vision"}
         if name.startswith("head."):
             return {"head"}
-        found: set[Part] = {"prefix"} if graph == "prefix" else set()
+        found: set[Part] = {"prefix"} if graph in plan.decoder_graphs[:-1] else set()
         layer = re.match(r"layers\.(\d+)\.", name)
         if layer is not None:
             found |= {"attention"} if "attn" in name else set()

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from fastv_runtime.config.cuts import Signal
+
 if TYPE_CHECKING:
     import onnx_ir as ir
     import torch
@@ -13,7 +15,25 @@ if TYPE_CHECKING:
     from fastv_export.graphs.tape import Tape
 
 RankerInputs = Mapping[str, "ir.Value"]
-"""Inputs of the select graph by name: `hidden` [1,S,D], `scores` f32 [1,S], `prunable` bool [1,S], `length` i64 [1]."""
+"""Inputs of the select graph by name: `hidden` [1,S,D], `prunable` bool [1,S], `length` i64 [1], and the ranker's
+signals, `scores` f32 [1,S] say (`fastv_runtime.config.cuts`)."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What definitions in plain torch look at: the S rows of one prompt that come to a cut."""
+
+    hidden: torch.Tensor
+    """[S, D]: after the attention of the scored layer."""
+    prunable: torch.Tensor
+    """bool [S]: visual tokens, one at least."""
+    signals: Mapping[Signal, torch.Tensor]
+    """f32, as `fastv_runtime.config.cuts` has them but for the axis of the batch: `scores` [S] say."""
+
+    @property
+    def scores(self) -> torch.Tensor:
+        """[S]."""
+        return self.signals["scores"]
 
 
 @dataclass(frozen=True)
@@ -31,8 +51,10 @@ class Ranker:
     rank: Callable[[Tape, RankerInputs], ir.Value]
     """Writes the operators that make ranks f32 [1, S]: of those that TensorRT 10.3 has, no TopK whose K depends on data
     other than `length`."""
-    ranks: Callable[[torch.Tensor, torch.Tensor, torch.Tensor, int], torch.Tensor]
-    """The definition: scores f32 [S], hidden f32 [S, D], prunable bool [S] (one at least) and length -> ranks [S]."""
+    ranks: Callable[[Seen, int], torch.Tensor]
+    """The definition: what is seen of S rows, and how many of them stay -> ranks [S]."""
+    signals: tuple[Signal, ...] = ("scores",)
+    """What it reads beside states, in the order in which `select` is given it."""
     rotary: bool = True
     """Whether the prefix computes `scores` from queries and keys after rotary embedding, as the model's attention."""
     control: bool = False

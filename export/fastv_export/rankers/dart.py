@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fastv_export.rankers.base import Ranker, RankerInputs
+from fastv_export.rankers.base import Ranker, RankerInputs, Seen
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -47,14 +47,14 @@ def rank(tape: Tape, inputs: RankerInputs) -> ir.Value:
     return tape.op("ScatterElements", [tape.op("Neg", [nearest]), pivots, marks], {"axis": 1})
 
 
-def ranks(scores: torch.Tensor, hidden: torch.Tensor, prunable: torch.Tensor, length: int) -> torch.Tensor:
+def ranks(seen: Seen, length: int) -> torch.Tensor:
     from torch.nn.functional import cosine_similarity
 
-    visual = prunable.nonzero()[:, 0]
-    states = hidden[visual]
+    visual = seen.prunable.nonzero()[:, 0]
+    states = seen.hidden[visual]
     pivots = states.norm(dim=1).argsort(descending=True, stable=True)[:PIVOTS]
     likeness = cosine_similarity(states[:, None], states[None, pivots], dim=-1)
-    found = scores.new_zeros(len(scores))
+    found = states.new_zeros(len(seen.hidden))
     found[visual] = -likeness.amax(dim=1)
     found[visual[pivots]] = 2
     return found

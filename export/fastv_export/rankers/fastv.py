@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fastv_export.rankers.base import Ranker, RankerInputs
+from fastv_export.rankers.base import Ranker, RankerInputs, Seen
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -17,8 +17,8 @@ def rank(tape: Tape, inputs: RankerInputs) -> ir.Value:
     return inputs["scores"]
 
 
-def ranks(scores: torch.Tensor, hidden: torch.Tensor, prunable: torch.Tensor, length: int) -> torch.Tensor:
-    return scores
+def ranks(seen: Seen, length: int) -> torch.Tensor:
+    return seen.scores
 
 
 RANKER = Ranker(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fastv_export.rankers.base import Ranker, RankerInputs
+from fastv_export.rankers.base import Ranker, RankerInputs, Seen
 from fastv_export.rankers.spacing import budget, evenly_spaced, middles
 
 if TYPE_CHECKING:
@@ -35,7 +35,8 @@ def rank(tape: Tape, inputs: RankerInputs) -> ir.Value:
     return tape.to_float(tape.op("Or", [best, spaced]))
 
 
-def ranks(scores: torch.Tensor, hidden: torch.Tensor, prunable: torch.Tensor, length: int) -> torch.Tensor:
+def ranks(seen: Seen, length: int) -> torch.Tensor:
+    scores, prunable = seen.scores, seen.prunable
     found, visual = scores.new_zeros(len(scores)), prunable.nonzero()[:, 0]
     staying = length - int((~prunable).sum())
     order = scores[visual].argsort(descending=True, stable=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fastv_export.rankers.base import Ranker, RankerInputs
+from fastv_export.rankers.base import Ranker, RankerInputs, Seen
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -33,10 +33,11 @@ def rank(tape: Tape, inputs: RankerInputs) -> ir.Value:
     return tape.op("Sub", [noise, tape.op("Floor", [noise])])
 
 
-def ranks(scores: torch.Tensor, hidden: torch.Tensor, prunable: torch.Tensor, length: int) -> torch.Tensor:
+def ranks(seen: Seen, length: int) -> torch.Tensor:
     """The same hash. Its sine's last bits are each library's own, and scaling makes much of them."""
     import torch
 
+    scores = seen.scores
     noise = torch.sin(torch.arange(len(scores)).float() * 12.9898 + scores[0] * 78.233e4) * 43758.5453
     return noise - noise.floor()
 

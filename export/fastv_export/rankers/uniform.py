@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fastv_export.rankers.base import Ranker, RankerInputs
+from fastv_export.rankers.base import Ranker, RankerInputs, Seen
 from fastv_export.rankers.spacing import budget, evenly_spaced, middles
 
 if TYPE_CHECKING:
@@ -23,8 +23,9 @@ def rank(tape: Tape, inputs: RankerInputs) -> ir.Value:
     return tape.to_float(stays)
 
 
-def ranks(scores: torch.Tensor, hidden: torch.Tensor, prunable: torch.Tensor, length: int) -> torch.Tensor:
-    found, visual = scores.new_zeros(len(scores)), prunable.nonzero()[:, 0]
+def ranks(seen: Seen, length: int) -> torch.Tensor:
+    prunable = seen.prunable
+    found, visual = seen.scores.new_zeros(len(prunable)), prunable.nonzero()[:, 0]
     found[visual[middles(len(visual), length - int((~prunable).sum()))]] = 1
     return found
 

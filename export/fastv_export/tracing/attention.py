@@ -5,10 +5,13 @@ Registered with transformers, so that its own decoder layers emit these operator
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Bool, Float, Int
 
 from fastv_export.hf import Attention, LayerCache, register_attention
+from fastv_runtime.config.cuts import Signal
 
 IMPLEMENTATION = "fastv_onnx"
 """Name of the attention implementation in transformers' registry."""
@@ -50,18 +53,20 @@ class StaticCache(LayerCache):
         )
 
 
-class ScoreRecorder:
-    """Computes FastV's scores at one layer, as its attention is traced."""
+class SignalRecorder:
+    """Computes what a ranker reads of the scored layer and the one before, as their attention is traced."""
 
-    def __init__(self, layer: int, cache: StaticCache):
+    def __init__(self, signals: Sequence[Signal], layer: int, cache: StaticCache):
+        self._signals = signals
         self._layer = layer
         self._cache = cache
-        self.scores: Float[torch.Tensor, "1 S"] | None = None
+        self.found: dict[Signal, torch.Tensor] = {}
 
     def record(self, attention: Attention) -> None:
-        if attention.layer == self._layer:
-            assert self._cache.new_key is not None
-            self.scores = last_row_scores(attention.query, self._cache.new_key, attention.scaling)
+        key = self._cache.new_key
+        assert key is not None
+        if attention.layer == self._layer and "scores" in self._signals:
+            self.found["scores"] = last_row_scores(attention.query, key, attention.scaling)
 
 
 def last_row_scores(

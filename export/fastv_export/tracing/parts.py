@@ -12,8 +12,9 @@ from torch import nn
 
 from fastv_export import hf
 from fastv_export.hf import probe as hf_probe
-from fastv_export.tracing.attention import Cache, ScoreRecorder, StaticCache, visibility
+from fastv_export.tracing.attention import Cache, SignalRecorder, StaticCache, visibility
 from fastv_export.tracing.pre_rope import before_rotary
+from fastv_runtime.config.cuts import Signal
 
 
 class VisionPart(nn.Module):
@@ -39,21 +40,28 @@ class VisionPart(nn.Module):
 class DecoderPart(nn.Module):
     """Layers `first` to `stop` - 1 of a decoder over static caches.
 
-    The decoder is cut inside a layer, between its attention, which is the last to need all tokens, and its MLP. With
-    `scored` (the prefix) the last layer ends with its attention, and its scores are an output; without `rotary`, those
-    of queries and keys as they are before rotary embedding. A part that does not begin with layer 0 (the suffix) begins
-    with the MLP of the layer before. `deepstack` is added after the first of these layers, one after each that ends
-    here. With `head`, only the last row goes on, through the final norm and the head, to `logits` f32 [1, 1, V] and the
-    likeliest `token` i64 [1, 1] (the suffix, or the whole decoder). Layer 0 is given what the decoder makes of
-    embeddings: some multiply them.
+    The decoder is cut inside a layer, between its attention, which is the last to need all tokens, and its MLP. Without
+    `head` (the prefix) the last layer ends with its attention, and `signals` (`fastv_runtime.config.cuts`) are outputs;
+    without `rotary`, scores are of queries and keys as they are before rotary embedding. A part that does not begin
+    with layer 0 begins with the MLP of the layer before. `deepstack` is added after the first of these layers, one
+    after each that ends here. With `head`, only the last row goes on, through the final norm and the head, to `logits`
+    f32 [1, 1, V] and the likeliest `token` i64 [1, 1] (the suffix, or the whole decoder). Layer 0 is given what the
+    decoder makes of embeddings: some multiply them.
     """
 
     def __init__(
-        self, decoder: Any, first: int, stop: int, *, scored: bool, head: nn.Module | None, rotary: bool = True
+        self,
+        decoder: Any,
+        first: int,
+        stop: int,
+        *,
+        head: nn.Module | None = None,
+        signals: Sequence[Signal] = (),
+        rotary: bool = True,
     ):
         super().__init__()
         layers = list(hf.layers_of(decoder)[first:stop])
-        if scored:
+        if head is None:
             layers[-1] = hf.without_mlp(layers[-1])
         if first:
             layers.insert(0, hf.without_attention(hf.layers_of(decoder)[first - 1]))
@@ -63,7 +71,8 @@ class DecoderPart(nn.Module):
         self.norm = hf.norm_of(decoder) if head is not None else None
         self.head = head
         self._first = first
-        self._scored_layer = stop - 1 if scored else None
+        self._scored_layer = stop - 1
+        self._signals = tuple(signals)
         self._rotated_scores = rotary
 
     def forward(
@@ -75,9 +84,7 @@ class DecoderPart(nn.Module):
         past: list[Cache],
     ) -> tuple[torch.Tensor, ...]:
         cache = StaticCache(past, write_index, self._first)
-        recorder = (
-            None if self._scored_layer is None or not self._rotated_scores else ScoreRecorder(self._scored_layer, cache)
-        )
+        recorder = SignalRecorder(self._signals, self._scored_layer, cache) if self._rotated_scores else None
         mask = visibility(hidden.shape[1], past[0][0].shape[2], write_index)
         rotary = hf.cosines_and_sines(self.rotary, hidden, position_ids)
         if self._entry != 1.0:
@@ -96,6 +103,5 @@ class DecoderPart(nn.Module):
             return (logits, logits.argmax(-1), *present)
         if pre_rope is not None:
             return (hidden, pre_rope.scores(), *present)
-        if recorder is not None and recorder.scores is not None:
-            return (hidden, recorder.scores, *present)
-        return (hidden, *present)
+        assert recorder is not None
+        return (hidden, *(recorder.found[name] for name in self._signals if name != "change"), *present)

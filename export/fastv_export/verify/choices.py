@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Int
 
 from fastv_export.rankers import RANKERS
+from fastv_export.rankers.base import Seen
 from fastv_export.verify.reference import select
 
 
 def choose(
     ranker: str,
-    scores: Float[torch.Tensor, " S"],
-    hidden: Float[torch.Tensor, "S D"],
-    prunable: Bool[torch.Tensor, " S"],
+    seen: Seen,
     length: int,
 ) -> Int[torch.Tensor, " M"]:
-    """Indices that stay, ascending. ranker: of `rankers.RANKERS`."""
-    ranks = RANKERS[ranker].ranks(scores, hidden, prunable, length) if prunable.any() else scores
-    return select(ranks, prunable, length)
+    """Rows that stay, ascending. ranker: of `rankers.RANKERS`."""
+    if not seen.prunable.any():
+        return torch.arange(length)
+    return select(RANKERS[ranker].ranks(seen, length), seen.prunable, length)

@@ -8,6 +8,7 @@ an embedding does beside looking up rows, how many features an image becomes and
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,9 @@ from fastv_export.execution.chunked import ChunkedRun, Read, run_chunked
 from fastv_export.families import Family
 from fastv_export.hf import models as hf_models
 from fastv_export.rankers import RANKERS
+from fastv_export.rankers.base import Seen
 from fastv_export.verify.question import SIZE, Question
-from fastv_export.verify.reference import pruned
+from fastv_export.verify.reference import ReferenceCut, pruned_by
 from fastv_runtime.config.base import DType
 from fastv_runtime.config.bundle import EMBEDDING, END_TO_END, DecoderConfig, GraphSpec
 from fastv_runtime.config.plan import Plan
@@ -31,6 +33,9 @@ from fastv_runtime.memory.buffers import Buffer, HostMemory
 from fastv_runtime.memory.layout import Region, numpy_dtype
 from fastv_runtime.verification.comparison import Comparison, compare
 from fastv_runtime.verification.tolerances import chain_tolerance
+
+OF_PROMPT = ("position_ids", "prunable", "change")
+"""What selects are given of the caller's, or of the select before."""
 
 
 class EndToEnd:
@@ -57,6 +62,7 @@ class EndToEnd:
         self._question, self._family, self._graphs, self._folder = question, family, graphs, folder
         self._dimensions, self._plan, self._embedding = dimensions, plan, embedding
         self._answered, self._exact = answered, exact
+        self._stages = {stage.graph: stage for stage in plan.stages}
         self._made: dict[str, np.ndarray] = {}
         """What graphs computed: `GRAPH/CASE/OUTPUT`."""
         self._prompt = np.empty(0)
@@ -78,14 +84,14 @@ class EndToEnd:
 
     def runs(self, graph: str) -> list[ChunkedRun]:
         """Prefill and decode through a graph, the second on the caches of the first."""
-        if graph not in ("prefix", "select", "suffix", "decoder"):
+        if graph not in self._stages and graph not in self._plan.selects:
             return []
         prefill = ChunkedRun(lambda name: self._input(graph, "prefill", name), self._output(graph, "prefill"))
 
         def decoded(name: str) -> np.ndarray:
             return prefill.take(name) if name.startswith("past_") else self._input(graph, "decode", name)
 
-        return [prefill] if graph == "select" else [prefill, ChunkedRun(decoded, self._output(graph, "decode"))]
+        return [prefill] if graph not in self._stages else [prefill, ChunkedRun(decoded, self._output(graph, "decode"))]
 
     def run(self, read: Read) -> None:
         """The question through all graphs."""
@@ -97,17 +103,18 @@ class EndToEnd:
 
     @torch.no_grad()
     def compare(self, stock: Any) -> list[Comparison]:
-        """Prompt, scores and logits beside those of the stock model's own forward, and what of these is chosen.
+        """Prompt, signals and logits beside those of the stock model's own forward, and what of these is chosen.
 
-        stock: as `logits` has it; the scores themselves are compared.
+        stock: as `logits` has it; what rankers read is compared itself.
         """
         embedded: list[torch.Tensor] = []
         with hf.hooked(hf_models.before_decoder(self._family.decoder(stock), embedded.append)):
-            ours, theirs, scores = self._forward(stock)
+            ours, theirs, signals = self._forward(stock)
         found = {"prompt": (self._prompt, embedded[0].numpy()), "logits": (ours[None], theirs[None])}
-        if scores is not None:
-            found["scores"] = (self._made["prefix/prefill/scores"], scores)
-        compared = [compare(END_TO_END, name, *values, self._limit(name)) for name, values in found.items()]
+        found |= {name: (self._made[name], value) for name, value in signals.items()}
+        compared = [
+            compare(END_TO_END, name, *values, self._limit(name.rpartition("/")[2])) for name, values in found.items()
+        ]
         tokens = [int(self._made[f"{self._last}/{case}/token"][0, -1]) for case in ("prefill", "decode")]
         missed = _missed(theirs, tokens)
         return [
@@ -125,8 +132,8 @@ class EndToEnd:
         ours, theirs, _ = self._forward(stock)
         return ours, theirs
 
-    def _forward(self, stock: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-        """Logits of both, and the stock model's scores [1, S] where the plan prunes."""
+    def _forward(self, stock: Any) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+        """Logits of both, and what the stock model gives rankers to read, by `GRAPH/prefill/SIGNAL`."""
         question, plan = self._question, self._plan
         visual = torch.from_numpy(question.prompt.visual)
         following = torch.zeros(self._answered, dtype=torch.bool)
@@ -139,18 +146,35 @@ class EndToEnd:
         prefill, decode = (self._made[f"{self._last}/{case}/logits"][0] for case in ("prefill", "decode"))
         ours = np.concatenate([prefill[-1:], decode])
         if not plan.prunes:
-            return ours, self._family.last_logits(stock, *arguments).float().numpy(), None
-        keep = torch.from_numpy(self._made["select/prefill/keep"][0])
-        with pruned(
-            self._family.decoder(stock),
-            plan.split,
-            visual,
-            question.pruned,
-            rotary=RANKERS[plan.ranker].rotary,
-            choose=lambda scores, hidden: keep,
-        ) as reference:
+            return ours, self._family.last_logits(stock, *arguments).float().numpy(), {}
+        cuts = [
+            ReferenceCut(
+                cut.layer,
+                length,
+                cut.signals,
+                rotary=RANKERS[cut.ranker].rotary,
+                choose=partial(self._kept, select),
+                change=torch.from_numpy(self._change()),
+            )
+            for cut, length, select in zip(plan.cuts, question.pruned, plan.selects, strict=True)
+        ]
+        with pruned_by(self._family.decoder(stock), visual, cuts) as prunings:
             theirs = self._family.last_logits(stock, *arguments)
-        return ours, theirs.float().numpy(), reference.scores[None].numpy()
+        signals = {
+            f"{graph}/prefill/{name}": value[None].numpy()
+            for graph, pruning in zip(plan.decoder_graphs, prunings, strict=False)
+            for name, value in pruning.signals.items()
+            if name != "change"
+        }
+        return ours, theirs.float().numpy(), signals
+
+    def _kept(self, select: str, seen: Seen) -> torch.Tensor:
+        """What the bundle kept."""
+        return torch.from_numpy(self._made[f"{select}/prefill/keep"][0])
+
+    def _change(self) -> Float[np.ndarray, " S"]:
+        """Of a question about an image, which has no frame before it: all of it is new."""
+        return np.ones(self._question.length, np.float32)
 
     @property
     def _last(self) -> str:
@@ -172,28 +196,33 @@ class EndToEnd:
 
     def _value(self, graph: str, case: str, name: str) -> np.ndarray:
         """An input of a graph: of the question, or what an earlier graph made of it."""
-        question = self._question
+        question, selects = self._question, self._plan.selects
         length, decode = question.length, case == "decode"
         rows = slice(length, length + self._answered) if decode else slice(0, length)
-        made = "pruned_" if graph == "suffix" and not decode else ""
+        # Cuts before this graph. A token that is decoded passes none.
+        cuts = selects.index(graph) if graph in selects else self._stages[graph].index
         if name == "write_index":
-            return np.asarray([0 if not decode else question.pruned if graph == "suffix" else length])
+            return np.asarray([(length, *question.pruned)[cuts] if decode else 0])
+        if name == "length":
+            return np.asarray([question.pruned[cuts]])
+        if graph in selects and name not in OF_PROMPT and not name.startswith("deepstack_"):
+            made = self._plan.decoder_graphs[cuts]
+            return self._made[f"{made}/prefill/{'hidden_out' if name == 'hidden' else name}"]
+        if cuts and decode and name == "hidden":
+            return self._made[f"{self._plan.decoder_graphs[cuts - 1]}/decode/hidden_out"]
+        if cuts and not decode:
+            return self._made[f"{selects[cuts - 1]}/prefill/pruned_{name}"]
         if name == "prunable":
             return question.prompt.visual[None]
-        if name == "length":
-            return np.asarray([question.pruned])
-        if made:
-            return self._made[f"select/prefill/{made}{name}"]
+        if name == "change":
+            return self._change()[None]
         if name == "position_ids":
             positions = question.positions[:, rows]
             return positions if len(positions) == 1 else positions[:, None]
         if name.startswith("deepstack_"):
             return self._deepstack[int(name.removeprefix("deepstack_"))][:, rows]
-        if name == "hidden" and graph in ("select", "suffix"):
-            return self._made[f"prefix/{case}/hidden_out"]
-        if name == "hidden":
-            return self._prompt[:, rows]
-        return self._made[f"prefix/{case}/{name}"]
+        assert name == "hidden", name
+        return self._prompt[:, rows]
 
     def _output(self, graph: str, case: str) -> Callable[[str, np.ndarray], None]:
         wanted = {tensor.name for tensor in self._graphs[graph].outputs if not tensor.name.startswith("present_")}

@@ -6,7 +6,7 @@ the rows that a case writes or reads, not their whole capacity.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -14,9 +14,12 @@ import torch
 from fastv_export import hf
 from fastv_export.families import Family
 from fastv_export.rankers import RANKERS
+from fastv_export.rankers.base import Seen
 from fastv_export.verify.choices import choose
-from fastv_export.verify.reference import Pruning, pruned
+from fastv_export.verify.reference import Pruning, ReferenceCut, pruned_by
 from fastv_runtime.config.bundle import DecoderConfig
+from fastv_runtime.config.cuts import Cut
+from fastv_runtime.config.io_spec import IOSpec, computed, decoder_io_specs, deepstack_of
 from fastv_runtime.config.layouts import FramesVideo, VideoLayout, Vision
 from fastv_runtime.config.lengths import kept_count
 from fastv_runtime.config.plan import Plan
@@ -49,7 +52,7 @@ def golden_vectors(
         if not plan.prunes:
             tensors |= _dense_case(decoder, head, prompt)
         else:
-            tensors |= _split_case(decoder, head, prompt, plan, plan.split)
+            tensors |= _split_case(decoder, head, prompt, plan, dimensions)
     # Slices share memory with what they were cut from; the file wants tensors that stand alone.
     return {name: tensor.detach().clone().contiguous() for name, tensor in tensors.items()}
 
@@ -93,6 +96,8 @@ class _Prompt:
     """As the graphs take them: [1, S + 1], or M-RoPE's [3, 1, S + 1]."""
     prunable: torch.Tensor
     deepstack: list[torch.Tensor]
+    change: torch.Tensor
+    """[S + 1]: of no video, so any will do."""
 
     def run(self, decoder: Any) -> tuple[torch.Tensor, Any]:
         """Last hidden states and cache of the stock decoder, all rows at once.
@@ -127,6 +132,7 @@ def _prompt(decoder: Any, dimensions: DecoderConfig, generator: torch.Generator)
         positions if dimensions.position_axes == 1 else positions[:, None],
         prunable,
         deepstack,
+        torch.linspace(0, 1, length + 1),
     )
 
 
@@ -144,45 +150,49 @@ def _dense_case(decoder: Any, head: Any, prompt: _Prompt) -> Tensors:
     return tensors
 
 
-def _split_case(decoder: Any, head: Any, prompt: _Prompt, plan: Plan, layer: int) -> Tensors:
+def _split_case(decoder: Any, head: Any, prompt: _Prompt, plan: Plan, dimensions: DecoderConfig) -> Tensors:
     length = prompt.prunable.numel()
-    count = TEXT + kept_count(VISUAL, plan.keep)
-    positions, last = prompt.positions[..., :length], prompt.positions[..., length:]
+    specs = decoder_io_specs(dimensions, plan, plan.precision)
 
-    def chosen(scores: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
-        seen = hidden.to(getattr(torch, plan.precision)).float()  # as `select` gets it
-        return choose(plan.ranker, scores, seen, prompt.prunable, count)
+    def cut(each: Cut) -> ReferenceCut:
+        count = TEXT + kept_count(VISUAL, each.keep)
 
-    ranker = RANKERS[plan.ranker]
-    with pruned(decoder, layer, prompt.prunable, count, rotary=ranker.rotary, choose=chosen) as prefill:
+        def chosen(seen: Seen) -> torch.Tensor:
+            as_given = seen.hidden.to(getattr(torch, plan.precision)).float()  # as `select` gets it
+            return choose(each.ranker, replace(seen, hidden=as_given), count)
+
+        rotary = RANKERS[each.ranker].rotary
+        change = prompt.change[:length]
+        return ReferenceCut(each.layer, count, each.signals, rotary=rotary, choose=chosen, change=change)
+
+    with pruned_by(decoder, prompt.prunable, [cut(each) for each in plan.cuts]) as prunings:
         hidden, cache = prompt.run(decoder)
-    kept = prefill.keep
     logits = head(hidden[:, length - 1 :])
-    before, next_hidden = prefill.hidden[:, :length], prefill.hidden[:, length:]
-    token = prompt.embedded[:, length:]
-    early, late = range(min(layer - 1, len(prompt.deepstack))), range(layer - 1, len(prompt.deepstack))
-    kept_deepstack = [each[:, kept] for each in prompt.deepstack]
-    tensors = {
-        **_layer_case("prefix", "prefill", prompt.embedded[:, :length], positions, 0),
-        "prefix/prefill/out/hidden_out": before,
-        "prefix/prefill/out/scores": prefill.scores[None],
-        **_layer_case("prefix", "decode", token, last, length),
-        "prefix/decode/out/hidden_out": next_hidden,
-        **_caches("prefix", cache, range(layer), length, torch.arange(length)),
-        **_layer_case("suffix", "prefill", before[:, kept], positions[..., kept], 0),
-        "suffix/prefill/out/logits": logits[:, :1],
-        **_layer_case("suffix", "decode", next_hidden, last, count),
-        "suffix/decode/out/logits": logits[:, 1:],
-        **_caches("suffix", cache, range(layer, len(hf.layers_of(decoder))), length, kept),
-    }
-    if ranker.portable:
-        tensors |= _select_case(prefill, before, prompt.prunable, positions, count)
-        tensors |= _deepstack_inputs("select", "prefill", prompt.deepstack, late)
-        for index in late:
-            tensors[f"select/prefill/out/pruned_deepstack_{index}"] = kept_deepstack[index]
-    for case in ("prefill", "decode"):
-        tensors |= _deepstack_inputs("prefix", case, prompt.deepstack, early)
-        tensors |= _deepstack_inputs("suffix", case, kept_deepstack, late)
+    positions, last = prompt.positions[..., :length], prompt.positions[..., length:]
+    tensors: Tensors = {}
+    rows = torch.arange(length)
+    states, following = prompt.embedded[:, :length], prompt.embedded[:, length:]
+    for stage in plan.stages:
+        graph, deepstack = stage.graph, [each[:, rows] for each in prompt.deepstack]
+        tensors |= _layer_case(graph, "prefill", states, positions[..., rows], 0)
+        tensors |= _layer_case(graph, "decode", following, last, len(rows))
+        tensors |= _caches(graph, cache, plan.layers(graph, len(hf.layers_of(decoder))), length, rows)
+        for case in ("prefill", "decode"):
+            tensors |= _deepstack_inputs(graph, case, deepstack, deepstack_of(dimensions, stage))
+        if stage.cut is None:
+            tensors[f"{graph}/prefill/out/logits"] = logits[:, :1]
+            tensors[f"{graph}/decode/out/logits"] = logits[:, 1:]
+            break
+        pruning = prunings[stage.index]
+        tensors[f"{graph}/prefill/out/hidden_out"] = pruning.hidden[:, rows]
+        tensors[f"{graph}/decode/out/hidden_out"] = pruning.hidden[:, length:]
+        for name in computed(stage.cut):
+            tensors[f"{graph}/prefill/out/{name}"] = pruning.signals[name][None]
+        if RANKERS[stage.cut.ranker].portable:
+            select = plan.selects[stage.index]
+            tensors |= _select_case(select, specs[select], pruning, prompt, rows)
+        rows = pruning.keep
+        states, following = pruning.hidden[:, rows], pruning.hidden[:, length:]
     return tensors
 
 
@@ -194,20 +204,30 @@ def _deepstack_inputs(graph: str, case: str, deepstack: list[torch.Tensor], laye
     }
 
 
-def _select_case(
-    prefill: Pruning, hidden: torch.Tensor, prunable: torch.Tensor, positions: torch.Tensor, count: int
-) -> Tensors:
-    kept = prefill.keep
-    return {
-        "select/prefill/in/hidden": hidden,
-        "select/prefill/in/scores": prefill.scores[None],
-        "select/prefill/in/position_ids": positions,
-        "select/prefill/in/prunable": prunable[None],
-        "select/prefill/in/length": torch.tensor([count]),
-        "select/prefill/out/pruned_hidden": hidden[:, kept],
-        "select/prefill/out/pruned_position_ids": positions[..., kept],
-        "select/prefill/out/keep": kept[None],
+def _select_case(graph: str, spec: IOSpec, pruning: Pruning, prompt: _Prompt, rows: torch.Tensor) -> Tensors:
+    """rows: of the prompt, those that come to the cut."""
+    kept = pruning.keep
+    of_prompt = {"position_ids": prompt.positions, "prunable": prompt.prunable[None], "change": prompt.change[None]}
+    of_prompt |= {f"deepstack_{layer}": each for layer, each in enumerate(prompt.deepstack)}
+    inputs = {
+        "hidden": pruning.hidden[:, rows],
+        "length": torch.tensor([len(kept)]),
+        **{name: each[None] for name, each in pruning.signals.items()},
+        **{name: _rows(each, rows) for name, each in of_prompt.items()},
     }
+    outputs = {
+        "pruned_hidden": pruning.hidden[:, kept],
+        "keep": torch.searchsorted(rows, kept)[None],
+        **{f"pruned_{name}": _rows(each, kept) for name, each in of_prompt.items()},
+    }
+    return {f"{graph}/prefill/in/{tensor.name}": inputs[tensor.name] for tensor in spec[0]} | {
+        f"{graph}/prefill/out/{tensor.name}": outputs[tensor.name] for tensor in spec[1]
+    }
+
+
+def _rows(values: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """Rows of states [1, S, D], or of what a row has one number of [..., S]."""
+    return values[:, rows] if values.is_floating_point() and values.ndim == 3 else values[..., rows]
 
 
 def _layer_case(graph: str, case: str, hidden: torch.Tensor, positions: torch.Tensor, write_index: int) -> Tensors:

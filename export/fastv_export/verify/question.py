@@ -11,7 +11,7 @@ from PIL import Image
 
 from fastv_runtime.config.bundle import DecoderConfig, Tokens
 from fastv_runtime.config.layouts import Vision
-from fastv_runtime.config.lengths import capacity, pruned_length
+from fastv_runtime.config.lengths import capacity, pruned_lengths
 from fastv_runtime.config.plan import Plan
 from fastv_runtime.errors import UserError
 from fastv_runtime.generation.positions import position_ids
@@ -40,8 +40,8 @@ class Question:
     image: Visual
     token_ids: Int[np.ndarray, " S+T"]
     positions: Int[np.ndarray, "axes S+T"]
-    pruned: int
-    """M."""
+    pruned: tuple[int, ...]
+    """M after each cut."""
 
     @property
     def length(self) -> int:
@@ -71,7 +71,7 @@ def ask(processor: Path, tokens: Tokens, vision: Vision, dimensions: DecoderConf
     prompt = _prompt(builder, tokens, seen)
     visual = int(prompt.visual.sum())
     try:
-        pruned = pruned_length(plan, prompt.token_ids.size - visual, visual, plan.length, capacity(plan))
+        pruned = pruned_lengths(plan, prompt.token_ids.size - visual, visual, plan.length, capacity(plan))
     except UserError as error:
         raise NoRoom(str(error)) from None
     answer = builder.tokenizer(ANSWER, add_special_tokens=False)["input_ids"][: min(ANSWERED, plan.max_new_tokens)]

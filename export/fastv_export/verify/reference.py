@@ -1,4 +1,4 @@
-"""What the graphs must compute: transformers' own forward, with dropped visual tokens masked from layer K on.
+"""What the graphs must compute: transformers' own forward, with dropped visual tokens masked from each cut on.
 
 Masking a token in layers K.. gives kept tokens the same states as removing it (they attend to the same keys), so the
 stock model with hooks is an oracle for pruning that shares no code with the graphs.
@@ -6,7 +6,7 @@ stock model with hooks is an oracle for pruning that shares no code with the gra
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -19,21 +19,47 @@ from jaxtyping import Bool, Float, Int
 from fastv_export import hf
 from fastv_export.checkpoint.checkpoint import Checkpoint
 from fastv_export.families import Family
+from fastv_export.rankers.base import Seen
+from fastv_export.verify.signals import EARLIER, attention_signals
+from fastv_runtime.config.cuts import Signal
 
-Choose = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-"""(scores [S], hidden [S, D] after the attention of layer K-1) -> indices that stay, ascending."""
+Choose = Callable[[Seen], torch.Tensor]
+"""What is seen of the S rows that come to a cut -> those that stay, ascending, of 0 to S - 1."""
+
+
+@dataclass(frozen=True)
+class ReferenceCut:
+    """Where the reference prunes, and by what."""
+
+    layer: int
+    """K."""
+    length: int
+    """M, of the prompt's rows."""
+    signals: tuple[Signal, ...] = ("scores",)
+    """What is to be seen."""
+    rotary: bool = True
+    """False: scores are without rotary embedding."""
+    choose: Choose | None = None
+    """Decides which rows stay; None means the scores."""
+    change: Float[torch.Tensor, " S"] | None = None
+    """The signal that no forward gives, of the whole prompt."""
 
 
 @dataclass
 class Pruning:
-    """What happened in one pruned forward: filled in when the prompt passes layers K-1 and K."""
+    """What happened at one cut in one forward: filled in when the prompt passes layers K-1 and K."""
 
-    scores: Float[torch.Tensor, " S"] = field(default_factory=lambda: torch.empty(0))
-    """Softmax attention of the prompt's last row at layer K-1, mean over heads; as asked, without rotary embedding."""
+    signals: dict[Signal, torch.Tensor] = field(default_factory=dict)
+    """Of the rows that came to the cut."""
     keep: Int[torch.Tensor, " M"] = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
-    """Kept indices, ascending."""
+    """The prompt's rows that are left, ascending."""
     hidden: Float[torch.Tensor, "1 rows D"] = field(default_factory=lambda: torch.empty(0))
     """States after the attention of layer K-1, residual included, all rows of that forward."""
+
+    @property
+    def scores(self) -> Float[torch.Tensor, " S"]:
+        """The signal [S] of that name; as asked, without rotary embedding."""
+        return self.signals["scores"]
 
 
 def load_model(path: Path, family: Family) -> Any:
@@ -59,43 +85,68 @@ def pruned(
     rotary: bool = True,
     choose: Choose | None = None,
 ) -> Iterator[Pruning]:
-    """Within this context the stock decoder prunes at layer K = `layer`, by masking.
+    """`pruned_by` one cut."""
+    cut = ReferenceCut(layer, length, rotary=rotary, choose=choose)
+    with pruned_by(decoder, prunable, [cut]) as (pruning,):
+        yield pruning
 
-    prunable: which tokens of the prompt may go. length: M. rotary: False scores without rotary embedding. choose: what
-    decides which tokens stay; None means the scores. The first forward must hold the whole prompt, and no cache; rows
-    after the prompt are tokens decoded after it. Later forwards may go on with the cache that it filled.
+
+@contextmanager
+def pruned_by(
+    decoder: Any, prunable: Bool[torch.Tensor, " S"], cuts: Sequence[ReferenceCut]
+) -> Iterator[list[Pruning]]:
+    """Within this context the stock decoder prunes at each cut, from the first layer to the last, by masking.
+
+    prunable: which tokens of the prompt may go. The first forward must hold the whole prompt, and no cache; rows after
+    the prompt are tokens decoded after it. Later forwards may go on with the cache that it filled.
     """
-    pruning = Pruning()
+    prunings = [Pruning() for _ in cuts]
     prompt = prunable.numel()
     layers = hf.layers_of(decoder)
-
-    def observe(inputs: hf.LayerInputs, weights: torch.Tensor) -> None:
-        if prompt <= weights.shape[2] == weights.shape[3]:
-            if not rotary:
-                weights = inputs.weights_without_rotary()
-            pruning.scores = weights[0, :, prompt - 1, :prompt].float().mean(0)
-
     attended: list[torch.Tensor] = []
+
+    def rows(index: int) -> Int[torch.Tensor, " S"]:
+        """Those that come to a cut."""
+        return prunings[index - 1].keep if index else torch.arange(prompt)
+
+    def observe(index: int, earlier: bool, inputs: hf.LayerInputs, weights: torch.Tensor) -> None:
+        if not prompt <= weights.shape[2] == weights.shape[3]:
+            return
+        if not cuts[index].rotary:
+            weights = inputs.weights_without_rotary()
+        found = attention_signals(weights[0, :, :prompt, :prompt].float(), rows(index), earlier=earlier)
+        prunings[index].signals |= {name: found[name] for name in cuts[index].signals if name in found}
 
     def attend(states: torch.Tensor) -> None:
         attended[:] = [states]
 
-    def mask(index: int, inputs: hf.LayerInputs) -> Any:
-        rows, filled = inputs.hidden.shape[1], inputs.cached_rows
-        if filled == 0 and index == layer:
-            (pruning.hidden,) = attended
-            if choose is None:
-                pruning.keep = select(pruning.scores, prunable, length)
-            else:
-                pruning.keep = choose(pruning.scores, pruning.hidden[0, :prompt])
-        shown = inputs.mask
-        shown = torch.zeros(1, 1, rows, filled + rows) if shown is None else shown.clone()
+    def prune(index: int) -> None:
+        cut, pruning, left = cuts[index], prunings[index], rows(index)
+        (pruning.hidden,) = attended
+        if cut.change is not None:
+            pruning.signals["change"] = cut.change[left]
+        seen = Seen(pruning.hidden[0, left], prunable[left], pruning.signals)
+        pruning.keep = left[select(seen.scores, seen.prunable, cut.length) if cut.choose is None else cut.choose(seen)]
+
+    def mask(layer: int, inputs: hf.LayerInputs) -> Any:
+        filled = inputs.cached_rows
+        last = max(index for index, cut in enumerate(cuts) if cut.layer <= layer)
+        if filled == 0 and cuts[last].layer == layer:
+            prune(last)
+        count, shown = inputs.hidden.shape[1], inputs.mask
+        shown = torch.zeros(1, 1, count, filled + count) if shown is None else shown.clone()
         dropped = torch.ones(prompt, dtype=torch.bool)
-        dropped[pruning.keep] = False
+        dropped[prunings[last].keep] = False
         shown[..., :prompt][..., dropped] = torch.finfo(shown.dtype).min
         return inputs.masked_by(shown)
 
-    handles = [hf.after_attention(layers[layer - 1], observe), hf.before_mlp(layers[layer - 1], attend)]
-    handles += [hf.before_layer(layers[index], partial(mask, index)) for index in range(layer, len(layers))]
+    handles = [hf.before_layer(layers[index], partial(mask, index)) for index in range(cuts[0].layer, len(layers))]
+    for index, cut in enumerate(cuts):
+        handles += [
+            hf.after_attention(layers[cut.layer - 1], partial(observe, index, False)),
+            hf.before_mlp(layers[cut.layer - 1], attend),
+        ]
+        if EARLIER & set(cut.signals):
+            handles.append(hf.after_attention(layers[cut.layer - 2], partial(observe, index, True)))
     with hf.hooked(*handles):
-        yield pruning
+        yield prunings

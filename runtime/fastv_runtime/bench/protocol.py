@@ -46,7 +46,8 @@ class Measurement(StrictModel):
     """What a request took. Times are wall-clock milliseconds."""
 
     stages_ms: dict[str, float]
-    """By names of STAGES. A model that is not split has its prefill under `suffix`."""
+    """By names of STAGES. A model that is not split has its prefill under `suffix`, one that is cut
+    more than once all layers behind the first cut."""
     ttft_ms: float
     decode_ms: float | None
     """Per token after the first."""
@@ -55,6 +56,8 @@ class Measurement(StrictModel):
     visual_tokens: int
     pruned_length: int
     """Tokens of the prompt that the last layer saw: `prompt_tokens` where nothing is pruned."""
+    pruned_lengths: tuple[int, ...] = ()
+    """Of a bundle: tokens that each of its cuts left."""
     peak_memory: int | None = None
     """Most bytes that the process has had resident so far; None where it shares its process with others."""
 

@@ -101,8 +101,7 @@ def beyond_keep(rounds: Sequence[Round], runners: Sequence[RunnerRecord]) -> lis
             plans[runner],
             turn.prompt_tokens - turn.visual_tokens,
             turn.visual_tokens,
-            turn.pruned_length,
-            plans[runner].keep,
+            turn.pruned_lengths,
         )
     ]
 

@@ -108,8 +108,10 @@ def _effective_keeps(plan: Plan, image: int) -> list[EffectiveKeep]:
 
 def _other_plans(plan: Plan, layers: int) -> list[tuple[int, float, Plan]]:
     """The plans of the paper's tables that this decoder has layers for."""
+    from fastv_runtime.config.cuts import one_cut
+
     return [
-        (layer, keep, plan.model_copy(update={"layer": layer, "keep": keep}))
+        (layer, keep, plan.model_copy(update={"cuts": one_cut(layer, keep)}))
         for layer in (1, 2, 3, 5)
         for keep in (0.75, 0.5, 0.25, 0.1)
         if layer < layers
@@ -158,7 +160,8 @@ def _print(manifest: Manifest, facts: dict[str, Any], console: Console) -> None:
     def row(name: str, own: float, dense: float, digits: int) -> None:
         table.add_row(name, f"{own:,.{digits}f}", f"{dense:,.{digits}f}", f"{own / dense:.2f}")
 
-    row("tokens from layer K on", cost["pruned_length"], cost["tokens"], 0)
+    for cut, left in zip(plan.cuts, cost["pruned_lengths"], strict=True):
+        row(f"tokens from layer {cut.layer} on", left, cost["tokens"], 0)
     for kind, title in (("paper", "prefill GFLOPs, paper's formula"), ("gated", "prefill GFLOPs, gated MLP")):
         row(title, cost["flops"][kind] / 1e9, cost["dense_flops"][kind] / 1e9, 2)
     row("key-value cache after prefill, MiB", cost["cache_bytes"] / MIB, cost["dense_cache_bytes"] / MIB, 2)
@@ -170,7 +173,7 @@ def _print(manifest: Manifest, facts: dict[str, Any], console: Console) -> None:
         flops = other["flops"]
         others.add_row(
             f"K={other['layer']} keep {other['keep']:g}",
-            str(other["pruned_length"]),
+            str(other["pruned_lengths"][-1]),
             f"{flops['paper'] / 1e9:,.2f}",
             f"{flops['gated'] / 1e9:,.2f}",
             f"{flops['gated'] / cost['dense_flops']['gated']:.2f}",

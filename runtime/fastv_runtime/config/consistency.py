@@ -13,10 +13,11 @@ from fastv_runtime.memory.layout import numpy_dtype
 def check_consistent(manifest: Manifest) -> None:
     """Raises ValueError, one line that names the field, for a manifest that contradicts itself."""
     plan, decoder = manifest.plan, manifest.decoder
-    if plan.layer is not None and plan.layer >= decoder.num_hidden_layers:
-        raise ValueError(
-            f"plan.layer is {plan.layer}: must be below decoder.num_hidden_layers, {decoder.num_hidden_layers}"
-        )
+    for cut in plan.cuts:
+        if cut.layer >= decoder.num_hidden_layers:
+            raise ValueError(
+                f"plan.cuts: layer {cut.layer}: must be below decoder.num_hidden_layers, {decoder.num_hidden_layers}"
+            )
     if manifest.video is not None:
         _check_video(manifest.vision, manifest.video)
     _check_graphs(manifest)

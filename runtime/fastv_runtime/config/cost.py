@@ -50,10 +50,10 @@ def decoder_flops(decoder: DecoderConfig, tokens_per_layer: Sequence[int]) -> Fl
     return Flops(sum(each.paper for each in layers), sum(each.gated for each in layers) - mlp_flops(decoder, spared))
 
 
-def tokens_per_layer(decoder: DecoderConfig, layer: int | None, tokens: int, pruned: int) -> list[int]:
-    """Rows that each layer's attention prefills: all before layer K, `pruned` from there on."""
-    first = decoder.num_hidden_layers if layer is None else layer
-    return [tokens] * first + [pruned] * (decoder.num_hidden_layers - first)
+def tokens_per_layer(decoder: DecoderConfig, cuts: Sequence[int], rows: Sequence[int]) -> list[int]:
+    """Rows that each layer's attention prefills. cuts: K of each, ascending; rows: of the prompt, and after each."""
+    bounds = (0, *cuts, decoder.num_hidden_layers)
+    return [count for count, start, stop in zip(rows, bounds, bounds[1:], strict=True) for _ in range(stop - start)]
 
 
 def cache_bytes(decoder: DecoderConfig, tokens_per_layer: Sequence[int], dtype: str) -> int:
@@ -67,7 +67,8 @@ class Cost:
     """A plan's cost for its nominal prompt: `max_text` text tokens and `max_visual` visual tokens."""
 
     tokens: int
-    pruned_length: int
+    pruned_lengths: tuple[int, ...]
+    """After each cut."""
     flops: Flops
     dense_flops: Flops
     cache_bytes: int
@@ -81,13 +82,13 @@ def plan_cost(decoder: DecoderConfig, plan: Plan, capacity: Capacity) -> Cost:
     """Cost of one plan, next to the same model unpruned."""
     visual = plan.max_visual
     tokens = plan.max_text + visual
-    pruned = plan.max_text + kept_count(visual, plan.keep)
-    rows = tokens_per_layer(decoder, plan.layer, tokens, pruned)
+    pruned = tuple(plan.max_text + kept_count(visual, cut.keep) for cut in plan.cuts)
+    rows = tokens_per_layer(decoder, plan.cut_layers, (tokens, *pruned))
     dense = [tokens] * decoder.num_hidden_layers
-    allocated = tokens_per_layer(decoder, plan.layer, capacity.prefix_cache, capacity.suffix_cache)
+    allocated = tokens_per_layer(decoder, plan.cut_layers, capacity.keys)
     return Cost(
         tokens=tokens,
-        pruned_length=pruned,
+        pruned_lengths=pruned,
         flops=decoder_flops(decoder, rows),
         dense_flops=decoder_flops(decoder, dense),
         cache_bytes=cache_bytes(decoder, rows, plan.precision),

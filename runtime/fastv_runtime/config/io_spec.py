@@ -1,16 +1,18 @@
 """Inputs and outputs of every graph: export names them, the manifest records them, the runtime binds them.
 
-Batch is 1. Symbols: S rows of the prompt (1 when decoding), M rows kept, N visual tokens, R features before they are
-packed; a layout's own axes are in `fastv_runtime.config.layouts`. Caches have their full capacity as shape.
+Batch is 1. Symbols: S rows of the prompt (1 when decoding), M rows kept, M_2 after a second cut, N visual tokens, R
+features before they are packed; a layout's own axes are in `fastv_runtime.config.layouts`. Caches have their full
+capacity as shape.
 """
 
 from __future__ import annotations
 
 from fastv_runtime.config.base import DType, TensorSpec
+from fastv_runtime.config.cuts import TEXT_ROWS, Cut, Signal
 from fastv_runtime.config.layouts import VideoLayout, Vision
 from fastv_runtime.config.lengths import capacity
 from fastv_runtime.config.manifest import DecoderConfig
-from fastv_runtime.config.plan import Plan
+from fastv_runtime.config.plan import Plan, Stage
 
 IOSpec = tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]
 """Inputs and outputs of one graph, in order."""
@@ -51,71 +53,103 @@ def vision_io_specs(
 
 
 def decoder_io_specs(decoder: DecoderConfig, plan: Plan, dtype: DType) -> dict[str, IOSpec]:
-    """`prefix`, `select` and `suffix`; or `decoder`, unsplit."""
-    width = decoder.hidden_size
-    needed = capacity(plan)
-
-    def positions(name: str, symbol: str) -> TensorSpec:
-        axes = () if decoder.position_axes == 1 else (decoder.position_axes,)
-        return TensorSpec(name=name, dtype="int64", shape=(*axes, 1, symbol))
-
-    def deepstack(prefix: str, symbol: str, added: range) -> tuple[TensorSpec, ...]:
-        return tuple(TensorSpec(name=f"{prefix}{layer}", dtype=dtype, shape=(1, symbol, width)) for layer in added)
-
-    def layer_graph(graph: str, symbol: str, keys: int, added: range, outputs: tuple[TensorSpec, ...]) -> IOSpec:
-        cache = (1, decoder.num_key_value_heads, keys, decoder.head_dim)
-
-        def caches(prefix: str) -> tuple[TensorSpec, ...]:
-            return tuple(
-                TensorSpec(name=f"{prefix}_{kind}_{layer}", dtype=dtype, shape=cache)
-                for layer in plan.layers(graph, decoder.num_hidden_layers)
-                for kind in ("key", "value")
-            )
-
-        inputs = (
-            TensorSpec(name="hidden", dtype=dtype, shape=(1, symbol, width)),
-            positions("position_ids", symbol),
-            TensorSpec(name="write_index", dtype="int64", shape=(1,)),
-            *deepstack("deepstack_", symbol, added),
-        )
-        return (*inputs, *caches("past")), (*outputs, *caches("present"))
-
+    """`prefix`, `select`, for every further cut `middle` and `select_2` and so on, `suffix`; or `decoder`, unsplit."""
+    stages, needed = plan.stages, capacity(plan)
     graphs: dict[str, IOSpec] = {}
-    logits = (
-        TensorSpec(name="logits", dtype="float32", shape=(1, 1, decoder.vocab_size)),
-        TensorSpec(name="token", dtype="int64", shape=(1, 1)),
-    )
-    if not plan.prunes:
-        graphs["decoder"] = layer_graph("decoder", "S", needed.prefix_cache, range(decoder.deepstack_layers), logits)
-        return graphs
-    # The scored layer ends in the suffix, so what is added after it is added there.
-    early = range(min(plan.scored_layer, decoder.deepstack_layers))
-    late = range(plan.scored_layer, decoder.deepstack_layers)
-    graphs["prefix"] = layer_graph(
-        "prefix",
-        "S",
-        needed.prefix_cache,
-        early,
-        (
-            TensorSpec(name="hidden_out", dtype=dtype, shape=(1, "S", width)),
-            TensorSpec(name="scores", dtype="float32", shape=(1, "S")),
-        ),
-    )
-    graphs["select"] = (
-        (
-            TensorSpec(name="hidden", dtype=dtype, shape=(1, "S", width)),
-            TensorSpec(name="scores", dtype="float32", shape=(1, "S")),
-            positions("position_ids", "S"),
-            TensorSpec(name="prunable", dtype="bool", shape=(1, "S")),
-            TensorSpec(name="length", dtype="int64", shape=(1,)),
-            *deepstack("deepstack_", "S", late),
-        ),
-        (
-            TensorSpec(name="pruned_hidden", dtype=dtype, shape=(1, "M", width)),
-            positions("pruned_position_ids", "M"),
-            TensorSpec(name="keep", dtype="int64", shape=(1, "M")),
-            *deepstack("pruned_deepstack_", "M", late),
-        ),
-    )
-    graphs["suffix"] = layer_graph("suffix", "M", needed.suffix_cache, late, logits)
+    for stage in stages:
+        if stage.select is not None:
+            graphs[stage.select] = _select(decoder, plan, stage, dtype)
+        graphs[stage.graph] = _layers(decoder, plan, stage, needed.keys[stage.index], dtype)
     return graphs
+
+
+def _layers(decoder: DecoderConfig, plan: Plan, stage: Stage, keys: int, dtype: DType) -> IOSpec:
+    """A graph of decoder layers. keys: that each layer's cache has room for."""
+    width, symbol = decoder.hidden_size, stage.symbol
+    cache = (1, decoder.num_key_value_heads, keys, decoder.head_dim)
+
+    def caches(prefix: str) -> tuple[TensorSpec, ...]:
+        return tuple(
+            TensorSpec(name=f"{prefix}_{kind}_{layer}", dtype=dtype, shape=cache)
+            for layer in plan.layers(stage.graph, decoder.num_hidden_layers)
+            for kind in ("key", "value")
+        )
+
+    inputs = (
+        TensorSpec(name="hidden", dtype=dtype, shape=(1, symbol, width)),
+        _positions(decoder, "position_ids", symbol),
+        TensorSpec(name="write_index", dtype="int64", shape=(1,)),
+        *_deepstack(decoder, "deepstack_", symbol, dtype, deepstack_of(decoder, stage)),
+    )
+    outputs: tuple[TensorSpec, ...]
+    if stage.cut is None:
+        outputs = (
+            TensorSpec(name="logits", dtype="float32", shape=(1, 1, decoder.vocab_size)),
+            TensorSpec(name="token", dtype="int64", shape=(1, 1)),
+        )
+    else:
+        outputs = (
+            TensorSpec(name="hidden_out", dtype=dtype, shape=(1, symbol, width)),
+            *(_signal(decoder, name, symbol) for name in computed(stage.cut)),
+        )
+    return (*inputs, *caches("past")), (*outputs, *caches("present"))
+
+
+def _select(decoder: DecoderConfig, plan: Plan, stage: Stage, dtype: DType) -> IOSpec:
+    """The graph that picks the rows of a stage from those of the stage before."""
+    before, width = plan.stages[stage.index - 1], decoder.hidden_size
+    assert before.cut is not None
+    rows, left = before.symbol, stage.symbol
+    late = range(deepstack_of(decoder, stage).start, decoder.deepstack_layers)
+    inputs = (
+        TensorSpec(name="hidden", dtype=dtype, shape=(1, rows, width)),
+        *(_signal(decoder, name, rows) for name in computed(before.cut)),
+        _positions(decoder, "position_ids", rows),
+        TensorSpec(name="prunable", dtype="bool", shape=(1, rows)),
+        TensorSpec(name="length", dtype="int64", shape=(1,)),
+        *((_signal(decoder, "change", rows),) if carries_change(plan, before.index) else ()),
+        *_deepstack(decoder, "deepstack_", rows, dtype, late),
+    )
+    outputs = (
+        TensorSpec(name="pruned_hidden", dtype=dtype, shape=(1, left, width)),
+        _positions(decoder, "pruned_position_ids", left),
+        TensorSpec(name="keep", dtype="int64", shape=(1, left)),
+        # What only a later cut asks for.
+        *((TensorSpec(name="pruned_prunable", dtype="bool", shape=(1, left)),) if stage.cut is not None else ()),
+        *((_signal(decoder, "change", left, "pruned_"),) if carries_change(plan, stage.index) else ()),
+        *_deepstack(decoder, "pruned_deepstack_", left, dtype, late),
+    )
+    return inputs, outputs
+
+
+def computed(cut: Cut) -> tuple[Signal, ...]:
+    """What the graph before a cut gives its ranker, in order."""
+    return tuple(name for name in cut.signals if name != "change")
+
+
+def carries_change(plan: Plan, index: int) -> bool:
+    """Whether a cut reads `change`, of those at the end of stage `index` and of later ones."""
+    return any("change" in cut.signals for cut in plan.cuts[index:])
+
+
+def deepstack_of(decoder: DecoderConfig, stage: Stage) -> range:
+    """Layers after which a stage adds visual features. A scored layer ends behind its cut: so does what is added."""
+    start = max(stage.start - 1, 0)
+    stop = decoder.num_hidden_layers if stage.stop is None else stage.stop - 1
+    return range(min(start, decoder.deepstack_layers), min(stop, decoder.deepstack_layers))
+
+
+def _positions(decoder: DecoderConfig, name: str, symbol: str) -> TensorSpec:
+    axes = () if decoder.position_axes == 1 else (decoder.position_axes,)
+    return TensorSpec(name=name, dtype="int64", shape=(*axes, 1, symbol))
+
+
+def _deepstack(decoder: DecoderConfig, prefix: str, symbol: str, dtype: DType, added: range) -> tuple[TensorSpec, ...]:
+    return tuple(
+        TensorSpec(name=f"{prefix}{layer}", dtype=dtype, shape=(1, symbol, decoder.hidden_size)) for layer in added
+    )
+
+
+def _signal(decoder: DecoderConfig, name: Signal, symbol: str, prefix: str = "") -> TensorSpec:
+    inner = {"head_scores": (decoder.num_attention_heads,), "row_scores": (TEXT_ROWS,)}.get(name, ())
+    return TensorSpec(name=prefix + name, dtype="float32", shape=(1, *inner, symbol))

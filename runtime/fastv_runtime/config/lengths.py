@@ -1,6 +1,6 @@
 """How long things are: the pruned length of a prompt, and the capacities that a plan needs.
 
-S is the prompt's length in tokens, T of them text and N visual; M is how many tokens the suffix prefills.
+S is the prompt's length in tokens, T of them text and N visual; M is how many tokens a stage after a cut prefills.
 """
 
 from __future__ import annotations
@@ -22,22 +22,40 @@ def kept_count(visual_tokens: int, keep: float) -> int:
 class Capacity:
     """Rows (tokens) that the buffers of a plan must hold."""
 
-    prompt: int
-    """Rows of the prefix's input: the longest prompt."""
-    pruned: int
-    """Rows of the suffix's input: the longest pruned prompt."""
-    prefix_cache: int
-    """Keys per layer < K."""
-    suffix_cache: int
-    """Keys per layer >= K."""
+    rows: tuple[int, ...]
+    """Of each stage's input: the longest prompt, and the longest that each cut leaves of it."""
+    new_tokens: int
+
+    @property
+    def prompt(self) -> int:
+        """Rows of the first stage's input."""
+        return self.rows[0]
+
+    @property
+    def pruned(self) -> int:
+        """Rows of the last stage's input: the longest pruned prompt, or where nothing is pruned the longest prompt."""
+        return self.rows[-1]
+
+    @property
+    def keys(self) -> tuple[int, ...]:
+        """Keys per layer of each stage."""
+        return tuple(rows + self.new_tokens for rows in self.rows)
 
 
 def capacity(plan: Plan) -> Capacity:
     """Capacities of a plan, for prompts of `max_text` text tokens and `max_visual` visual tokens."""
     visual = plan.max_visual
-    prompt = plan.max_text + visual
-    pruned = prompt if not plan.prunes else plan.max_text + kept_count(visual, plan.keep)
-    return Capacity(prompt, pruned, prompt + plan.max_new_tokens, pruned + plan.max_new_tokens)
+    left = (visual, *(kept_count(visual, cut.keep) for cut in plan.cuts))
+    return Capacity(tuple(plan.max_text + each for each in left), plan.max_new_tokens)
+
+
+def keeps(plan: Plan, keep: float | None) -> tuple[float, ...]:
+    """Fraction of visual tokens that each cut leaves of a prompt. keep: what the last one leaves; None: the plan's.
+
+    Earlier cuts leave what the plan says, or as many as the last where that is more.
+    """
+    own = tuple(cut.keep for cut in plan.cuts)
+    return own if keep is None else (*(max(each, keep) for each in own[:-1]), keep)
 
 
 def check_keep(plan: Plan, keep: float | None) -> None:
@@ -52,10 +70,10 @@ def check_keep(plan: Plan, keep: float | None) -> None:
         raise UserError(f"`keep` {keep:g}: must be above 0 and at most 1, the fraction of visual tokens kept")
 
 
-def pruned_length(
+def pruned_lengths(
     plan: Plan, text: int, visual: int, policy: str, capacity: Capacity, keep: float | None = None
-) -> int:
-    """M for a prompt of `text` + `visual` tokens. `keep` None: the plan's.
+) -> tuple[int, ...]:
+    """M after each cut, for a prompt of `text` + `visual` tokens. `keep` as for `keeps`.
 
     `exact`: text + round(keep * visual), the paper's count. `fixed`: the same with text rounded up to a multiple of
     `text_step`, so that prompts with as many images share a few lengths; text below it leaves its room to visual
@@ -70,13 +88,21 @@ def pruned_length(
             "`export.max_images` or `export.max_visual`"
         )
     check_keep(plan, keep)
-    if not plan.prunes:
-        return length
-    kept = kept_count(visual, plan.keep if keep is None else keep)
-    if text + kept > capacity.pruned:
-        raise _too_long(text, visual, kept, capacity, keep)
     room = text if policy == "exact" else -(-text // plan.text_step) * plan.text_step
-    return min(length, room + kept, capacity.pruned)
+    found = []
+    for each, most in zip(keeps(plan, keep), capacity.rows[1:], strict=True):
+        kept = kept_count(visual, each)
+        if text + kept > most:
+            raise _too_long(text, visual, kept, most, keep)
+        found.append(min(length, room + kept, most))
+    return tuple(found)
+
+
+def pruned_length(
+    plan: Plan, text: int, visual: int, policy: str, capacity: Capacity, keep: float | None = None
+) -> int:
+    """M after the last cut, as `pruned_lengths` has it; of a plan that does not prune, the prompt's length."""
+    return (text + visual, *pruned_lengths(plan, text, visual, policy, capacity, keep))[-1]
 
 
 @dataclass(frozen=True)
@@ -99,9 +125,9 @@ def effective_keep(plan: Plan, text: int, visual: int, policy: Length) -> Effect
     return EffectiveKeep(policy, text, visual, pruned - text, (pruned - text) / visual, pruned)
 
 
-def _too_long(text: int, visual: int, kept: int, capacity: Capacity, keep: float | None) -> UserError:
-    too_long = f"the pruned prompt has {text + kept} tokens and this bundle supports at most {capacity.pruned}"
-    largest = floor((capacity.pruned - text) / visual * 1000) / 1000 if visual else 0.0
+def _too_long(text: int, visual: int, kept: int, most: int, keep: float | None) -> UserError:
+    too_long = f"the pruned prompt has {text + kept} tokens and this bundle supports at most {most}"
+    largest = floor((most - text) / visual * 1000) / 1000 if visual else 0.0
     if largest <= 0:
         return UserError(f"{too_long}: shorten the text, or export with a larger `export.max_text`")
     if keep is None:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from fastv_runtime.config.base import Size, StrictModel, TokenCount
+from fastv_runtime.config.cuts import MOST_CUTS, Cut
 
 DialectName = Literal["onnx", "ort", "trt", "trt-legacy"]
 Length = Literal["fixed", "exact"]
 TEXT_STEP = 32
 """Tokens between fixed pruned lengths, where nobody says otherwise."""
 Part = Literal["vision", "prefix", "first", "last", "attention", "values", "head"]
-"""Towers; layers before K (which decide what is pruned); the decoder's first and last layer; of its layers the products
-around attention, and of those the one that makes values; its head."""
+"""Towers; layers before the last cut (which decide what is pruned); the decoder's first and last layer; of its layers
+the products around attention, and of those the one that makes values; its head."""
 Precision = Literal["float32", "float16", "bfloat16"]
 """Element type of weights and activations; scores and logits are fp32 in any case."""
 
@@ -41,16 +43,32 @@ class Weights(StrictModel):
         return ("nvfp4" if self.bits == 4 else "fp8") if self.floating else f"int{self.bits}"
 
 
+@dataclass(frozen=True)
+class Stage:
+    """One graph of decoder layers, of those that a plan's cuts make of the decoder."""
+
+    index: int
+    """0 for the graph that is given the prompt."""
+    graph: str
+    symbol: str
+    """Of the axis of its rows, in the specs of its tensors."""
+    start: int
+    """The first layer whose attention, and so whose cache, is in it."""
+    stop: int | None
+    """The layer after the last such; None for the decoder's end."""
+    cut: Cut | None
+    """Where it ends; None where it ends with the head."""
+    select: str | None
+    """The graph that picks the rows that it is given; None for the first."""
+
+
 class Plan(StrictModel):
     """How the model is pruned and how long its inputs may be (lengths in tokens).
 
-    `layer` is FastV's K; None means the unsplit, unpruned baseline. `keep` is the fraction of visual tokens kept.
+    `cuts` are FastV's, from the first layer to the last; none means the unsplit, unpruned baseline.
     """
 
-    layer: Size | None
-    keep: float = Field(gt=0, le=1, allow_inf_nan=False)
-    ranker: str = Field(min_length=1, max_length=1000)
-    """How the visual tokens that stay are chosen: the select graph does it, this is its name."""
+    cuts: tuple[Cut, ...] = Field(max_length=MOST_CUTS)
     length: Length
     precision: Precision
     weights: Weights | None = None
@@ -61,38 +79,83 @@ class Plan(StrictModel):
     text_step: TokenCount = TEXT_STEP
     """Fixed pruned lengths make room for text in multiples of it: what is kept beyond `keep` is fewer tokens."""
 
+    @model_validator(mode="after")
+    def _ordered(self) -> Plan:
+        for before, after in zip(self.cuts, self.cuts[1:], strict=False):
+            if after.layer <= before.layer:
+                raise ValueError(f"cuts: layer {after.layer} does not come after layer {before.layer}")
+            if after.keep >= before.keep:
+                raise ValueError(f"cuts: keep {after.keep:g} at layer {after.layer} is not below {before.keep:g}")
+        return self
+
     @property
     def prunes(self) -> bool:
-        """Whether the decoder is split at `layer`; else it is one graph."""
-        return self.layer is not None
+        """Whether the decoder is split; else it is one graph."""
+        return bool(self.cuts)
 
     @property
-    def split(self) -> int:
-        """K, of a plan that prunes."""
-        if self.layer is None:
-            raise ValueError("this plan does not prune: it has no layer to split at")
-        return self.layer
+    def keep(self) -> float:
+        """Fraction of visual tokens that are left after the last cut."""
+        return self.cuts[-1].keep if self.cuts else 1.0
 
     @property
-    def scored_layer(self) -> int:
-        """Number of the layer whose attention scores visual tokens: K-1. The cut is behind that attention."""
-        return self.split - 1
+    def cut_layers(self) -> tuple[int, ...]:
+        """K of each cut."""
+        return tuple(cut.layer for cut in self.cuts)
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """Graphs that have layers of the decoder, first to last: `prefix`, `middle`, `middle_2`, ..., `suffix`."""
+        if not self.cuts:
+            return (Stage(0, "decoder", "S", 0, None, None, None),)
+        last = len(self.cuts)
+        bounds = (0, *self.cut_layers, None)
+        return tuple(
+            Stage(
+                index,
+                "prefix" if index == 0 else "suffix" if index == last else numbered("middle", index),
+                "S" if index == 0 else numbered("M", index),
+                bounds[index] or 0,
+                bounds[index + 1],
+                None if index == last else self.cuts[index],
+                None if index == 0 else numbered("select", index),
+            )
+            for index in range(last + 1)
+        )
 
     @property
     def decoder_graphs(self) -> tuple[str, ...]:
         """Graphs that have layers of the decoder, first to last."""
-        return ("prefix", "suffix") if self.prunes else ("decoder",)
+        return tuple(stage.graph for stage in self.stages)
+
+    @property
+    def selects(self) -> tuple[str, ...]:
+        """Graphs between them, one a cut."""
+        return tuple(numbered("select", index) for index in range(1, len(self.stages)))
+
+    def stage(self, graph: str) -> Stage:
+        """The stage of a graph of decoder layers. Raises KeyError for other graphs."""
+        return {stage.graph: stage for stage in self.stages}[graph]
 
     def layers(self, graph: str, count: int) -> range:
         """Layers of a decoder of `count` whose attention, and so whose cache, is in a graph."""
-        return {"prefix": range(self.layer or 0), "suffix": range(self.layer or 0, count)}.get(graph, range(count))
+        stage = self.stage(graph)
+        return range(stage.start, count if stage.stop is None else stage.stop)
 
     def first_layer(self, graph: str) -> int:
-        """Number of the layer that a graph calls its first: a suffix begins with the MLP of the scored layer."""
-        return self.scored_layer if graph == "suffix" else 0
+        """Number of the layer that a graph calls its first: after a cut that is the scored layer, with its MLP alone.
+
+        Of a graph without layers of the decoder, 0.
+        """
+        start = next((stage.start for stage in self.stages if stage.graph == graph), 0)
+        return max(start - 1, 0)
 
     def graph_of(self, layer: int, *, attention: bool) -> str:
         """The graph that has a layer's attention, or the rest of that layer."""
-        if not self.prunes:
-            return "decoder"
-        return "prefix" if layer < self.scored_layer or (layer == self.scored_layer and attention) else "suffix"
+        after = layer if attention else layer + 1  # the rest of a scored layer is on the rows that are left
+        return next(stage.graph for stage in reversed(self.stages) if stage.start <= after)
+
+
+def numbered(name: str, index: int) -> str:
+    """The name of the first, second, ... of a kind: `select`, `select_2`, ..."""
+    return name if index == 1 else f"{name}_{index}"

@@ -18,7 +18,15 @@ def plan_of(plan: Plan) -> str:
     if not plan.prunes:
         return "not pruned"
     steps = f" in steps of {plan.text_step} text tokens" if plan.length == "fixed" else ""
-    return f"K={plan.layer}, keep {plan.keep:g}, ranker {plan.ranker}, {plan.length} length{steps}"
+    return f"{cuts_of(plan)}, {plan.length} length{steps}"
+
+
+def cuts_of(plan: Plan) -> str:
+    """Where a plan prunes, and by what: "K=2, keep 0.5, ranker fastv"; of several cuts each."""
+    rankers = {cut.ranker for cut in plan.cuts}
+    own = len(rankers) > 1
+    each = [f"K={cut.layer}, keep {cut.keep:g}" + (f" ({cut.ranker})" if own else "") for cut in plan.cuts]
+    return "; ".join(each) + ("" if own else f", ranker {rankers.pop()}")
 
 
 def room_of(plan: Plan) -> str:

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from time import perf_counter
 
 STAGES = ("preprocess", "vision", "prefix", "select", "suffix")
+"""Of every generation. A plan of several cuts has more, by the names of its graphs."""
+
+
+def in_stages(timings_ms: Mapping[str, float]) -> dict[str, float]:
+    """Timings by STAGES alone: of several cuts `select` has them all, and `suffix` all layers behind the first."""
+    found = dict.fromkeys(STAGES, 0.0)
+    for name, ms in timings_ms.items():
+        stage = "suffix" if name.startswith("middle") else "select" if name.startswith("select") else name
+        if stage in found:
+            found[stage] += ms
+    return found
 
 
 class Clock:
@@ -24,7 +35,7 @@ class Clock:
         start = perf_counter()
         yield
         self._settle()
-        self._stages[stage] += perf_counter() - start
+        self._stages[stage] = self._stages.get(stage, 0.0) + perf_counter() - start
 
     def token(self) -> None:
         """A token was chosen."""

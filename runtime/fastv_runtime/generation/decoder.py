@@ -1,4 +1,4 @@
-"""The language model as graphs linked by buffers: prefix -> select -> suffix, or one unpruned graph.
+"""The language model as graphs linked by buffers: prefix -> select -> ... -> suffix, or one unpruned graph.
 
 All graphs read and write one arena, wherever the backend has it; `memory/bindings.py` says which tensor is which
 buffer. The prompt's embeddings and visual features are written straight into the first graph's input.
@@ -6,7 +6,7 @@ buffer. The prompt's embeddings and visual features are written straight into th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Protocol
 
@@ -15,16 +15,17 @@ import numpy as np
 from fastv_runtime.backends.base import Backend, Binding
 from fastv_runtime.config.bundle import Manifest
 from fastv_runtime.config.lengths import Capacity
+from fastv_runtime.config.plan import numbered
 from fastv_runtime.memory.arena import Arena
-from fastv_runtime.memory.bindings import STEP, TensorBindings, arena_layout, decoder_links
+from fastv_runtime.memory.bindings import TensorBindings, arena_layout, decoder_links, step_lengths
 from fastv_runtime.memory.buffers import Buffer
 from fastv_runtime.memory.layout import Region
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
 
-Stage = Callable[[str], AbstractContextManager[None]]
-"""Called with a stage's name around the work of that stage, to time it."""
+Timed = Callable[[str], AbstractContextManager[None]]
+"""Called with a graph's name around its work, to time it."""
 
 
 class Decoder(Protocol):
@@ -37,9 +38,16 @@ class Decoder(Protocol):
     """[1, capacity, D], added after each of the first layers; the caller fills S rows before `prefill`, 0 for text."""
 
     def prefill(
-        self, positions: Int[np.ndarray, "axes S"], prunable: Bool[np.ndarray, " S"], pruned: int, stage: Stage
-    ) -> Int[np.ndarray, " M"]:
-        """Run a prompt of S rows, kept down to `pruned` of them; returns the kept indices, ascending."""
+        self,
+        positions: Int[np.ndarray, "axes S"],
+        prunable: Bool[np.ndarray, " S"],
+        pruned: Sequence[int],
+        timed: Timed,
+    ) -> list[Int[np.ndarray, " M"]]:
+        """Run a prompt of S rows, of which each cut leaves as many as `pruned` says.
+
+        Returns the rows of the prompt that are left after each cut, ascending.
+        """
 
     def step(self) -> None:
         """Run one decoded token at the next position. UserError, and nothing written, when a cache is full."""
@@ -55,20 +63,25 @@ class Decoder(Protocol):
 
 def load_decoder(manifest: Manifest, backend: Backend, capacity: Capacity) -> Decoder:
     """The decoder that the bundle's plan calls for."""
-    if not manifest.plan.prunes:
-        return DenseDecoder(manifest, backend, capacity)
-    return SplitDecoder(manifest, backend, capacity)
+    return LinkedDecoder(manifest, backend, capacity)
 
 
-class _Linked:
-    """What both decoders have: parts on one arena, and the step that is run again and again."""
+class LinkedDecoder:
+    """Graphs on one arena: of each stage its layers, and before each but the first the graph that picks its rows.
+
+    After pruning, the caches of a stage hold M + t entries for its own M, the first one's S + t; the position of a
+    decoded token is the same in all: t past the prompt's last, as if nothing had been pruned.
+    """
 
     def __init__(self, manifest: Manifest, backend: Backend, capacity: Capacity):
-        links = decoder_links(manifest.graphs)
-        self.arena = Arena(arena_layout(links, capacity), backend.allocate)
+        plan = manifest.plan
+        links = decoder_links(manifest.graphs, plan)
+        self.arena = Arena(arena_layout(links, plan, capacity), backend.allocate)
         self.prompt = self.arena["prompt"]
         self.deepstack = [self.arena[f"deepstack_{layer}"] for layer in range(manifest.decoder.deepstack_layers)]
+        self._stages = plan.stages
         self._parts = {name: _Part(link, backend, self.arena) for name, link in links.items()}
+        self._one_row = step_lengths(plan)
         self._steps = _Steps()
         self._replay = backend.repeated(self._steps)  # a method of ours would be a circle, and outlive its last user
         self._step_position = self.arena["position_ids"].leading((*self.arena["position_ids"].shape[:-1], 1))
@@ -82,6 +95,39 @@ class _Linked:
     def logits(self) -> Float[np.ndarray, " V"]:
         logits: np.ndarray = self.arena["logits"].array()[0, 0]
         return logits
+
+    def prefill(
+        self,
+        positions: Int[np.ndarray, "axes S"],
+        prunable: Bool[np.ndarray, " S"],
+        pruned: Sequence[int],
+        timed: Timed,
+    ) -> list[Int[np.ndarray, " M"]]:
+        length = prunable.size
+        self._write_positions(positions)
+        if len(self._stages) > 1:
+            self.arena["prunable"].leading((1, length)).write(prunable[None])
+        before: dict[str, int] = {}
+        for stage, rows in zip(self._stages, (length, *pruned), strict=True):
+            lengths = {stage.symbol: rows}
+            if stage.select is not None:
+                self.arena[numbered("length", stage.index)].write(np.asarray([rows]))
+                with timed(stage.select):
+                    self._parts[stage.select].bind(before | lengths).run()
+            # An unsplit decoder is timed as what it is compared with.
+            with timed("suffix" if stage.cut is None else stage.graph):
+                self._parts[stage.graph].prefill(lengths, rows)
+            before = lengths
+        self._clear_first_rows()
+        return self._left(length, pruned)
+
+    def _left(self, length: int, pruned: Sequence[int]) -> list[Int[np.ndarray, " M"]]:
+        """Rows of the prompt after each cut. Asked for behind the last graph: from a device, reading waits for it."""
+        left = [np.arange(length)]
+        for index, rows in enumerate(pruned, 1):
+            keep: np.ndarray = self.arena[numbered("keep", index)].leading((1, rows)).array()[0]
+            left.append(left[-1][keep])
+        return left[1:]
 
     def _write_positions(self, positions: Int[np.ndarray, "axes S"]) -> None:
         buffer = self.arena["position_ids"]
@@ -102,7 +148,7 @@ class _Linked:
         for part in parts:
             part.move_on()
         if not self._steps.bindings:
-            self._steps.bindings = [part.bind(STEP, step=True) for part in parts]
+            self._steps.bindings = [part.bind(self._one_row, step=True) for part in parts]
         self._replay()
         for part in parts:
             part.length += 1
@@ -118,45 +164,6 @@ class _Steps:
     def __call__(self) -> None:
         for binding in self.bindings:
             binding.run()
-
-
-class DenseDecoder(_Linked):
-    """The unsplit, unpruned model: graph `decoder`."""
-
-    def prefill(
-        self, positions: Int[np.ndarray, "axes S"], prunable: Bool[np.ndarray, " S"], pruned: int, stage: Stage
-    ) -> Int[np.ndarray, " M"]:
-        length = prunable.size
-        self._write_positions(positions)
-        with stage("suffix"):
-            self._parts["decoder"].prefill({"S": length}, length)
-        self._clear_first_rows()
-        return np.arange(length)
-
-
-class SplitDecoder(_Linked):
-    """Graphs `prefix` (to layer K-1's attention, and scores), `select` (the gather) and `suffix` (the rest, the head).
-
-    After pruning, the prefix's caches hold S + t entries and the suffix's M + t; the position of a decoded token is
-    the same in both: t past the prompt's last, as if nothing had been pruned.
-    """
-
-    def prefill(
-        self, positions: Int[np.ndarray, "axes S"], prunable: Bool[np.ndarray, " S"], pruned: int, stage: Stage
-    ) -> Int[np.ndarray, " M"]:
-        length = prunable.size
-        self._write_positions(positions)
-        self.arena["prunable"].leading((1, length)).write(prunable[None])
-        self.arena["length"].write(np.asarray([pruned]))
-        with stage("prefix"):
-            self._parts["prefix"].prefill({"S": length}, length)
-        with stage("select"):
-            self._parts["select"].bind({"S": length, "M": pruned}).run()
-        with stage("suffix"):
-            self._parts["suffix"].prefill({"M": pruned}, pruned)
-        self._clear_first_rows()
-        kept: np.ndarray = self.arena["keep"].leading((1, pruned)).array()[0]
-        return kept.copy()
 
 
 class _Part:

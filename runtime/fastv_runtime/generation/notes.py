@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
-from fastv_runtime.config.lengths import kept_count
+from collections.abc import Sequence
+
+from fastv_runtime.config.lengths import keeps, kept_count
 from fastv_runtime.config.plan import Plan
 
 
-def pruning_notes(plan: Plan, text: int, visual: int, pruned: int, keep: float) -> list[str]:
-    """What would otherwise be a silent no-op, or a silent surplus. `pruned` is M, `keep` what was asked for."""
+def pruning_notes(plan: Plan, text: int, visual: int, pruned: Sequence[int], keep: float | None = None) -> list[str]:
+    """What would otherwise be a silent no-op, or a silent surplus.
+
+    pruned: M after each cut. keep: what was asked for after the last; None: the plan's.
+    """
     if not plan.prunes:
         return ["this bundle does not prune: it was exported without pruning"]
     if visual == 0:
         return ["nothing to prune: the prompt has no image"]
-    kept, asked = pruned - text, kept_count(visual, keep)
+    found = []
+    for cut, length, fraction in zip(plan.cuts, pruned, keeps(plan, keep), strict=True):
+        at = f"at layer {cut.layer}: " if len(plan.cuts) > 1 else ""
+        note = _note(visual, length - text, fraction, f"the pruned length is fixed in steps of {plan.text_step}")
+        found += [at + note] if note else []
+    return found
+
+
+def _note(visual: int, kept: int, keep: float, why: str) -> str | None:
+    asked = kept_count(visual, keep)
     if kept == 0:
-        return [f"no visual token kept: keep {keep:g} of {visual} is none"]
+        return f"no visual token kept: keep {keep:g} of {visual} is none"
     if kept == asked:
-        return []
-    steps = f"the pruned length is fixed in steps of {plan.text_step}"
+        return None
     if kept == visual:
-        return [f"nothing pruned, where keep {keep:g} asks for {asked} of {visual} visual tokens: {steps}"]
-    return [f"{kept} visual tokens kept, {kept - asked} more than keep {keep:g} asks for: {steps}"]
+        return f"nothing pruned, where keep {keep:g} asks for {asked} of {visual} visual tokens: {why}"
+    return f"{kept} visual tokens kept, {kept - asked} more than keep {keep:g} asks for: {why}"

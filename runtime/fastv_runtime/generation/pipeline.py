@@ -13,8 +13,8 @@ from fastv_runtime.backends.base import Backend
 from fastv_runtime.backends.registry import open_backend
 from fastv_runtime.config.bundle import PROCESSOR, Bundle
 from fastv_runtime.config.layouts import Aspect
-from fastv_runtime.config.lengths import capacity, check_keep, pruned_length
-from fastv_runtime.generation.calls.answer import Answer
+from fastv_runtime.config.lengths import capacity, check_keep, pruned_lengths
+from fastv_runtime.generation.calls.answer import Answer, AnswerCut
 from fastv_runtime.generation.calls.arguments import VideoInput, check_settings, image_list, path_of, video_list
 from fastv_runtime.generation.calls.question import GenerationInput, answer_limit, check_length, read_question
 from fastv_runtime.generation.calls.streaming import Generation, TokenLoop
@@ -208,7 +208,7 @@ class Pipeline:
                 built = self._prompts.build_conversation(question.turns, visuals)
             visual = int(built.visual.sum())
             total = built.token_ids.size
-            pruned = pruned_length(plan, total - visual, visual, length or plan.length, self.capacity, keep)
+            pruned = pruned_lengths(plan, total - visual, visual, length or plan.length, self.capacity, keep)
             positions = position_ids(manifest.decoder.position_axes, total, built.runs)
         self._embed(built.token_ids)
         for buffer in self._decoder.deepstack:
@@ -217,17 +217,25 @@ class Pipeline:
             for each, starts in zip(visuals, built.starts(visuals), strict=True):
                 self._encoder(each, starts)
         asked = plan.keep if keep is None else keep
-        kept = self._decoder.prefill(positions, built.visual, pruned, clock)
+        left = self._decoder.prefill(positions, built.visual, pruned, clock)
+        places = np.cumsum(built.visual) - 1
+        cuts = [
+            AnswerCut(
+                layer=cut.layer, kept_visual_tokens=places[rows[built.visual[rows]]].tolist(), pruned_length=rows.size
+            )
+            for cut, rows in zip(plan.cuts, left, strict=True)
+        ]
         answer = Answer(
             prompt_tokens=total,
             visual_tokens=visual,
-            kept_visual_tokens=(np.cumsum(built.visual) - 1)[kept[built.visual[kept]]].tolist(),
-            pruned_length=pruned,
+            kept_visual_tokens=cuts[-1].kept_visual_tokens if cuts else list(range(visual)),
+            pruned_length=cuts[-1].pruned_length if cuts else total,
+            cuts=cuts,
             keep=asked,
             backend=self._backend.name,
             notes=[
                 *(note for video, _ in videos for note in video.notes),
-                *pruning_notes(plan, total - visual, visual, pruned, asked),
+                *pruning_notes(plan, total - visual, visual, pruned, keep),
             ],
         )
         stop = manifest.tokens.stop

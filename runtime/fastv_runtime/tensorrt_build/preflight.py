@@ -96,7 +96,7 @@ def available_memory(meminfo: Path = Path("/proc/meminfo")) -> int | None:
 
 def _caches(manifest: Manifest) -> int:
     decoder, plan, needed = manifest.decoder, manifest.plan, capacity(manifest.plan)
-    rows = tokens_per_layer(decoder, plan.layer, needed.prefix_cache, needed.suffix_cache)
+    rows = tokens_per_layer(decoder, plan.cut_layers, needed.keys)
     return cache_bytes(decoder, rows, plan.precision)
 
 

@@ -47,22 +47,21 @@ def graph_profiles(name: str, manifest: Manifest, *, shared_weights: bool) -> li
     """
     spec = manifest.graphs[name]
     ranges = axis_ranges(name, manifest)
-    profiles = [_profile(spec, ranges, manifest)]
+    profiles = [_profile(name, spec, ranges, manifest)]
     if shared_weights and any(tensor.name == "write_index" for tensor in spec.inputs):
-        profiles.append(_profile(spec, {symbol: Range(1, 1, 1) for symbol in ranges}, manifest))
+        profiles.append(_profile(name, spec, {symbol: Range(1, 1, 1) for symbol in ranges}, manifest))
     return profiles
 
 
 def axis_ranges(name: str, manifest: Manifest) -> dict[str, Range]:
     """Every dynamic axis of a graph's inputs, by its symbol. The largest is what the plan supports, and tuned for.
 
-    The suffix's one range serves every pruned length, fixed or exact, and a `keep` of one prompt.
+    A stage's one range serves every pruned length, fixed or exact, and a `keep` of one prompt.
     """
     needed = capacity(manifest.plan)
-    if name in ("prefix", "select", "decoder"):
-        return {"S": _up_to(needed.prompt)}
-    if name == "suffix":
-        return {"M": _up_to(needed.pruned)}
+    for stage, rows in zip(manifest.plan.stages, needed.rows, strict=True):
+        if name == stage.graph or (stage.cut is not None and name == manifest.plan.selects[stage.index]):
+            return {stage.symbol: _up_to(rows)}
     if name == "pack":
         features, tokens = _packed(manifest)
         return {"R": Range(_side(manifest) ** 2, features, features), "N": _up_to(tokens)}
@@ -71,7 +70,7 @@ def axis_ranges(name: str, manifest: Manifest) -> dict[str, Range]:
     return {}
 
 
-def _profile(spec: GraphSpec, ranges: dict[str, Range], manifest: Manifest) -> Profile:
+def _profile(name: str, spec: GraphSpec, ranges: dict[str, Range], manifest: Manifest) -> Profile:
     def shape(axes: tuple[int | str, ...], bound: str) -> tuple[int, ...]:
         return tuple(getattr(ranges[axis], bound) if isinstance(axis, str) else axis for axis in axes)
 
@@ -80,7 +79,7 @@ def _profile(spec: GraphSpec, ranges: dict[str, Range], manifest: Manifest) -> P
         for tensor in spec.inputs
     }
     if "length" in profile:
-        longest = capacity(manifest.plan).pruned
+        longest = capacity(manifest.plan).rows[1 + manifest.plan.selects.index(name)]
         if longest > TOPK_LIMIT:
             raise UserError(
                 f"the pruned prompt may have {longest} tokens and TensorRT selects at most {TOPK_LIMIT}: "

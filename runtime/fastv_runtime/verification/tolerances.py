@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from typing import get_args
 
 from fastv_runtime.config.bundle import DecoderConfig, GraphSpec
+from fastv_runtime.config.cuts import Signal
 from fastv_runtime.config.plan import Plan, Precision
 
 ROUNDOFF: dict[Precision, float] = {"float32": 2**-24, "float16": 2**-11, "bfloat16": 2**-8}
@@ -30,8 +32,8 @@ STATIC_NVFP4 = 0.7
 30 layers, in emulation; fp8 there: 0.03 and 0.12)."""
 
 GRAPHS_IN_CHAIN = 3
-"""Tower, prefix and suffix, from pixels to tokens: each may be off by what rounding explains in one graph, and at worst
-that adds up."""
+"""Tower, prefix and suffix (a graph more for every further cut), from pixels to tokens: each may be off by what
+rounding explains in one graph, and at worst that adds up."""
 
 LOGITS = 8
 """By how many root mean squares of an error two logits may change places: what is said of all of them is their mean
@@ -48,7 +50,7 @@ def tolerance(plan: Plan, spec: GraphSpec, decoder: DecoderConfig, output: str) 
     if plan.precision == "float32":
         return TOLERANCE_FP32
     layers = sum(tensor.name.startswith("present_key_") for tensor in spec.outputs) or decoder.num_hidden_layers
-    return 4 * ROUNDOFF[plan.precision] * math.sqrt(layers) * (LOGIT if output == "scores" else 1)
+    return 4 * ROUNDOFF[plan.precision] * math.sqrt(layers) * (LOGIT if output in get_args(Signal) else 1)
 
 
 def engine_tolerance(graph: str, plan: Plan, spec: GraphSpec, decoder: DecoderConfig, output: str) -> float:
@@ -67,4 +69,4 @@ def chain_tolerance(plan: Plan, spec: GraphSpec, decoder: DecoderConfig, output:
     """Largest difference from pixels to `output` of the last graph; `tokens`: see `LOGITS`."""
     if output == "tokens":
         return LOGITS * chain_tolerance(plan, spec, decoder, "logits")
-    return GRAPHS_IN_CHAIN * tolerance(plan, spec, decoder, output)
+    return (GRAPHS_IN_CHAIN + max(0, len(plan.cuts) - 1)) * tolerance(plan, spec, decoder, output)

@@ -6,6 +6,8 @@ by that bound; nothing else gets faster. Decode: bytes that a token reads, all w
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from fastv_runtime.bench.models import BundleFacts
 from fastv_runtime.config.cost import cache_bytes, decoder_flops, tokens_per_layer
 
@@ -13,11 +15,11 @@ WORTH = 1.02
 """A bound below it is next to nothing: what share of it was reached would be a share of the noise."""
 
 
-def prefill_bound(facts: BundleFacts, tokens: int, pruned: int) -> float:
-    """FLOPs of a dense prefill by those of the plan's. `pruned`: tokens from layer K on."""
+def prefill_bound(facts: BundleFacts, tokens: int, pruned: Sequence[int]) -> float:
+    """FLOPs of a dense prefill by those of the plan's. `pruned`: tokens after each cut."""
     decoder = facts.decoder
     dense = decoder_flops(decoder, [tokens] * decoder.num_hidden_layers).gated
-    return dense / decoder_flops(decoder, tokens_per_layer(decoder, facts.plan.layer, tokens, pruned)).gated
+    return dense / decoder_flops(decoder, tokens_per_layer(decoder, facts.plan.cut_layers, (tokens, *pruned))).gated
 
 
 def ttft_bound(prefill: float, dense_ttft: float, dense_prefill: float) -> float:
@@ -25,10 +27,10 @@ def ttft_bound(prefill: float, dense_ttft: float, dense_prefill: float) -> float
     return dense_ttft / (dense_ttft - dense_prefill * (1 - 1 / prefill))
 
 
-def decode_bound(facts: BundleFacts, tokens: int, pruned: int) -> float:
+def decode_bound(facts: BundleFacts, tokens: int, pruned: Sequence[int]) -> float:
     """Bytes that a dense step reads by those of the plan's, right after the prompt."""
     decoder, plan = facts.decoder, facts.plan
-    rows = tokens_per_layer(decoder, plan.layer, tokens, pruned)
+    rows = tokens_per_layer(decoder, plan.cut_layers, (tokens, *pruned))
     dense = cache_bytes(decoder, [tokens] * decoder.num_hidden_layers, plan.precision)
     return (facts.decoder_bytes + dense) / (facts.decoder_bytes + cache_bytes(decoder, rows, plan.precision))
 

@@ -17,7 +17,7 @@ import numpy as np
 from fastv_runtime.config.base import StrictModel
 from fastv_runtime.config.bundle import DecoderConfig
 from fastv_runtime.config.cost import BYTES, cache_bytes, layer_flops, mlp_flops
-from fastv_runtime.config.plan import Plan
+from fastv_runtime.config.plan import Plan, Stage
 from fastv_runtime.strict_json import read_model
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class ProbePoint(StrictModel):
     layers: int
     """Attentions that run."""
     mlps: int
-    """MLPs that run: a prefix leaves its last layer's to the suffix."""
+    """MLPs that run: a stage before a cut leaves its last layer's to the one behind it."""
     rows: int
     head: bool
     """Whether the vocabulary's product is at the end. Then the last MLP is given the last row alone, as that is."""
@@ -97,25 +97,34 @@ def run_ms(profile: DeviceProfile, point: ProbePoint, plan: Plan) -> float:
     return sum(rates[name] * value for name, value in work.items())
 
 
-def predict(profile: DeviceProfile, decoder: DecoderConfig, plan: Plan, tokens: int, pruned: int) -> dict[str, float]:
-    """`prefill` and `decode` of a prompt of `tokens`, of which layers from K on see `pruned`. Milliseconds."""
-    first = len(plan.layers(plan.decoder_graphs[0], decoder.num_hidden_layers))
-    last = decoder.num_hidden_layers - first
+def predict(
+    profile: DeviceProfile, decoder: DecoderConfig, plan: Plan, tokens: int, pruned: Sequence[int]
+) -> dict[str, float]:
+    """`prefill` and `decode` of a prompt of `tokens`, of which each cut leaves `pruned`. Milliseconds."""
+    whole = decoder.num_hidden_layers
 
-    def ms(layers: int, rows: int, head: bool, cached: int = 0) -> float:
-        mlps = graph_mlps(layers, decoder.num_hidden_layers, head)
-        point = ProbePoint(decoder=decoder, layers=layers, mlps=mlps, rows=rows, head=head, cached=cached, ms=0.0)
-        return run_ms(profile, point, plan) if layers else 0.0
+    def ms(stage: Stage, rows: int, cached: int = 0) -> float:
+        point = ProbePoint(
+            decoder=decoder,
+            layers=len(plan.layers(stage.graph, whole)),
+            mlps=stage_mlps(plan, stage, whole),
+            rows=rows,
+            head=stage.cut is None,
+            cached=cached,
+            ms=0.0,
+        )
+        return run_ms(profile, point, plan)
 
+    given = list(zip(plan.stages, (tokens, *pruned), strict=True))
     return {
-        "prefill": ms(first, tokens, not last) + ms(last, pruned, True),
-        "decode": ms(first, 1, not last, tokens) + ms(last, 1, True, pruned),
+        "prefill": sum(ms(stage, rows) for stage, rows in given),
+        "decode": sum(ms(stage, 1, rows) for stage, rows in given),
     }
 
 
-def graph_mlps(layers: int, all_layers: int, head: bool) -> int:
-    """MLPs of a graph with so many attentions: the whole decoder's, a suffix's (with head) or a prefix's."""
-    return layers if layers == all_layers else layers + 1 if head else layers - 1
+def stage_mlps(plan: Plan, stage: Stage, layers: int) -> int:
+    """MLPs of a graph: that of a scored layer is behind its cut. layers: of the whole decoder."""
+    return len(plan.layers(stage.graph, layers)) + (stage.select is not None) - (stage.cut is not None)
 
 
 def read_profile(path: Path) -> DeviceProfile:

@@ -7,13 +7,11 @@ from fastv_runtime.config.bundle import MANIFEST, Bundle, sha256
 from fastv_runtime.config.plan import Plan
 from fastv_runtime.tensorrt_build.preflight import weight_bytes
 
-DECODER = ("decoder", "prefix", "suffix")
-
 
 def bundle_facts(bundle: Bundle, plan: Plan, self_test: dict[str, float]) -> BundleFacts:
     """The facts of an opened bundle. plan: as it runs. self_test: what its engines differ by on this device."""
     manifest = bundle.manifest
-    graphs = [name for name in DECODER if name in manifest.graphs]
+    graphs = manifest.plan.decoder_graphs
     return BundleFacts(
         path=str(bundle.path),
         sha256=sha256(bundle.file(MANIFEST)),

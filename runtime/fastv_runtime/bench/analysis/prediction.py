@@ -33,7 +33,7 @@ def predicted(
             made.append(result)
             continue
         turn = turns[result.runner, result.workload]
-        found = predict(profile, facts.decoder, facts.plan, turn.prompt_tokens, turn.pruned_length)
+        found = predict(profile, facts.decoder, facts.plan, turn.prompt_tokens, turn.pruned_lengths)
         if "decode" not in result.figures:
             del found["decode"]
         baseline = record if record.role == "baseline" else baseline_of(record, runners)

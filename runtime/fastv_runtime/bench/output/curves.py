@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from fastv_runtime.bench.analysis.bounds import prefill_bound
 from fastv_runtime.bench.models import Ratio, Report, RunnerRecord, WorkloadRecord
-from fastv_runtime.config.lengths import kept_count
+from fastv_runtime.config.lengths import keeps, kept_count
 from fastv_runtime.report.numbers import interval, times, times_interval
 from fastv_runtime.report.svg import RIGHT, TOP, WIDTH, Axes, dot, drawing, group, line, path, text, ticks
 
@@ -105,7 +105,7 @@ def _points(report: Report, workload: WorkloadRecord) -> list[tuple[float, Runne
         facts = records[ratio.runner].bundle
         if facts is None:
             continue
-        key = (facts.plan.layer, facts.plan.ranker, ratio.baseline)
+        key = ([(cut.layer, cut.ranker) for cut in facts.plan.cuts], ratio.baseline)
         alike = alike or key
         if key == alike:
             found.append((facts.plan.keep, records[ratio.runner]))
@@ -125,5 +125,6 @@ def _allowed(
     facts = points[0][1].bundle
     assert result is not None and facts is not None
     text_tokens = workload.prompt_tokens - workload.visual_tokens
-    bound = prefill_bound(facts, workload.prompt_tokens, text_tokens + kept_count(workload.visual_tokens, keep))
+    kept = [kept_count(workload.visual_tokens, each) for each in keeps(facts.plan, keep)]
+    bound = prefill_bound(facts, workload.prompt_tokens, [text_tokens + each for each in kept])
     return result.figures["ttft"].median - result.figures["prefill"].median * (1 - 1 / bound)

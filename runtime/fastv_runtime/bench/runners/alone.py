@@ -45,5 +45,5 @@ def allocated_caches(bundle: Bundle) -> int:
     """Keys and values, room for new tokens included."""
     manifest = bundle.manifest
     room = capacity(manifest.plan)
-    rows = tokens_per_layer(manifest.decoder, manifest.plan.layer, room.prefix_cache, room.suffix_cache)
+    rows = tokens_per_layer(manifest.decoder, manifest.plan.cut_layers, room.keys)
     return cache_bytes(manifest.decoder, rows, manifest.plan.precision)

@@ -15,8 +15,8 @@ from fastv_runtime.bench.runners.gate import pass_self_test
 from fastv_runtime.config.base import StrictModel
 from fastv_runtime.config.bundle import Bundle, Manifest, read_manifest
 from fastv_runtime.config.plan import Length, Plan
-from fastv_runtime.config.wording import dialect_of, precision_of
-from fastv_runtime.generation.clock import STAGES
+from fastv_runtime.config.wording import cuts_of, dialect_of, precision_of
+from fastv_runtime.generation.clock import in_stages
 from fastv_runtime.generation.pipeline import Pipeline
 from fastv_runtime.hf import import_library
 from fastv_runtime.preprocessing.images.loading import open_image
@@ -76,12 +76,13 @@ class BundleRunner:
         )
         timings = answer.timings_ms
         return Measurement(
-            stages_ms={stage: timings[stage] for stage in STAGES},
+            stages_ms=in_stages(timings),
             ttft_ms=timings["ttft"],
             decode_ms=timings["decode_per_token"] if request.new_tokens > 1 else None,
             prompt_tokens=answer.prompt_tokens,
             visual_tokens=answer.visual_tokens,
             pruned_length=answer.pruned_length,
+            pruned_lengths=tuple(cut.pruned_length for cut in answer.cuts),
         )
 
     def close(self) -> None:
@@ -103,9 +104,9 @@ def plan_settings(choice: BackendChoice, manifest: Manifest) -> dict[str, str]:
     precision = precision_of(plan, dialect_of(manifest.graphs))
     if not plan.prunes:
         return {"plan": "not pruned", "precision": precision}
-    keep = f"keep {plan.keep:g}" if plan.keep == own else f"keep {plan.keep:g} (exported with {own:g})"
+    exported = "" if plan.keep == own else f" (exported with keep {own:g})"
     length = "" if choice.length is None else f", {choice.length} length"
-    return {"plan": f"K={plan.layer}, {keep}, {plan.ranker}{length}", "precision": precision}
+    return {"plan": f"{cuts_of(plan)}{exported}{length}", "precision": precision}
 
 
 @lru_cache(maxsize=32)

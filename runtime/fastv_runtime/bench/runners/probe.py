@@ -6,7 +6,8 @@ from statistics import median
 
 import numpy as np
 
-from fastv_runtime.bench.analysis.device_profile import ProbePoint, graph_mlps
+from fastv_runtime.bench.analysis.device_profile import ProbePoint, stage_mlps
+from fastv_runtime.config.cost import tokens_per_layer
 from fastv_runtime.generation.clock import Clock
 from fastv_runtime.generation.pipeline import Pipeline
 
@@ -55,29 +56,33 @@ def _prompt(pipeline: Pipeline, rows: int) -> dict[str, float]:
     return clock.timings()
 
 
-def _pruning(pipeline: Pipeline, rows: int) -> tuple[np.ndarray, int]:
+def _pruning(pipeline: Pipeline, rows: int) -> tuple[np.ndarray, list[int]]:
+    """What may go, and how many are left after each cut: half of it, half of that, ..."""
     prunable = np.arange(rows) < rows - TEXT
-    if not pipeline.bundle.manifest.plan.prunes:
-        return prunable, rows
-    return prunable, min(rows - int(prunable.sum()) // 2, pipeline.capacity.pruned)
+    visual = int(prunable.sum())
+    most = pipeline.capacity.rows[1:]
+    return prunable, [min(rows - visual + (visual + 1 >> cut), room) for cut, room in enumerate(most, 1)]
 
 
 def _prompt_points(pipeline: Pipeline, rows: int, ms: dict[str, float]) -> list[ProbePoint]:
     decoder, plan = pipeline.bundle.manifest.decoder, pipeline.bundle.manifest.plan
     whole = decoder.num_hidden_layers
-    first = len(plan.layers("prefix", whole))
-    pruned = _pruning(pipeline, rows)[1]
-
-    def point(stage: str, layers: int, rows: int, head: bool) -> ProbePoint:
-        mlps = graph_mlps(layers, whole, head)
-        return ProbePoint(decoder=decoder, layers=layers, mlps=mlps, rows=rows, head=head, cached=0, ms=ms[stage])
-
-    points = [point("suffix", whole - first, pruned, True)]
-    return [*points, point("prefix", first, rows, False)] if first else points
+    return [
+        ProbePoint(
+            decoder=decoder,
+            layers=len(plan.layers(stage.graph, whole)),
+            mlps=stage_mlps(plan, stage, whole),
+            rows=given,
+            head=stage.cut is None,
+            cached=0,
+            ms=ms["suffix" if stage.cut is None else stage.graph],
+        )
+        for stage, given in zip(plan.stages, (rows, *_pruning(pipeline, rows)[1]), strict=True)
+    ]
 
 
 def _token_point(pipeline: Pipeline, rows: int) -> ProbePoint:
-    """Steps after a prompt. A bundle that prunes caches less behind layer K, which a point's mean stands for."""
+    """Steps after a prompt. A bundle that prunes caches less behind its cuts, which a point's mean stands for."""
     room = pipeline.bundle.manifest.plan.max_new_tokens - 1
     _prompt(pipeline, rows)
     times = []
@@ -88,7 +93,6 @@ def _token_point(pipeline: Pipeline, rows: int) -> ProbePoint:
         times.append(clock.timings()["suffix"])
     decoder, plan = pipeline.bundle.manifest.decoder, pipeline.bundle.manifest.plan
     whole = decoder.num_hidden_layers
-    first = len(plan.layers("prefix", whole))
-    cached = (first * rows + (whole - first) * _pruning(pipeline, rows)[1]) // whole
+    cached = sum(tokens_per_layer(decoder, plan.cut_layers, (rows, *_pruning(pipeline, rows)[1]))) // whole
     ms = median(times[1:] or times)
     return ProbePoint(decoder=decoder, layers=whole, mlps=whole, rows=1, head=True, cached=cached, ms=ms)

@@ -5,10 +5,22 @@ from __future__ import annotations
 from pydantic import BaseModel, ConfigDict, Field
 
 
+class AnswerCut(BaseModel):
+    """What one cut left of the prompt."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    layer: int
+    """K."""
+    kept_visual_tokens: list[int]
+    """Ascending indices into the prompt's visual tokens."""
+    pruned_length: int
+
+
 class Answer(BaseModel):
     """One answer and what it took. `model_dump_json()` is what `fastv-run` prints as JSON.
 
-    `kept_visual_tokens` are ascending indices into the prompt's visual tokens.
+    `kept_visual_tokens` and `pruned_length` are what is left after the last cut; `cuts` has each.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -17,6 +29,8 @@ class Answer(BaseModel):
     visual_tokens: int
     kept_visual_tokens: list[int]
     pruned_length: int
+    cuts: list[AnswerCut] = Field(default_factory=list)
+    """From the first layer to the last; none where the bundle does not prune."""
     keep: float
     """Fraction of visual tokens that was asked for: of this prompt, or the plan's. 1 where nothing is pruned."""
     backend: str

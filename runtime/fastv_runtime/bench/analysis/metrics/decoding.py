@@ -20,7 +20,7 @@ def _per_second(round_: Round) -> float | None:
 def _bound(facts: BundleFacts, pairs: Sequence[Pair]) -> float:
     """What the bytes that a token reads allow."""
     turn = pairs[0][1].turn
-    return decode_bound(facts, turn.prompt_tokens, turn.pruned_length)
+    return decode_bound(facts, turn.prompt_tokens, turn.pruned_lengths)
 
 
 METRICS = (

@@ -20,7 +20,7 @@ def prefill_ms(round_: Round) -> float | None:
 def bound(facts: BundleFacts, pairs: Sequence[Pair]) -> float:
     """What the FLOPs allow."""
     turn = pairs[0][1].turn
-    return prefill_bound(facts, turn.prompt_tokens, turn.pruned_length)
+    return prefill_bound(facts, turn.prompt_tokens, turn.pruned_lengths)
 
 
 METRICS = (
