@@ -14,13 +14,12 @@ from fastv_export.checkpoint.generation_config import generation_defaults, gener
 from fastv_export.families import FAMILIES
 from fastv_export.verify.reference import load_model
 from fastv_runtime import UserError
+from fastv_runtime.config.cuts import one_cut
 from fastv_runtime.config.generation_config import GenerationDefaults
 from fastv_runtime.config.plan import Plan
 
 PLAN = Plan(
-    layer=2,
-    keep=0.5,
-    ranker="fastv",
+    cuts=one_cut(2, 0.5),
     length="exact",
     precision="float32",
     max_text=64,

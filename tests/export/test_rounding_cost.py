@@ -20,6 +20,7 @@ from fastv_export.verify.quantization_cost import BEARABLE, divergence, warning
 from fastv_export.verify.question import ANSWER, QUESTION, SIZE
 from fastv_runtime import Pipeline
 from fastv_runtime.config.bundle import QuantizationCost
+from fastv_runtime.config.cuts import one_cut
 from fastv_runtime.config.plan import DialectName, Plan, Weights
 from tests.conftest import noise_image
 
@@ -110,9 +111,7 @@ def test_the_divergence_is_that_of_torch() -> None:
 )
 def test_a_warning_says_what_to_try(weights: Weights, dialect: DialectName, calibrated: bool, tries: str) -> None:
     plan = Plan(
-        layer=None,
-        keep=1,
-        ranker="fastv",
+        cuts=one_cut(None, 1),
         length="exact",
         precision="float32" if dialect == "ort" else "float16",
         weights=weights,

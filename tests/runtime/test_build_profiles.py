@@ -19,6 +19,7 @@ from fastv_runtime.config.bundle import (
     Manifest,
     Tokens,
 )
+from fastv_runtime.config.cuts import one_cut
 from fastv_runtime.config.io_spec import io_specs
 from fastv_runtime.config.layouts import (
     AnyresVision,
@@ -50,9 +51,7 @@ DECODER = DecoderConfig(
     gated_mlp=True,
 )
 PLAN = Plan(
-    layer=2,
-    keep=0.5,
-    ranker="fastv",
+    cuts=one_cut(2, 0.5),
     length="exact",
     precision="float16",
     max_text=64,

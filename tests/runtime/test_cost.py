@@ -6,6 +6,7 @@ import pytest
 
 from fastv_runtime.config.bundle import DecoderConfig
 from fastv_runtime.config.cost import cache_bytes, decoder_flops, layer_flops, plan_cost, tokens_per_layer
+from fastv_runtime.config.cuts import one_cut
 from fastv_runtime.config.lengths import capacity
 from fastv_runtime.config.plan import Plan
 
@@ -76,9 +77,7 @@ def test_cache_bytes_of_llava_13b_by_hand() -> None:
 
 def test_plan_cost_of_a_split_plan() -> None:
     plan = Plan(
-        layer=2,
-        keep=0.5,
-        ranker="fastv",
+        cuts=one_cut(2, 0.5),
         length="exact",
         precision="float32",
         max_text=36,

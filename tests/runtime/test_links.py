@@ -8,6 +8,7 @@ import pytest
 
 from fastv_runtime import UserError
 from fastv_runtime.config.bundle import DecoderConfig, GraphSpec
+from fastv_runtime.config.cuts import one_cut
 from fastv_runtime.config.io_spec import decoder_io_specs
 from fastv_runtime.config.lengths import Capacity, capacity, pruned_length
 from fastv_runtime.config.plan import Plan
@@ -34,9 +35,7 @@ def linked(
         deepstack_layers=deepstack,
     )
     plan = Plan(
-        layer=layer,
-        keep=0.5,
-        ranker="fastv",
+        cuts=one_cut(layer, 0.5),
         length="fixed",
         precision="float16",
         max_text=32,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fastv_runtime.config.bundle import QuantizationCost
+from fastv_runtime.config.cuts import one_cut
 from fastv_runtime.config.plan import DialectName, Part, Plan, Precision, Weights
 from fastv_runtime.config.wording import cost_of, precision_of
 
@@ -39,9 +40,7 @@ WIDE: tuple[Part, ...] = ("vision", "prefix", "head")
 )
 def test_words(weights: Weights | None, precision: Precision, dialect: DialectName, words: str) -> None:
     plan = Plan(
-        layer=2,
-        keep=0.5,
-        ranker="fastv",
+        cuts=one_cut(2, 0.5),
         length="exact",
         precision=precision,
         weights=weights,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from fastv_runtime.config.lengths import Capacity, kept_count
 from fastv_runtime.config.manifest import DecoderConfig
@@ -53,7 +54,7 @@ def decoder_flops(decoder: DecoderConfig, tokens_per_layer: Sequence[int]) -> Fl
 def tokens_per_layer(decoder: DecoderConfig, cuts: Sequence[int], rows: Sequence[int]) -> list[int]:
     """Rows that each layer's attention prefills. cuts: K of each, ascending; rows: of the prompt, and after each."""
     bounds = (0, *cuts, decoder.num_hidden_layers)
-    return [count for count, start, stop in zip(rows, bounds, bounds[1:], strict=True) for _ in range(stop - start)]
+    return [count for count, (start, stop) in zip(rows, pairwise(bounds), strict=True) for _ in range(stop - start)]
 
 
 def cache_bytes(decoder: DecoderConfig, tokens_per_layer: Sequence[int], dtype: str) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -81,7 +82,7 @@ class Plan(StrictModel):
 
     @model_validator(mode="after")
     def _ordered(self) -> Plan:
-        for before, after in zip(self.cuts, self.cuts[1:], strict=False):
+        for before, after in pairwise(self.cuts):
             if after.layer <= before.layer:
                 raise ValueError(f"cuts: layer {after.layer} does not come after layer {before.layer}")
             if after.keep >= before.keep:

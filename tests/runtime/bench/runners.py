@@ -20,6 +20,7 @@ from fastv_runtime.bench.models import (
 from fastv_runtime.bench.protocol import Measurement, Refused, Request
 from fastv_runtime.bench.workloads import Workload
 from fastv_runtime.config.bundle import DecoderConfig
+from fastv_runtime.config.cuts import one_cut
 from fastv_runtime.config.plan import Plan
 
 TEXT, VISUAL, KEPT = 64, 576, 288
@@ -34,9 +35,7 @@ DECODER = DecoderConfig(
     gated_mlp=True,
 )
 DENSE = Plan(
-    layer=None,
-    keep=1.0,
-    ranker="fastv",
+    cuts=one_cut(None, 1.0),
     length="exact",
     precision="float32",
     max_text=64,
