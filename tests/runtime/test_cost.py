@@ -39,7 +39,8 @@ PAPER = {
 def _average_billions(layer: int | None, ratio: float) -> float:
     # The paper does not round the number of kept tokens; 10% of 576 is 57.6.
     pruned = TEXT + (1 - ratio) * VISUAL
-    rows = tokens_per_layer(LLAVA_13B, layer, TEXT + VISUAL, pruned)  # type: ignore[arg-type]
+    cuts, given = ([], [TEXT + VISUAL]) if layer is None else ([layer], [TEXT + VISUAL, pruned])
+    rows = tokens_per_layer(LLAVA_13B, cuts, given)  # type: ignore[arg-type]
     return decoder_flops(LLAVA_13B, rows).paper / LLAVA_13B.num_hidden_layers / 1e9
 
 
@@ -85,7 +86,14 @@ def test_plan_cost_of_a_split_plan() -> None:
         max_new_tokens=10,
     )
     cost = plan_cost(LLAVA_13B, plan, capacity(plan))
-    assert (cost.tokens, cost.pruned_length) == (612, 324)
+    assert (cost.tokens, cost.pruned_lengths) == (612, (324,))
     assert round(cost.flops.paper / 40 / 1e9, 1) == PAPER[2, 0.5]
     assert cost.cache_bytes == 2 * 40 * 128 * 4 * (2 * 612 + 38 * 324)
     assert cost.cache_capacity_bytes - cost.cache_bytes == 2 * 40 * 128 * 4 * 40 * 10
+
+
+def test_a_chain_costs_what_its_layers_see() -> None:
+    assert tokens_per_layer(LLAVA_13B, [2, 5, 39], [600, 300, 100, 50]) == [600] * 2 + [300] * 3 + [100] * 34 + [50]
+    assert tokens_per_layer(LLAVA_13B, [], [600]) == [600] * 40
+    with pytest.raises(ValueError, match="argument"):
+        tokens_per_layer(LLAVA_13B, [2, 5], [600, 300])

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
 
 from fastv_runtime import UserError
 from fastv_runtime.config.bundle import DecoderConfig, GraphSpec
-from fastv_runtime.config.cuts import one_cut
+from fastv_runtime.config.cuts import Cut, one_cut
 from fastv_runtime.config.io_spec import decoder_io_specs
 from fastv_runtime.config.lengths import Capacity, capacity, pruned_length
 from fastv_runtime.config.plan import Plan
-from fastv_runtime.memory.bindings import STEP, TensorBindings, arena_layout, decoder_links
+from fastv_runtime.memory.bindings import TensorBindings, arena_layout, decoder_links, step_lengths
 from fastv_runtime.memory.layout import Layout, Region
 
 WIDTH, HEADS, HEAD = 64, 2, 8
@@ -20,7 +21,7 @@ LAYERS = 5
 
 
 def linked(
-    *, layer: int | None = 2, axes: int = 1, deepstack: int = 0
+    *, layer: int | None = 2, cuts: tuple[Cut, ...] | None = None, axes: int = 1, deepstack: int = 0
 ) -> tuple[dict[str, TensorBindings], Layout, Plan, Capacity]:
     decoder = DecoderConfig(
         hidden_size=WIDTH,
@@ -35,7 +36,7 @@ def linked(
         deepstack_layers=deepstack,
     )
     plan = Plan(
-        cuts=one_cut(layer, 0.5),
+        cuts=one_cut(layer, 0.5) if cuts is None else cuts,
         length="fixed",
         precision="float16",
         max_text=32,
@@ -46,8 +47,8 @@ def linked(
         name: GraphSpec(file=f"{name}.onnx", dialect="trt", opset=24, inputs=inputs, outputs=outputs)
         for name, (inputs, outputs) in decoder_io_specs(decoder, plan, "float16").items()
     }
-    links = decoder_links(graphs)
-    return links, arena_layout(links, capacity(plan)), plan, capacity(plan)
+    links = decoder_links(graphs, plan)
+    return links, arena_layout(links, plan, capacity(plan)), plan, capacity(plan)
 
 
 def regions(links: TensorBindings, layout: Layout, lengths: dict[str, int], **options: Any) -> dict[str, Region]:
@@ -57,10 +58,10 @@ def regions(links: TensorBindings, layout: Layout, lengths: dict[str, int], **op
 @pytest.mark.parametrize("step", [False, True], ids=["prefill", "decode"])
 @pytest.mark.parametrize("layer", [2, None])
 def test_past_and_present_are_one_buffer_and_no_other_two_are(layer: int | None, step: bool) -> None:
-    links, layout, *_ = linked(layer=layer)
+    links, layout, plan, _ = linked(layer=layer)
     caches: list[Region] = []
     for name, first, stop in [("prefix", 0, 2), ("suffix", 2, 5)] if layer else [("decoder", 0, 5)]:
-        found = regions(links[name], layout, STEP if step else {"S": 50, "M": 40}, step=step)
+        found = regions(links[name], layout, step_lengths(plan) if step else {"S": 50, "M": 40}, step=step)
         for index in range(first, stop):
             for kind in ("key", "value"):
                 past = found[f"past_{kind}_{index}"]
@@ -95,7 +96,7 @@ def test_a_prompt_goes_from_graph_to_graph(policy: str, pruned: int) -> None:
 
 def test_a_decoded_row_needs_no_copy_between_the_graphs() -> None:
     links, layout, *_ = linked()
-    prefix, suffix = (regions(links[name], layout, STEP, step=True) for name in ("prefix", "suffix"))
+    prefix, suffix = (regions(links[name], layout, {"S": 1, "M": 1}, step=True) for name in ("prefix", "suffix"))
     assert prefix["hidden"] == layout["prompt"].leading((1, 1, WIDTH))
     assert prefix["hidden_out"] == suffix["hidden"] == layout["hidden"].leading((1, 1, WIDTH))
     assert prefix["position_ids"] == suffix["position_ids"]
@@ -107,7 +108,7 @@ def test_mrope_positions_have_three_axes_side_by_side() -> None:
     links, layout, *_ = linked(axes=3)
     found = regions(links["prefix"], layout, {"S": 50})["position_ids"]
     assert (found.shape, found.offset) == ((3, 1, 50), layout["position_ids"].offset)
-    assert regions(links["suffix"], layout, STEP, step=True)["position_ids"].shape == (3, 1, 1)
+    assert regions(links["suffix"], layout, {"S": 1, "M": 1}, step=True)["position_ids"].shape == (3, 1, 1)
     assert regions(links["select"], layout, {"S": 50, "M": 40})["pruned_position_ids"].shape == (3, 1, 40)
 
 
@@ -120,7 +121,7 @@ def test_deepstack_goes_through_select_where_it_is_due_later() -> None:
     assert {name for name in select if name.startswith("deepstack")} == {"deepstack_1", "deepstack_2"}
     assert select["deepstack_2"] == layout["deepstack_2"].leading((1, 50, WIDTH))
     assert select["pruned_deepstack_2"] == suffix["deepstack_2"]
-    step = regions(links["suffix"], layout, STEP, step=True)
+    step = regions(links["suffix"], layout, {"S": 1, "M": 1}, step=True)
     assert step["deepstack_2"] == layout["deepstack_2"].leading((1, 1, WIDTH))
 
 
@@ -145,7 +146,61 @@ def test_a_prompt_beyond_the_capacity_has_no_binding() -> None:
 @pytest.mark.parametrize("graph", ["prefix", "suffix"])
 def test_a_full_cache_is_an_error_that_says_how_to_make_room(graph: str) -> None:
     links, _, _, room = linked()
-    rows = {"prefix": room.prefix_cache, "suffix": room.suffix_cache}[graph]
+    rows = {"prefix": room.keys[0], "suffix": room.keys[1]}[graph]
     links[graph].check_room(rows - 1, 1)
     with pytest.raises(UserError, match=f"the {graph}'s cache is full: it holds {rows} tokens.*max_new_tokens"):
         links[graph].check_room(rows, 1)
+
+
+CHAIN = (
+    Cut(layer=1, keep=0.5, ranker="fastv"),
+    Cut(layer=2, keep=0.3, ranker="fastv", signals=("scores", "change")),
+    Cut(layer=4, keep=0.1, ranker="fastv"),
+)
+
+
+def test_a_chain_hands_each_stage_what_the_cut_before_left() -> None:
+    links, layout, _, room = linked(cuts=CHAIN, axes=3, deepstack=3)
+    assert list(links) == ["prefix", "select", "middle", "select_2", "middle_2", "select_3", "suffix"]
+    assert room.rows == (132, 82, 62, 42)
+    lengths = dict(zip(("S", "M", "M_2", "M_3"), room.rows, strict=True))
+    prefix, select, middle, second, after, third, suffix = (regions(each, layout, lengths) for each in links.values())
+    assert prefix["hidden_out"] == select["hidden"]
+    assert select["pruned_hidden"] == middle["hidden"]
+    assert middle["hidden_out"] == second["hidden"] != select["hidden"]
+    assert middle["scores"] == second["scores"] != select["scores"]
+    assert (second["pruned_hidden"], second["pruned_position_ids"]) == (after["hidden"], after["position_ids"])
+    assert third["pruned_hidden"] == suffix["hidden"]
+    assert suffix["hidden"].shape == (1, 42, WIDTH)
+    # What cuts choose from goes through those before.
+    assert (select["pruned_prunable"], select["pruned_change"]) == (second["prunable"], second["change"])
+    assert second["pruned_prunable"] == third["prunable"]
+    assert "pruned_prunable" not in third
+    assert "pruned_change" not in second
+    # Features are added after layers 0, 1 and 2: behind the first cut, behind it too, and behind the second.
+    assert [name for name in middle if name.startswith("deepstack")] == ["deepstack_0"]
+    assert [name for name in after if name.startswith("deepstack")] == ["deepstack_1", "deepstack_2"]
+    assert select["pruned_deepstack_2"] == second["deepstack_2"]
+    assert second["pruned_deepstack_2"] == after["deepstack_2"]
+    # What a graph reads must not be what it writes, but for the caches.
+    for name, link in links.items():
+        inputs, outputs = link.inputs(layout, lengths), link.outputs(layout, lengths)
+        read = {region.offset for key, region in inputs.items() if not key.startswith("past_")}
+        assert not read & {region.offset for key, region in outputs.items() if not key.startswith("present_")}, name
+
+
+def test_a_decoded_row_goes_through_a_chain_without_selects() -> None:
+    links, layout, plan, _ = linked(cuts=CHAIN, deepstack=3)
+    one = step_lengths(plan)
+    stages = [regions(links[name], layout, one, step=True) for name in ("prefix", "middle", "middle_2", "suffix")]
+    for before, after in pairwise(stages):
+        assert before["hidden_out"] == after["hidden"]
+        assert before["position_ids"] == after["position_ids"] == layout["position_ids"].leading((1, 1))
+    assert stages[2]["deepstack_2"] == layout["deepstack_2"].leading((1, 1, WIDTH))
+    assert len({stage["write_index"] for stage in stages}) == 4
+
+
+def test_every_stage_of_a_chain_has_room_for_its_own_rows() -> None:
+    links, _, _, room = linked(cuts=CHAIN)
+    stages = ("prefix", "middle", "middle_2", "suffix")
+    assert tuple(links[name].cache_rows for name in stages) == room.keys == (142, 92, 72, 52)
