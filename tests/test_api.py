@@ -63,7 +63,7 @@ def test_an_export_is_quiet_and_what_it_has_to_say_is_logged(
     captured = capsys.readouterr()
     assert captured.out == captured.err == ""
     assert any("a text of the exporter's own" in line for line in caplog.messages)
-    assert manifest.plan.layer is None
+    assert not manifest.plan.prunes
     assert manifest.plan.weights is not None and "first" in manifest.plan.weights.wide
     assert fastv_runtime.Bundle.open(tmp_path / "a.fastv").manifest == manifest
 

@@ -67,7 +67,7 @@ def test_export_run_and_inspect_the_demo(tmp_path: Path, capsys: pytest.CaptureF
     assert facts["precision"] == "int8 weights, int8 activations by row"
     assert facts["quantization"] == cost
     assert facts["cost"]["tokens"] == 128 + 144
-    assert facts["cost"]["pruned_length"] == 128 + 36
+    assert facts["cost"]["pruned_lengths"] == [128 + 36]
     assert facts["memory"]["graphs"] == sum(graph["bytes"] for graph in facts["graphs"].values())
     assert {(plan["layer"], plan["keep"]) for plan in facts["other_plans"]} >= {(1, 0.1), (3, 0.75), (5, 0.5)}
     keeps = {(each["length"], each["text"]): each for each in facts["effective_keep"]}

@@ -89,7 +89,7 @@ def _compare(
 ) -> None:
     model, processor = stock
     plan = pipeline.bundle.manifest.plan
-    assert plan.layer is not None
+    (layer,) = plan.cut_layers
     content = [{"type": "image"}] * len(images) + [{"type": "text", "text": question}]
     text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
     inputs = processor(images=images, text=text, return_tensors="pt", add_special_tokens=False)
@@ -99,7 +99,7 @@ def _compare(
     if policy == "fixed":
         budget = 32 * math.ceil(budget / 32)
     length = min(visual.numel(), budget + round(count * keep))
-    with torch.no_grad(), pruned(model.get_decoder(), plan.layer, visual, length) as pruning:
+    with torch.no_grad(), pruned(model.get_decoder(), layer, visual, length) as pruning:
         expected = _generate(model, inputs)
 
     generation = pipeline.stream(

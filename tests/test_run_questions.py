@@ -197,9 +197,9 @@ def test_a_conversation_remembers_and_starts_over(
 def test_an_interrupted_answer_is_forgotten_and_the_conversation_goes_on(
     run: Run, stdin: Say, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fastv_runtime.generation.decoder import SplitDecoder
+    from fastv_runtime.generation.decoder import LinkedDecoder
 
-    step, calls = SplitDecoder.step, []
+    step, calls = LinkedDecoder.step, []
 
     def interrupted(self: Any) -> None:
         calls.append(1)
@@ -207,7 +207,7 @@ def test_an_interrupted_answer_is_forgotten_and_the_conversation_goes_on(
             raise KeyboardInterrupt
         step(self)
 
-    monkeypatch.setattr(SplitDecoder, "step", interrupted)
+    monkeypatch.setattr(LinkedDecoder, "step", interrupted)
     stdin("\n".join(QUESTIONS).encode())
     out, err = run("-i")
     assert "interrupted: that question and its answer are forgotten" in err

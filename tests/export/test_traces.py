@@ -14,20 +14,21 @@ from fastv_export.checkpoint.skeleton import Skeleton
 from fastv_export.families import FAMILIES
 from fastv_export.tracing import attention
 from fastv_export.tracing.parts import DecoderPart, VisionPart
+from fastv_runtime.config.cuts import Signal
 from tests import traces
 from tests.tiny import write_tiny_llava
 
 ROWS = torch.export.Dim("rows", min=1, max=64)
 
 
-def part(source: Path, layer: int = 2, scored: bool = True) -> nn.Module:
+def part(source: Path, layer: int = 2, signals: tuple[Signal, ...] = ("scores",)) -> nn.Module:
     """The prefix; or the tower, for layer 0."""
     attention.register()
     family = FAMILIES["llava"]
     skeleton = Skeleton(Checkpoint(source), family, attention=attention.IMPLEMENTATION)
     if layer == 0:
         return VisionPart(skeleton.model, family.encode, ["pixel_values"])
-    return DecoderPart(family.decoder(skeleton.model), 0, layer, scored=scored, head=None)
+    return DecoderPart(family.decoder(skeleton.model), 0, layer, signals=signals)
 
 
 def test_a_trace_is_of_its_structure_alone(tiny_llava: Path, tmp_path: Path) -> None:
@@ -44,7 +45,7 @@ def test_a_trace_is_of_its_structure_alone(tiny_llava: Path, tmp_path: Path) -> 
         digest(part(tiny_llava), most=65),
         digest(part(tiny_llava), axis=0),
         digest(part(tiny_llava, layer=3)),
-        digest(part(tiny_llava, scored=False)),
+        digest(part(tiny_llava, signals=())),
         digest(part(write_tiny_llava(tmp_path / "norm", rms_norm_eps=1e-3))),
         digest(part(write_tiny_llava(tmp_path / "theta", rope_parameters={"rope_type": "default", "rope_theta": 5e5}))),
         digest(part(write_tiny_llava(tmp_path / "heads", num_key_value_heads=4))),

@@ -8,17 +8,16 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from fastv_runtime.config.lengths import capacity, pruned_length
+from fastv_runtime.config.cuts import one_cut
+from fastv_runtime.config.lengths import capacity, pruned_length, pruned_lengths
 from fastv_runtime.config.plan import Plan
 from fastv_runtime.errors import UserError
 from fastv_runtime.generation.notes import pruning_notes
 
 
-def make_plan(**changes: object) -> Plan:
+def make_plan(*, layer: int | None = 2, keep: float = 0.5, **changes: object) -> Plan:
     settings = {
-        "layer": 2,
-        "keep": 0.5,
-        "ranker": "fastv",
+        "cuts": one_cut(layer, keep),
         "length": "exact",
         "precision": "float32",
         "max_text": 40,
@@ -47,7 +46,7 @@ def test_a_pruned_length_fits_prompt_and_buffers(plan: Plan, text: int, visual: 
         assert text > plan.max_text or visual > plan.max_visual
         return
     assert text <= pruned <= min(text + visual, needed.pruned)
-    assert pruned + plan.max_new_tokens <= needed.suffix_cache
+    assert pruned + plan.max_new_tokens <= needed.keys[-1]
 
 
 @given(plans, st.integers(1, 200), st.integers(1, 600))
@@ -132,7 +131,7 @@ def test_notes_say_what_is_kept_beyond_keep() -> None:
     needed = capacity(plan)
 
     def notes(text: int, visual: int, policy: str, keep: float = 0.5) -> list[str]:
-        return pruning_notes(plan, text, visual, pruned_length(plan, text, visual, policy, needed, keep), keep)
+        return pruning_notes(plan, text, visual, pruned_lengths(plan, text, visual, policy, needed, keep), keep)
 
     assert notes(20, 100, "exact") == notes(32, 100, "fixed") == []
     assert notes(20, 100, "fixed") == [
