@@ -24,7 +24,7 @@ def test_export_run_and_inspect_the_demo(tmp_path: Path, capsys: pytest.CaptureF
     fastv_export([str(DEMO), "-o", str(bundle), *plan, "--json"])
     captured = capsys.readouterr()
     manifest = json.loads(captured.out)
-    assert manifest["plan"]["keep"] == 0.25
+    assert [cut["keep"] for cut in manifest["plan"]["cuts"]] == [0.25]
     said = captured.err.splitlines()
     (line,) = [each for each in said if each.startswith(f"{bundle}: ")]
     assert "plan: K=2, keep 0.25, ranker fastv, exact length; int8 weights, int8 activations by row" in said
