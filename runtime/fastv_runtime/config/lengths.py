@@ -70,6 +70,11 @@ def check_keep(plan: Plan, keep: float | None) -> None:
         raise UserError(f"`keep` {keep:g}: must be above 0 and at most 1, the fraction of visual tokens kept")
 
 
+def text_room(plan: Plan, text: int, policy: str) -> int:
+    """Tokens that a pruned length has for `text` tokens of text; what is more than these goes to visual tokens."""
+    return text if policy == "exact" else -(-text // plan.text_step) * plan.text_step
+
+
 def pruned_lengths(
     plan: Plan, text: int, visual: int, policy: str, capacity: Capacity, keep: float | None = None
 ) -> tuple[int, ...]:
@@ -88,7 +93,7 @@ def pruned_lengths(
             "`export.max_images` or `export.max_visual`"
         )
     check_keep(plan, keep)
-    room = text if policy == "exact" else -(-text // plan.text_step) * plan.text_step
+    room = text_room(plan, text, policy)
     found = []
     for each, most in zip(keeps(plan, keep), capacity.rows[1:], strict=True):
         kept = kept_count(visual, each)
