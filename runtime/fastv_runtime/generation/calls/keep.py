@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from fastv_runtime.config.lengths import check_keep, kept_count, text_room
+from fastv_runtime.config.lengths import Capacity, check_keep, kept_count, pruned_lengths, text_room
 from fastv_runtime.config.plan import SHARE, Plan
 from fastv_runtime.errors import UserError
 
@@ -29,6 +29,16 @@ class AskedKeep:
     """Fraction of visual tokens that the last cut leaves; with a `share`, leaves at most. None: the plan's."""
     share: float | None
     """Of the attention that the visual tokens at a cut get, what those that stay hold. None: `keep` alone decides."""
+
+    def lengths(
+        self, plan: Plan, text: int, visual: int, policy: str, capacity: Capacity
+    ) -> tuple[tuple[int, ...], HeldLengths | None]:
+        """M after each cut of a prompt, and what shortens it by scores where a share is asked for.
+
+        Raises UserError as `pruned_lengths` does, whatever the scores will be.
+        """
+        most = pruned_lengths(plan, text, visual, policy, capacity, self.keep)
+        return most, None if self.share is None else HeldLengths(plan, self.share, text, visual, policy, most)
 
 
 def read_keep(plan: Plan, keep: Keep | None, share: float | None) -> AskedKeep:
