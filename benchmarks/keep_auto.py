@@ -249,11 +249,10 @@ def page(runs: Sequence[dict[str, Any]]) -> str:
     for run in runs:
         lines += [
             "",
-            f"## {run['name']}: K={run['layer']}, ranker {run['ranker']}",
+            f"## {run['name']}: K={run['layer']}, ranker {run['ranker']}"
+            + (f", auto keeps {run['most']:g} at most" if run["most"] < 1 else ""),
             "",
-            f"{run['questions']} questions, unpruned {_percent(run['unpruned'])} right"
-            + (f"; auto keeps {run['most']:g} at most" if run["most"] < 1 else "")
-            + ". "
+            f"{run['questions']} questions, unpruned {_percent(run['unpruned'])} right. "
             + ", ".join(f"{name} {value}" for name, value in run["machine"].items())
             + ".",
             "",
@@ -261,7 +260,11 @@ def page(runs: Sequence[dict[str, Any]]) -> str:
             "| --- | --- | --- | --- | --- | --- |",
         ]
         for each in run["keeps"]:
-            names = {"fixed": f"keep {each['keep']:g}", "auto": f"auto, share {each['share']:.3f}", "dealt": "dealt"}
+            names = {
+                "fixed": f"keep {each['keep']:g}",
+                "auto": f"auto, share {each['share']:.3f}",
+                "dealt": "the same counts, dealt",
+            }
             for name, title in names.items():
                 mean, *some = each["kept"][name]
                 flops = each["flops"].get(name)

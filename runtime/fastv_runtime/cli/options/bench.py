@@ -51,7 +51,7 @@ def parser() -> argparse.ArgumentParser:
         "--share",
         type=part,
         metavar="X",
-        help="with --keep auto: of attention to visual tokens, what those kept hold (default: each bundle's own, or 0.9)",
+        help="with --keep auto: the share of attention that kept tokens hold (default: each bundle's own, or 0.9)",
     )
     parser.add_argument("--length", choices=["fixed", "exact"], help="pruned length (default: each bundle's own)")
     parser.add_argument(
