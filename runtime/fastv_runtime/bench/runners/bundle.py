@@ -14,7 +14,7 @@ from fastv_runtime.bench.protocol import Measurement, Request
 from fastv_runtime.bench.runners.gate import pass_self_test
 from fastv_runtime.config.base import StrictModel
 from fastv_runtime.config.bundle import Bundle, Manifest, read_manifest
-from fastv_runtime.config.lengths import keeps
+from fastv_runtime.config.lengths import with_keep
 from fastv_runtime.config.plan import Length, Plan
 from fastv_runtime.config.wording import cuts_of, dialect_of, precision_of, share_of
 from fastv_runtime.generation.calls.keep import Keep, read_keep
@@ -40,12 +40,9 @@ class BackendChoice(StrictModel):
 
     def plan(self, manifest: Manifest) -> Plan:
         """The plan of a bundle as it runs here."""
-        plan = manifest.plan
-        asked = read_keep(plan, self.keep, self.share)
-        cuts = tuple(
-            cut.model_copy(update={"keep": keep}) for cut, keep in zip(plan.cuts, keeps(plan, asked.keep), strict=True)
-        )
-        return plan.model_copy(update={"cuts": cuts, "share": asked.share, "length": self.length or plan.length})
+        asked = read_keep(manifest.plan, self.keep, self.share)
+        plan = manifest.plan if asked.keep is None else with_keep(manifest.plan, asked.keep)
+        return plan.model_copy(update={"share": asked.share, "length": self.length or plan.length})
 
 
 class BundleRunner:
