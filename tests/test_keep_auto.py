@@ -12,17 +12,18 @@ import pytest
 import torch
 from transformers import AutoProcessor
 
-from fastv_export import export
+from fastv_export import api
+from fastv_export.cli import parser as export_parser
 from fastv_export.families import FAMILIES
-from fastv_export.plan import CutOption
+from fastv_export.plan import CutOption, Options
 from fastv_export.verify.reference import ReferenceCut, load_model, pruned_by
 from fastv_runtime import Answer, Pipeline
 from fastv_runtime.bench.protocol import Request
 from fastv_runtime.bench.runners.bundle import BackendChoice, BundleRunner
 from fastv_runtime.bench.runners.entrants import check_settings, entrants_of
-from fastv_runtime.cli.inspect import main as inspect_main
 from fastv_runtime.cli.run import main as run_main
 from fastv_runtime.config.bundle import Bundle, read_manifest
+from fastv_runtime.config.wording import plan_of
 from fastv_runtime.errors import UserError
 from tests.conftest import MakeBundle, noise_image
 
@@ -174,39 +175,39 @@ def test_what_makes_no_sense_is_refused(tiny_pipeline: Pipeline, options: dict[s
     assert str(caught.value).startswith(said)
 
 
-@pytest.mark.parametrize(("options", "name"), [({"keep": "auto"}, "`keep` auto"), ({"share": 0.5}, "`share` 0.5")])
-def test_a_bundle_without_cuts_or_scores_is_refused(
-    tiny_bundle: Path, tiny_llava: Path, make_bundle: MakeBundle, options: dict[str, Any], name: str
+def test_an_export_hands_the_share_to_its_plan(
+    tiny_llava: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    dense = make_bundle(tiny_llava, layer=None, max_images=2, max_text=64, max_new_tokens=64, verify=False)
-    with pytest.raises(UserError, match=f"{name}: this bundle was exported without pruning: leave it out"):
-        ask(Pipeline.load(dense, threads=1), 1, **options)
-    bundle = Bundle.open(tiny_bundle)
-    (cut,) = bundle.manifest.plan.cuts
-    blind = bundle.manifest.plan.model_copy(
-        update={"cuts": (cut.model_copy(update={"ranker": "knorm", "signals": ("key_norms",)}),)}
-    )
-    unscored = Bundle(bundle.path, bundle.manifest.model_copy(update={"plan": blind}))
-    pipeline = Pipeline.load(tiny_bundle, threads=1)
-    pipeline.bundle = unscored
-    with pytest.raises(
-        UserError, match=f"{name}: is of scores, and ranker knorm, at layer 2 of this bundle, reads none"
+    asked: list[Options] = []
+    monkeypatch.setattr(api, "export_through", lambda folder, source, output, options, *_, **__: asked.append(options))
+    monkeypatch.setattr(api, "build_after_export", lambda *_: None)
+    for options in (
+        {"keep": "auto"},
+        {"keep": "auto", "share": 0.7, "keep_steps": 8},
+        {"keep": 0.25, "share": 0.8},
+        {"cuts": [(2, 0.5), (3, 0.2)], "keep": "auto"},
     ):
-        ask(pipeline, 1, **options)
+        api.export(tiny_llava, tmp_path / "a.fastv", **options)  # type: ignore[arg-type]
+    assert [(each.share, each.keep, each.keep_steps, len(each.cuts)) for each in asked] == [
+        (0.9, 0.5, 16, 0),
+        (0.7, 0.5, 8, 0),
+        (0.8, 0.25, 16, 0),
+        (0.9, 0.5, 16, 2),
+    ]
 
 
-def test_an_exported_share_is_the_bundles(tiny_llava: Path, tmp_path: Path) -> None:
-    made = export(tiny_llava, tmp_path / "a.fastv", keep="auto", keep_steps=8, max_text=64, verify=False)
-    assert (made.plan.share, made.plan.keep, made.plan.keep_steps) == (0.9, 0.5, 8)
-    answer = ask(Pipeline.load(tmp_path / "a.fastv", threads=1), 1, share=0.3)
-    assert len(answer.kept_visual_tokens) % 18 == 0 and answer.share == 0.3
+def test_the_command_hands_them_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = export_parser().parse_args(["a", "-o", "b", "--keep", "auto", "--share", "0.7", "--keep-steps", "8"])
+    assert (given.keep, given.share, given.keep_steps) == ("auto", 0.7, 8)
+    with pytest.raises(SystemExit):
+        export_parser().parse_args(["a", "-o", "b", "--share", "1"])
 
 
 @pytest.mark.parametrize(
     ("options", "said"),
     [
         ({"share": 1.0}, "`share` 1: must be above 0 and below 1"),
-        ({"keep": "none"}, "`keep` none: not known; there are auto"),
+        ({"keep": "none"}, "`keep` 'none': must be a number or 'auto'"),
         ({"keep": "auto", "prune": False}, "`share` 0.9: an unpruned model"),
         ({"keep_steps": 0}, "`keep_steps` 0: must be 1 to"),
         ({"keep_steps": 4, "prune": False}, "`keep_steps` 4: an unpruned model"),
@@ -216,7 +217,7 @@ def test_an_export_refuses_what_makes_no_sense(
     tiny_llava: Path, tmp_path: Path, options: dict[str, Any], said: str
 ) -> None:
     with pytest.raises(UserError) as caught:
-        export(tiny_llava, tmp_path / "a.fastv", **options)
+        api.export(tiny_llava, tmp_path / "a.fastv", **options)
     assert str(caught.value).startswith(said)
 
 
@@ -243,7 +244,7 @@ def test_a_manifest_that_contradicts_itself_is_refused(
         read_manifest(changed)
 
 
-def test_the_command_says_what_was_asked(two_cuts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_fastv_run_says_what_was_asked(two_cuts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     image = tmp_path / "a.png"
     noise_image(3).save(image)
     asked = [str(two_cuts), "--image", str(image), "--prompt", QUESTION, "--max-new-tokens", "2", "--json"]
@@ -252,9 +253,7 @@ def test_the_command_says_what_was_asked(two_cuts: Path, tmp_path: Path, capsys:
     run_main([*asked, "--keep", "0.1"])
     printed = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [each["share"] for each in printed] == [0.6, 0.3, None]
-    inspect_main([str(two_cuts)])
-    said = " ".join(capsys.readouterr().out.split())
-    assert "at most: as few as hold 0.6 of attention, in steps of 1/16" in said
+    assert "at most: as few as hold 0.6 of attention, in steps of 1/16" in plan_of(read_manifest(two_cuts).plan)
 
 
 def test_a_benchmark_measures_auto_beside_numbers(two_cuts: Path, tmp_path: Path) -> None:

@@ -114,7 +114,7 @@ def export(
     _check("int8_parts", int8_parts or (), PARTS)
     _check("length", [] if length is None else [length], get_args(Length))
     if isinstance(keep, str):
-        _check("keep", [keep], (AUTO,))
+        _check("keep", [keep], [AUTO])
         share, keep = SHARE if share is None else share, None
     given = {"layer": layer, "keep": keep, "ranker": ranker, "length": length, "max_text": max_text}
     if cuts:
