@@ -262,7 +262,7 @@ def page(runs: Sequence[dict[str, Any]]) -> str:
         for each in run["keeps"]:
             names = {
                 "fixed": f"keep {each['keep']:g}",
-                "auto": f"auto, share {each['share']:.3f}",
+                "auto": f"auto, share {each['share']:.4f}",
                 "dealt": "the same counts, dealt",
             }
             for name, title in names.items():
