@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from fastv_export import api
 from fastv_export.cli import parser as export_parser
 from fastv_export.families import FAMILIES
 from fastv_export.plan import CutOption, Options
+from fastv_export.rankers import RANKERS
 from fastv_export.verify.reference import ReferenceCut, load_model, pruned_by
 from fastv_runtime import Answer, Pipeline
 from fastv_runtime.bench.protocol import Request
@@ -219,6 +221,17 @@ def test_an_export_refuses_what_makes_no_sense(
     with pytest.raises(UserError) as caught:
         api.export(tiny_llava, tmp_path / "a.fastv", **options)
     assert str(caught.value).startswith(said)
+
+
+def test_an_export_refuses_a_share_of_scores_that_its_ranker_does_not_read(
+    tiny_llava: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(RANKERS, "dart", replace(RANKERS["dart"], signals=("key_norms",)))
+    with pytest.raises(UserError) as caught:
+        api.export(tiny_llava, tmp_path / "a.fastv", cuts=[(2, 0.5), (3, 0.2, "dart")], share=0.8)
+    line = str(caught.value)
+    assert line.startswith("`share` 0.8: is of scores, and `ranker` dart, at layer 3, reads none: leave `share` out")
+    assert "fastv, " in line and "dart" not in line.split("use one of ")[1]
 
 
 @pytest.mark.parametrize(
