@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 from fastv_export.calibration import (
     ChosenPlan,
@@ -35,8 +35,9 @@ from fastv_export.staging import staging
 from fastv_export.targets import TARGETS
 from fastv_runtime.arguments import checked
 from fastv_runtime.config.bundle import Manifest
-from fastv_runtime.config.plan import Length, Part, Weights
+from fastv_runtime.config.plan import KEEP_STEPS, SHARE, Length, Part, Weights
 from fastv_runtime.errors import UserError
+from fastv_runtime.generation.calls.keep import AUTO
 
 
 @checked
@@ -51,7 +52,7 @@ def export(
     int8_parts: Sequence[Part] | None = None,
     calibration: str | Path | None = None,
     layer: int | None = None,
-    keep: float | None = None,
+    keep: float | Literal["auto"] | None = None,
     ranker: str | None = None,
     length: Length | None = None,
     max_text: int | None = None,
@@ -61,6 +62,8 @@ def export(
     image_tokens: int | None = None,
     max_new_tokens: int = 256,
     cuts: Sequence[tuple[int, float] | tuple[int, float, str]] | None = None,
+    share: float | None = None,
+    keep_steps: int | None = None,
     prune: bool = True,
     verify: bool = True,
     progress: Progress | None = None,
@@ -82,7 +85,7 @@ def export(
         `keep`, `ranker`, `length`, `max_text`, `image_tokens` and a `precision` of few bits where they are None; what
         it saw scales weights and activations.
     layer: K, prune after this many decoder layers; None means 2.
-    keep: fraction of visual tokens kept, above 0 and at most 1; None means 0.5.
+    keep: fraction of visual tokens kept, above 0 and at most 1; None means 0.5. `auto` means a `share` of 0.9.
     ranker: what chooses the tokens that stay; None means `fastv`.
     length: pruned length, `exact` per prompt or `fixed` in steps of `text_step`; None means `exact`.
     max_text: text tokens a prompt may have; None means 128.
@@ -93,6 +96,9 @@ def export(
     max_new_tokens: tokens an answer may have.
     cuts: several, in place of `layer` and `keep`, from the first layer to the last: of each its layer, the fraction of
         the prompt's visual tokens that it leaves, and what chooses them where that is not `ranker`.
+    share: of each prompt keep as few visual tokens as hold this share of the attention to them, above 0 and below 1,
+        and `keep` at most; None keeps that many of every prompt.
+    keep_steps: how many counts a share chooses among, 1/keep_steps of the prompt's visual tokens apart; None means 16.
     prune: False writes the unsplit, unpruned baseline.
     verify: compare the graphs with transformers before the bundle appears.
     progress: draws on a console while its context is entered; None is quiet, and what an export has to say goes to the
@@ -107,6 +113,9 @@ def export(
     _check("block", [] if block is None else [block], BLOCKS)
     _check("int8_parts", int8_parts or (), PARTS)
     _check("length", [] if length is None else [length], get_args(Length))
+    if isinstance(keep, str):
+        _check("keep", [keep], [AUTO])
+        share, keep = SHARE if share is None else share, None
     given = {"layer": layer, "keep": keep, "ranker": ranker, "length": length, "max_text": max_text}
     if cuts:
         for name in ("layer", "keep"):
@@ -115,9 +124,9 @@ def export(
         if not prune:
             raise UserError("`cuts`: an unpruned model (`prune`) has none: leave one of them out")
     if not prune:
-        for name in ("layer", "keep", "ranker", "length"):
-            if given[name] is not None:
-                raise UserError(f"`{name}` {given[name]}: an unpruned model (`prune`) has none: leave one of them out")
+        for name, value in (given | {"share": share, "keep_steps": keep_steps}).items():
+            if name != "max_text" and value is not None:
+                raise UserError(f"`{name}` {value}: an unpruned model (`prune`) has none: leave one of them out")
     calibrated = None if calibration is None else read_calibration(calibration)
     output = Path(output)
     with staging(output, progress.note) as folder:  # the place is ours before anything is downloaded
@@ -145,6 +154,8 @@ def export(
             activations = read_activations(sidecar_of(Path(calibration)), calibrated.activations)
         options = Options(
             **_planned(chosen, given | {"image_tokens": image_tokens}, prune),
+            share=share,
+            keep_steps=KEEP_STEPS if keep_steps is None else keep_steps,
             text_step=text_step,
             max_images=max_images,
             max_visual=max_visual,

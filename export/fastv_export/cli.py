@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from fastv_export.quantization.presets import BLOCKS, PARTS, PRESETS
 from fastv_export.rankers import RANKERS
 from fastv_runtime import limits
-from fastv_runtime.cli.options.arguments import Parser, path, share, text, whole
+from fastv_runtime.cli.options.arguments import Parser, keep, part, path, share, text, whole
 from fastv_runtime.console import command, export_extras, stderr, with_flags
 from fastv_runtime.errors import missing_extra
 from fastv_runtime.streams import require_stdout
@@ -81,7 +81,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--layer", type=whole(1, limits.LAYERS), metavar="K", help="prune after this many layers (default: 2)"
     )
-    parser.add_argument("--keep", type=share, metavar="R", help="fraction of visual tokens kept (default: 0.5)")
+    parser.add_argument(
+        "--keep",
+        type=keep,
+        metavar="R",
+        help="fraction of visual tokens kept (default: 0.5), or auto: as few as hold --share of attention, 0.5 at most",
+    )
+    parser.add_argument(
+        "--share",
+        type=part,
+        metavar="X",
+        help="of each prompt keep as few visual tokens as hold this share of the attention to them, and --keep at most "
+        "(default: with --keep auto 0.9, else --keep of every prompt)",
+    )
+    parser.add_argument(
+        "--keep-steps",
+        type=whole(1, limits.TOKENS),
+        metavar="N",
+        help="with a share: counts that may be kept, from 1/N of the prompt's visual tokens to all (default: 16)",
+    )
     parser.add_argument(
         "--cut",
         type=_cut,
@@ -187,6 +205,8 @@ def run(args: argparse.Namespace) -> None:
             image_tokens=args.image_tokens,
             max_new_tokens=args.max_new_tokens,
             cuts=args.cut,
+            share=args.share,
+            keep_steps=args.keep_steps,
             prune=args.prune,
             verify=args.verify,
             progress=progress,

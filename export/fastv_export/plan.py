@@ -18,7 +18,7 @@ from fastv_runtime.config.cost import cache_bytes, tokens_per_layer
 from fastv_runtime.config.cuts import MOST_CUTS, Cut
 from fastv_runtime.config.layouts import FixedVision, PatchesVision, VideoLayout, Vision
 from fastv_runtime.config.lengths import capacity, kept_count
-from fastv_runtime.config.plan import TEXT_STEP, Length, Plan, Precision, Weights
+from fastv_runtime.config.plan import KEEP_STEPS, TEXT_STEP, Length, Plan, Precision, Weights
 from fastv_runtime.config.wording import plan_of, precision_of, room_of
 from fastv_runtime.errors import UserError
 
@@ -44,6 +44,8 @@ class Options:
     `cuts`: several, in place of the one at `layer` that leaves `keep` of the visual tokens.
 
     `max_visual`: visual tokens of a prompt; None means room for `max_images` images (or one video, if that is more).
+    `share`: of each prompt as few visual tokens as hold this share of attention, and the cuts' `keep` at most; None
+    keeps that many of every prompt. `keep_steps`: how many counts there are then.
     `text_step`: None means TEXT_STEP, or `max_text` where that is less.
     `image_tokens`: most visual tokens of one image, for models that do not fix it; None means what the family takes.
     `target`: of `dialects.TARGETS`. `precision` None means the target's own.
@@ -53,6 +55,8 @@ class Options:
     keep: float = 0.5
     ranker: str = "fastv"
     cuts: tuple[CutOption, ...] = ()
+    share: float | None = None
+    keep_steps: int = KEEP_STEPS
     length: Length = "exact"
     max_text: int = 128
     text_step: int | None = None
@@ -107,12 +111,14 @@ def make_plan(options: Options, decoder: DecoderConfig, vision: Vision, video: V
         if cut.ranker not in RANKERS:
             raise UserError(f"`ranker` {cut.ranker}: no such ranker; known rankers: {', '.join(RANKERS)}")
     _check_order(cuts)
+    _check_share(options, cuts)
     for name, value, most in (
         ("max_text", options.max_text, limits.TOKENS),
         ("max_images", options.max_images, limits.IMAGES),
         ("image_tokens", options.image_tokens, limits.TOKENS),
         ("max_visual", options.max_visual, limits.TOKENS),
         ("max_new_tokens", options.max_new_tokens, limits.TOKENS),
+        ("keep_steps", options.keep_steps, limits.TOKENS),
     ):
         if value is not None and not 1 <= value <= most:
             raise UserError(f"`{name}` {value}: must be 1 to {most:,}")
@@ -136,6 +142,8 @@ def make_plan(options: Options, decoder: DecoderConfig, vision: Vision, video: V
         max_visual=max_visual,
         max_new_tokens=options.max_new_tokens,
         text_step=min(TEXT_STEP, options.max_text) if options.text_step is None else options.text_step,
+        share=options.share,
+        keep_steps=options.keep_steps,
     )
     _check_room(options, plan, decoder, vision)
     _check_heads(decoder, options.target)
@@ -165,6 +173,24 @@ def _check_order(cuts: Sequence[CutOption]) -> None:
             raise UserError(
                 f"`cuts` {after.layer}:{after.keep:g}: keeps no fewer visual tokens than the cut before, which keeps "
                 f"{before.keep:g}: fractions are of all visual tokens of the prompt, so each must be lower"
+            )
+
+
+def _check_share(options: Options, cuts: Sequence[CutOption]) -> None:
+    """UserError for a share that makes no sense, or of scores that nothing reads."""
+    share = options.share
+    if share is None:
+        return
+    if not 0 < share < 1:
+        raise UserError(f"`share` {share:g}: must be above 0 and below 1, of the attention to visual tokens")
+    if not cuts:
+        raise UserError(f"`share` {share:g}: an unpruned model (`prune`) has none: leave one of them out")
+    for cut in cuts:
+        if "scores" not in RANKERS[cut.ranker or options.ranker].signals:
+            reading = ", ".join(name for name, ranker in RANKERS.items() if "scores" in ranker.signals)
+            raise UserError(
+                f"`share` {share:g}: is of scores, and `ranker` {cut.ranker}, at layer {cut.layer}, reads none: leave "
+                f"`share` out, or use one of {reading}"
             )
 
 

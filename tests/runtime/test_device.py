@@ -134,6 +134,24 @@ def test_a_decoded_token_is_all_that_is_copied_to_the_host(
     assert sorted(size for kind, size in cuda.copies if kind == "HostToDevice") == [8] * 3 * 7 + [row] * 7
 
 
+@pytest.mark.parametrize("integrated", [False, True], ids=["own memory", "shared memory"])
+def test_scores_are_copied_to_the_host_once_and_for_a_share_alone(
+    tiny_bundle: Path, tiny_pipeline: Pipeline, on_tensorrt: OnTensorRt, image: Image.Image, integrated: bool
+) -> None:
+    cuda = FakeCuda(integrated=integrated)
+    pipeline = on_tensorrt(tiny_bundle, cuda)
+    generation = assert_answers_agree(pipeline, tiny_pipeline, [image], keep="auto", share=0.5)
+    rows = generation.answer.prompt_tokens
+    copied = {}
+    for share in (None, 0.5):
+        cuda.copies.clear()
+        pipeline.generate([image], QUESTION, max_new_tokens=1, share=share)
+        copied[share] = [size for kind, size in cuda.copies if kind == "DeviceToHost"]
+    shared = 0 if integrated else 1
+    assert copied[0.5].count(4 * rows) == shared and copied[0.5].count(rows) == shared  # scores, and which are visual
+    assert len(copied[0.5]) == len(copied[None]) + 2 * shared
+
+
 def test_nothing_is_copied_where_memory_is_shared(
     tiny_bundle: Path, on_tensorrt: OnTensorRt, image: Image.Image
 ) -> None:

@@ -90,13 +90,14 @@ class Session:
 
 
 def beyond_keep(rounds: Sequence[Round], runners: Sequence[RunnerRecord]) -> list[str]:
-    """A line for each runner and workload of which more visual tokens were kept than its keep asks for."""
+    """A line for each runner and workload of which more visual tokens were kept than its keep, the same for all of its
+    prompts, asks for."""
     plans = {each.name: each.bundle.plan for each in runners if each.bundle is not None}
     turns = {(each.runner, each.workload): each.turn for each in rounds}
     return [
         f"{runner}, {workload}: {note}"
         for (runner, workload), turn in turns.items()
-        if runner in plans and plans[runner].prunes and turn.visual_tokens
+        if runner in plans and plans[runner].prunes and plans[runner].share is None and turn.visual_tokens
         for note in pruning_notes(
             plans[runner],
             turn.prompt_tokens - turn.visual_tokens,

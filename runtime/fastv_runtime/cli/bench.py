@@ -65,7 +65,7 @@ def benchmark(args: argparse.Namespace) -> None:
     common = BackendChoice(
         path="", name="", backend=args.backend, device=args.device, threads=args.threads, length=args.length
     )
-    entrants = entrants_of(bundles, args.keep, common)
+    entrants = entrants_of(bundles, args.keep, common, args.share)
     peers = read_peers(args.peer, taken=[choice.name for choice, _ in entrants])
     new_tokens = answer_length(bundles, args.max_new_tokens)
     with ExitStack() as stack:
@@ -148,7 +148,7 @@ def open_bundles(paths: Sequence[str], args: argparse.Namespace) -> dict[str, Bu
     plans = [read_manifest(path).plan for path in paths]  # what is wrong is said before gigabytes are hashed
     if baseline is not None and read_manifest(baseline).plan.prunes:
         raise UserError(f"--baseline {baseline}: it prunes: give a bundle that was exported with --no-prune")
-    check_settings(plans, args.keep, args.length)
+    check_settings(plans, args.keep, args.length, args.share)
     opened = partial(open_bundle, check_hashes=args.check_hashes, public_key=args.public_key)
     return {name: opened(path) for name, path in zip(names(list(paths)), paths, strict=True)}
 

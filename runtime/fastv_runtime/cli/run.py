@@ -14,7 +14,7 @@ from fastv_runtime import limits
 from fastv_runtime.claims import claimed
 from fastv_runtime.cli.answers import print_answer, print_dim, print_figures
 from fastv_runtime.cli.chat import Chat
-from fastv_runtime.cli.options.arguments import Parser, path, share, source, text, whole
+from fastv_runtime.cli.options.arguments import Parser, keep, part, path, source, text, whole
 from fastv_runtime.cli.options.backends import add_backend_arguments, backend_extras
 from fastv_runtime.cli.options.sampling import add_sampling_arguments, read_sampling
 from fastv_runtime.cli.options.videos import add_video_arguments, read_videos
@@ -72,7 +72,17 @@ def parser() -> argparse.ArgumentParser:
     add_sampling_arguments(parser)
     parser.add_argument("--length", choices=["fixed", "exact"], help="pruned length (default: the bundle's plan)")
     parser.add_argument(
-        "--keep", type=share, metavar="R", help="fraction of visual tokens kept (default: the bundle's plan)"
+        "--keep",
+        type=keep,
+        metavar="R",
+        help="fraction of visual tokens kept, or auto: as few as hold --share of attention (default: the bundle's)",
+    )
+    parser.add_argument(
+        "--share",
+        type=part,
+        metavar="X",
+        help="keep as few visual tokens as hold this share of the attention to them, and --keep at most (default: the "
+        "bundle's plan, or 0.9 with --keep auto)",
     )
     add_backend_arguments(parser)
     add_trust_arguments(parser)
@@ -92,11 +102,11 @@ def run(args: argparse.Namespace) -> None:
     kept_path = None if args.show_kept is None else _writable_png(args)
     _check_together(args)
     from fastv_runtime.config.bundle import read_manifest
-    from fastv_runtime.config.lengths import check_keep
+    from fastv_runtime.generation.calls.keep import read_keep
 
     images = [open_source(source, allow_url=args.allow_url) for source in args.images]
     manifest = read_manifest(args.bundle)
-    check_keep(manifest.plan, args.keep)
+    read_keep(manifest.plan, args.keep, args.share)
     shown = read_videos(args.videos, args.frames, args.super_image, manifest)
     questions = _questions(args)
     begin = perf_counter()
@@ -108,7 +118,12 @@ def run(args: argparse.Namespace) -> None:
     ) as pipeline:
         loaded: float | None = perf_counter() - begin
         stream = partial(
-            pipeline.stream, max_new_tokens=args.max_new_tokens, sampling=sampling, length=args.length, keep=args.keep
+            pipeline.stream,
+            max_new_tokens=args.max_new_tokens,
+            sampling=sampling,
+            length=args.length,
+            keep=args.keep,
+            share=args.share,
         )
         print_notes = partial(_print_notes, parser())
         seen = [*images, *shown.images]

@@ -58,6 +58,12 @@ def keeps(plan: Plan, keep: float | None) -> tuple[float, ...]:
     return own if keep is None else (*(max(each, keep) for each in own[:-1]), keep)
 
 
+def with_keep(plan: Plan, keep: float) -> Plan:
+    """The plan as it runs where a prompt, or all of them, are asked for another `keep`."""
+    cuts = zip(plan.cuts, keeps(plan, keep), strict=False)  # none where nothing is pruned
+    return plan.model_copy(update={"cuts": tuple(cut.model_copy(update={"keep": each}) for cut, each in cuts)})
+
+
 def check_keep(plan: Plan, keep: float | None) -> None:
     """UserError for a `keep` of one prompt that makes no sense for the bundle of a plan. None: the plan's own."""
     if keep is None:
@@ -68,6 +74,11 @@ def check_keep(plan: Plan, keep: float | None) -> None:
         raise UserError(f"`keep` {keep:g}: this bundle was exported without pruning: leave `keep` out")
     if not 0 < keep <= 1:
         raise UserError(f"`keep` {keep:g}: must be above 0 and at most 1, the fraction of visual tokens kept")
+
+
+def text_room(plan: Plan, text: int, policy: str) -> int:
+    """Tokens that a pruned length has for `text` tokens of text; what is more than these goes to visual tokens."""
+    return text if policy == "exact" else -(-text // plan.text_step) * plan.text_step
 
 
 def pruned_lengths(
@@ -88,7 +99,7 @@ def pruned_lengths(
             "`export.max_images` or `export.max_visual`"
         )
     check_keep(plan, keep)
-    room = text if policy == "exact" else -(-text // plan.text_step) * plan.text_step
+    room = text_room(plan, text, policy)
     found = []
     for each, most in zip(keeps(plan, keep), capacity.rows[1:], strict=True):
         kept = kept_count(visual, each)

@@ -15,6 +15,10 @@ DialectName = Literal["onnx", "ort", "trt", "trt-legacy"]
 Length = Literal["fixed", "exact"]
 TEXT_STEP = 32
 """Tokens between fixed pruned lengths, where nobody says otherwise."""
+SHARE = 0.9
+"""Of attention to visual tokens, where nobody says which share is to be held."""
+KEEP_STEPS = 16
+"""Counts of kept visual tokens that a share chooses among, where nobody says otherwise."""
 Part = Literal["vision", "prefix", "first", "last", "attention", "values", "head"]
 """Towers; layers before the last cut (which decide what is pruned); the decoder's first and last layer; of its layers
 the products around attention, and of those the one that makes values; its head."""
@@ -79,6 +83,11 @@ class Plan(StrictModel):
     max_new_tokens: TokenCount
     text_step: TokenCount = TEXT_STEP
     """Fixed pruned lengths make room for text in multiples of it: what is kept beyond `keep` is fewer tokens."""
+    share: float | None = Field(default=None, gt=0, lt=1, allow_inf_nan=False)
+    """Of each prompt a cut leaves as few visual tokens as hold this share of the attention that those before it get, by
+    `scores`, and `keep` at most. None: `keep` of every prompt."""
+    keep_steps: TokenCount = KEEP_STEPS
+    """By a share so many counts are kept at most: 1/keep_steps, 2/keep_steps, ... of a prompt's visual tokens."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Plan:
@@ -87,6 +96,17 @@ class Plan(StrictModel):
                 raise ValueError(f"cuts: layer {after.layer} does not come after layer {before.layer}")
             if after.keep >= before.keep:
                 raise ValueError(f"cuts: keep {after.keep:g} at layer {after.layer} is not below {before.keep:g}")
+        return self
+
+    @model_validator(mode="after")
+    def _scored(self) -> Plan:
+        if self.share is not None and not self.cuts:
+            raise ValueError(f"share: {self.share:g} of attention is held at cuts, and there are none")
+        for cut in self.cuts:
+            if self.share is not None and "scores" not in cut.signals:
+                raise ValueError(
+                    f"share: is of scores, which the ranker at layer {cut.layer}, {cut.ranker}, does not read"
+                )
         return self
 
     @property

@@ -18,7 +18,12 @@ def plan_of(plan: Plan) -> str:
     if not plan.prunes:
         return "not pruned"
     steps = f" in steps of {plan.text_step} text tokens" if plan.length == "fixed" else ""
-    return f"{cuts_of(plan)}, {plan.length} length{steps}"
+    return f"{cuts_of(plan)}{share_of(plan.share, plan.keep_steps)}, {plan.length} length{steps}"
+
+
+def share_of(share: float | None, steps: int) -> str:
+    """What a share makes of a plan's cuts: " at most, as few as hold 0.9 of attention, in steps of 1/16"."""
+    return "" if share is None else f", at most: as few as hold {share:g} of attention, in steps of 1/{steps}"
 
 
 def cuts_of(plan: Plan) -> str:

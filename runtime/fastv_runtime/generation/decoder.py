@@ -17,7 +17,14 @@ from fastv_runtime.config.bundle import Manifest
 from fastv_runtime.config.lengths import Capacity
 from fastv_runtime.config.plan import numbered
 from fastv_runtime.memory.arena import Arena
-from fastv_runtime.memory.bindings import TensorBindings, arena_layout, decoder_links, step_lengths
+from fastv_runtime.memory.bindings import (
+    TensorBindings,
+    arena_layout,
+    decoder_links,
+    pruned_buffer,
+    stage_buffer,
+    step_lengths,
+)
 from fastv_runtime.memory.buffers import Buffer
 from fastv_runtime.memory.layout import Region
 
@@ -26,6 +33,8 @@ if TYPE_CHECKING:
 
 Timed = Callable[[str], AbstractContextManager[None]]
 """Called with a graph's name around its work, to time it."""
+AskLength = Callable[["Float[np.ndarray, ' S']", "Bool[np.ndarray, ' S']"], int]
+"""Given the scores of the rows that come to a cut, and which of them are visual, says how many are left."""
 
 
 class Decoder(Protocol):
@@ -43,8 +52,10 @@ class Decoder(Protocol):
         prunable: Bool[np.ndarray, " S"],
         pruned: Sequence[int],
         timed: Timed,
+        ask: AskLength | None = None,
     ) -> list[Int[np.ndarray, " M"]]:
-        """Run a prompt of S rows, of which each cut leaves as many as `pruned` says.
+        """Run a prompt of S rows, of which each cut leaves as many as `pruned` says, or as `ask`, if it is given, says
+        at that cut: of a plan whose cuts all read scores, which are then read back before rows are selected.
 
         Returns the rows of the prompt that are left after each cut, ascending.
         """
@@ -102,24 +113,34 @@ class LinkedDecoder:
         prunable: Bool[np.ndarray, " S"],
         pruned: Sequence[int],
         timed: Timed,
+        ask: AskLength | None = None,
     ) -> list[Int[np.ndarray, " M"]]:
         length = prunable.size
         self._write_positions(positions)
         if len(self._stages) > 1:
             self.arena["prunable"].leading((1, length)).write(prunable[None])
         before: dict[str, int] = {}
+        left: list[int] = []
         for stage, rows in zip(self._stages, (length, *pruned), strict=True):
-            lengths = {stage.symbol: rows}
             if stage.select is not None:
-                self.arena[numbered("length", stage.index)].write(np.asarray([rows]))
                 with timed(stage.select):
-                    self._parts[stage.select].bind(before | lengths).run()
+                    rows = rows if ask is None else ask(*self._scored(stage.index, left[-1]))
+                    self.arena[numbered("length", stage.index)].write(np.asarray([rows]))
+                    self._parts[stage.select].bind(before | {stage.symbol: rows}).run()
+            lengths = {stage.symbol: rows}
+            left.append(rows)
             # An unsplit decoder is timed as what it is compared with.
             with timed("suffix" if stage.cut is None else stage.graph):
                 self._parts[stage.graph].prefill(lengths, rows)
             before = lengths
         self._clear_first_rows()
-        return self._left(length, pruned)
+        return self._left(length, left[1:])
+
+    def _scored(self, cut: int, rows: int) -> tuple[Float[np.ndarray, " S"], Bool[np.ndarray, " S"]]:
+        """Scores of the rows that came to a cut, and which of them are visual. From a device, reading waits for it."""
+        names = (stage_buffer("scores", cut - 1), pruned_buffer("prunable", cut - 1))
+        scores, prunable = (self.arena[name].leading((1, rows)).array()[0] for name in names)
+        return scores, prunable
 
     def _left(self, length: int, pruned: Sequence[int]) -> list[Int[np.ndarray, " M"]]:
         """Rows of the prompt after each cut. Asked for behind the last graph: from a device, reading waits for it."""

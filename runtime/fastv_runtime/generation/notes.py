@@ -6,21 +6,32 @@ from collections.abc import Sequence
 
 from fastv_runtime.config.lengths import keeps, kept_count
 from fastv_runtime.config.plan import Plan
+from fastv_runtime.generation.calls.keep import HeldLengths
 
 
-def pruning_notes(plan: Plan, text: int, visual: int, pruned: Sequence[int], keep: float | None = None) -> list[str]:
+def pruning_notes(
+    plan: Plan,
+    text: int,
+    visual: int,
+    pruned: Sequence[int],
+    keep: float | None = None,
+    held: HeldLengths | None = None,
+) -> list[str]:
     """What would otherwise be a silent no-op, or a silent surplus.
 
-    pruned: M after each cut. keep: what was asked for after the last; None: the plan's.
+    pruned: M after each cut. keep: what was asked for after the last; None: the plan's. held: what a share made of it.
     """
     if not plan.prunes:
         return ["this bundle does not prune: it was exported without pruning"]
     if visual == 0:
         return ["nothing to prune: the prompt has no image"]
     found = []
-    for cut, length, fraction in zip(plan.cuts, pruned, keeps(plan, keep), strict=True):
+    for index, (cut, length, fraction) in enumerate(zip(plan.cuts, pruned, keeps(plan, keep), strict=True)):
         at = f"at layer {cut.layer}: " if len(plan.cuts) > 1 else ""
-        note = _note(visual, length - text, fraction, f"the pruned length is fixed in steps of {plan.text_step}")
+        if held is None:
+            note = _note(visual, length - text, fraction, f"the pruned length is fixed in steps of {plan.text_step}")
+        else:
+            note = _held_note(length - text, held.held[index], held.share, fraction)
         found += [at + note] if note else []
     return found
 
@@ -34,3 +45,9 @@ def _note(visual: int, kept: int, keep: float, why: str) -> str | None:
     if kept == visual:
         return f"nothing pruned, where keep {keep:g} asks for {asked} of {visual} visual tokens: {why}"
     return f"{kept} visual tokens kept, {kept - asked} more than keep {keep:g} asks for: {why}"
+
+
+def _held_note(kept: int, held: int, share: float, keep: float) -> str | None:
+    if held <= kept:
+        return None
+    return f"{kept} visual tokens kept, all that keep {keep:g} allows, where share {share:g} asks for {held}"

@@ -13,9 +13,10 @@ from fastv_runtime.backends.base import Backend
 from fastv_runtime.backends.registry import open_backend
 from fastv_runtime.config.bundle import PROCESSOR, Bundle
 from fastv_runtime.config.layouts import Aspect
-from fastv_runtime.config.lengths import capacity, check_keep, pruned_lengths
-from fastv_runtime.generation.calls.answer import Answer, AnswerCut
+from fastv_runtime.config.lengths import capacity
+from fastv_runtime.generation.calls.answer import Answer, answer_cuts
 from fastv_runtime.generation.calls.arguments import VideoInput, check_settings, image_list, path_of, video_list
+from fastv_runtime.generation.calls.keep import AskedKeep, Keep, read_keep
 from fastv_runtime.generation.calls.question import GenerationInput, answer_limit, check_length, read_question
 from fastv_runtime.generation.calls.streaming import Generation, TokenLoop
 from fastv_runtime.generation.calls.turns import Turns
@@ -110,7 +111,8 @@ class Pipeline:
         seed: int | None = None,
         repetition_penalty: float | None = None,
         length: str | None = None,
-        keep: float | None = None,
+        keep: Keep | None = None,
+        share: float | None = None,
         ignore_stop: bool = False,
         videos: VideoInput | Iterable[VideoInput] = (),
     ) -> Answer:
@@ -130,6 +132,7 @@ class Pipeline:
                 repetition_penalty=repetition_penalty,
                 length=length,
                 keep=keep,
+                share=share,
                 ignore_stop=ignore_stop,
                 videos=videos,
             )
@@ -152,7 +155,8 @@ class Pipeline:
         seed: int | None = None,
         repetition_penalty: float | None = None,
         length: str | None = None,
-        keep: float | None = None,
+        keep: Keep | None = None,
+        share: float | None = None,
         ignore_stop: bool = False,
         videos: VideoInput | Iterable[VideoInput] = (),
     ) -> Generation:
@@ -170,7 +174,9 @@ class Pipeline:
         sampling: None means greedy, or what the keywords say: temperature, top_k, top_p, seed and repetition_penalty
         are those of `Sampling`.
         length: `fixed` or `exact` pruned length; None means the plan's.
-        keep: fraction of visual tokens kept, above 0 and at most 1, as far as the buffers go; None means the plan's.
+        keep: fraction of visual tokens kept, above 0 and at most 1, as far as the buffers go; None means the plan's,
+        `auto` the plan's `share`, or 0.9 where it has none.
+        share: keep as few visual tokens as hold this share of attention, above 0 and below 1, and `keep` at most.
         ignore_stop: go on past stop tokens (for measuring).
         videos: one or several, each sampled frames (`open_video`) or a path, for models that take videos.
         Raises UserError for what cannot be used or what the plan does not support, PipelineBusyError while another
@@ -178,11 +184,11 @@ class Pipeline:
         """
         limit = answer_limit(max_new_tokens, self.bundle.manifest)
         check_length(length)
-        check_keep(self.bundle.manifest.plan, keep)
+        asked = read_keep(self.bundle.manifest.plan, keep, share)
         sampling = choose_sampling(sampling, temperature, top_k, top_p, seed, repetition_penalty)
         question = read_question(prompt, messages, system, image_list(images), video_list(videos))
         with self._turns.taken():
-            generation = self._start(question, limit, sampling, length, keep, ignore_stop)
+            generation = self._start(question, limit, sampling, length, asked, ignore_stop)
             self._turns.begun(generation)
         return generation
 
@@ -192,7 +198,7 @@ class Pipeline:
         limit: int,
         sampling: Sampling,
         length: str | None,
-        keep: float | None,
+        asked: AskedKeep,
         ignore_stop: bool,
     ) -> Generation:
         """Fill the buffers up to the first token's logits."""
@@ -206,9 +212,9 @@ class Pipeline:
                 built = self._prompts.build(question.text, visuals, system=question.system)
             else:
                 built = self._prompts.build_conversation(question.turns, visuals)
-            visual = int(built.visual.sum())
-            total = built.token_ids.size
-            pruned = pruned_lengths(plan, total - visual, visual, length or plan.length, self.capacity, keep)
+            total, visual = built.token_ids.size, int(built.visual.sum())
+            text = total - visual
+            pruned, held = asked.lengths(plan, text, visual, length or plan.length, self.capacity)
             positions = position_ids(manifest.decoder.position_axes, total, built.runs)
         self._embed(built.token_ids)
         for buffer in self._decoder.deepstack:
@@ -216,26 +222,19 @@ class Pipeline:
         with clock("vision"):
             for each, starts in zip(visuals, built.starts(visuals), strict=True):
                 self._encoder(each, starts)
-        asked = plan.keep if keep is None else keep
-        left = self._decoder.prefill(positions, built.visual, pruned, clock)
-        places = np.cumsum(built.visual) - 1
-        cuts = [
-            AnswerCut(
-                layer=cut.layer, kept_visual_tokens=places[rows[built.visual[rows]]].tolist(), pruned_length=rows.size
-            )
-            for cut, rows in zip(plan.cuts, left, strict=True)
-        ]
+        cuts = answer_cuts(plan, built.visual, self._decoder.prefill(positions, built.visual, pruned, clock, held))
         answer = Answer(
             prompt_tokens=total,
             visual_tokens=visual,
             kept_visual_tokens=cuts[-1].kept_visual_tokens if cuts else list(range(visual)),
             pruned_length=cuts[-1].pruned_length if cuts else total,
             cuts=cuts,
-            keep=asked,
+            keep=plan.keep if asked.keep is None else asked.keep,
+            share=asked.share,
             backend=self._backend.name,
             notes=[
                 *(note for video, _ in videos for note in video.notes),
-                *pruning_notes(plan, total - visual, visual, pruned, keep),
+                *pruning_notes(plan, text, visual, [cut.pruned_length for cut in cuts], asked.keep, held),
             ],
         )
         stop = manifest.tokens.stop

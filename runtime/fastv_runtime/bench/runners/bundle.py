@@ -14,8 +14,10 @@ from fastv_runtime.bench.protocol import Measurement, Request
 from fastv_runtime.bench.runners.gate import pass_self_test
 from fastv_runtime.config.base import StrictModel
 from fastv_runtime.config.bundle import Bundle, Manifest, read_manifest
+from fastv_runtime.config.lengths import with_keep
 from fastv_runtime.config.plan import Length, Plan
-from fastv_runtime.config.wording import cuts_of, dialect_of, precision_of
+from fastv_runtime.config.wording import cuts_of, dialect_of, precision_of, share_of
+from fastv_runtime.generation.calls.keep import Keep, read_keep
 from fastv_runtime.generation.clock import in_stages
 from fastv_runtime.generation.pipeline import Pipeline
 from fastv_runtime.hf import import_library
@@ -31,14 +33,16 @@ class BackendChoice(StrictModel):
     device: str | None = None
     threads: int | None = None
     """Of one operator; None means one per physical core that the process may use."""
-    keep: float | None = None
+    keep: Keep | None = None
+    share: float | None = None
     length: Length | None = None
     """Of every request; None means the bundle's own."""
 
     def plan(self, manifest: Manifest) -> Plan:
         """The plan of a bundle as it runs here."""
-        asked = {"keep": self.keep, "length": self.length}
-        return manifest.plan.model_copy(update={name: value for name, value in asked.items() if value is not None})
+        asked = read_keep(manifest.plan, self.keep, self.share)
+        plan = manifest.plan if asked.keep is None else with_keep(manifest.plan, asked.keep)
+        return plan.model_copy(update={"share": asked.share, "length": self.length or plan.length})
 
 
 class BundleRunner:
@@ -72,6 +76,7 @@ class BundleRunner:
             max_new_tokens=request.new_tokens,
             length=self._choice.length,
             keep=self._choice.keep,
+            share=self._choice.share,
             ignore_stop=True,
         )
         timings = answer.timings_ms
@@ -106,7 +111,7 @@ def plan_settings(choice: BackendChoice, manifest: Manifest) -> dict[str, str]:
         return {"plan": "not pruned", "precision": precision}
     exported = "" if plan.keep == own else f" (exported with keep {own:g})"
     length = "" if choice.length is None else f", {choice.length} length"
-    return {"plan": f"{cuts_of(plan)}{exported}{length}", "precision": precision}
+    return {"plan": f"{cuts_of(plan)}{share_of(plan.share, plan.keep_steps)}{exported}{length}", "precision": precision}
 
 
 @lru_cache(maxsize=32)

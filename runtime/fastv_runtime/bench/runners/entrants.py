@@ -6,30 +6,44 @@ from collections.abc import Mapping, Sequence
 
 from fastv_runtime.bench.runners.bundle import BackendChoice
 from fastv_runtime.config.bundle import Bundle
-from fastv_runtime.config.lengths import check_keep
 from fastv_runtime.config.plan import Length, Plan
 from fastv_runtime.errors import UserError
+from fastv_runtime.generation.calls.keep import AUTO, Keep, read_keep
 
 Entrant = tuple[BackendChoice, Bundle]
 """A runner to be: a bundle, and how it runs."""
 
 
-def check_settings(plans: Sequence[Plan], keeps: Sequence[float], length: Length | None) -> None:
-    """UserError for values of `keep` and `length` that make no sense, or that no bundle of these plans takes."""
+def check_settings(
+    plans: Sequence[Plan], keeps: Sequence[Keep], length: Length | None, share: float | None = None
+) -> None:
+    """UserError for values of `keep`, `share` and `length` that make no sense, or that no bundle of these plans takes.
+
+    `share`: of `keep` auto.
+    """
     pruning = [plan for plan in plans if plan.prunes]
     for name, given in (("keep", keeps), ("length", length)):
         if given and not pruning:
             raise UserError(f"`{name}`: none of these bundles prunes: add one that does, or leave it out")
+    if share is not None and AUTO not in keeps:
+        raise UserError(f"`share` {share:g}: is of `keep` auto: add it, or leave `share` out")
     for keep in keeps:
         if keeps.count(keep) > 1:
-            raise UserError(f"`keep` {keep:g}: given twice")
-        check_keep(pruning[0], keep)
+            raise UserError(f"`keep` {_said(keep)}: given twice")
+        for plan in pruning:
+            read_keep(plan, keep, share if keep == AUTO else None)
 
 
-def entrants_of(bundles: Mapping[str, Bundle], keeps: Sequence[float], common: BackendChoice) -> list[Entrant]:
+def _said(keep: Keep) -> str:
+    return keep if isinstance(keep, str) else f"{keep:g}"
+
+
+def entrants_of(
+    bundles: Mapping[str, Bundle], keeps: Sequence[Keep], common: BackendChoice, share: float | None = None
+) -> list[Entrant]:
     """Every bundle, and one that prunes once for each of `keeps`, where there are any: each is a runner of its own.
 
-    common: how all of them run. An unpruned bundle has neither keep nor length.
+    common: how all of them run. An unpruned bundle has neither keep nor length. share: of `keep` auto.
     """
     made: list[Entrant] = []
     for name, bundle in bundles.items():
@@ -38,6 +52,7 @@ def entrants_of(bundles: Mapping[str, Bundle], keeps: Sequence[float], common: B
             made.append((common.model_copy(update=own | {"length": None}), bundle))
             continue
         for keep in keeps or (None,):
-            called = name if keep is None else f"{name} keep {keep:g}"
-            made.append((common.model_copy(update=own | {"name": called, "keep": keep}), bundle))
+            called = name if keep is None else f"{name} keep {_said(keep)}"
+            asked = {"name": called, "keep": keep, "share": share if keep == AUTO else None}
+            made.append((common.model_copy(update=own | asked), bundle))
     return made

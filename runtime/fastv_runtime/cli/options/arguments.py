@@ -11,7 +11,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 from fastv_runtime.console import one_line
 
@@ -134,6 +134,17 @@ def between(least: float, most: float) -> Callable[[str], float]:
 
 
 share = number("above 0 and at most 1", lambda found: 0 < found <= 1)
+part = number("above 0 and below 1", lambda found: 0 < found < 1)
+
+
+def keep(value: str) -> float | Literal["auto"]:
+    """Type of a fraction of visual tokens, or of the word that leaves it to their scores."""
+    if value == "auto":
+        return "auto"
+    try:
+        return share(value)
+    except argparse.ArgumentTypeError:
+        raise refused(value, "above 0 and at most 1, or auto") from None
 
 
 def text(value: str) -> str:

@@ -6,7 +6,7 @@ import argparse
 
 from fastv_runtime import limits
 from fastv_runtime.bench.defaults import NEW_TOKENS, ROUNDS, WARMUP
-from fastv_runtime.cli.options.arguments import Parser, file, path, share, text, whole
+from fastv_runtime.cli.options.arguments import Parser, file, keep, part, path, text, whole
 from fastv_runtime.cli.options.backends import add_backend_arguments
 from fastv_runtime.console import add_trust_arguments
 
@@ -41,11 +41,17 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--keep",
-        type=share,
+        type=keep,
         nargs="+",
         default=[],
         metavar="R",
-        help="fractions of visual tokens kept, each measured beside the others (default: each bundle's own)",
+        help="fractions of visual tokens kept, or auto, each measured beside the others (default: each bundle's own)",
+    )
+    parser.add_argument(
+        "--share",
+        type=part,
+        metavar="X",
+        help="with --keep auto: the share of attention that kept tokens hold (default: each bundle's own, or 0.9)",
     )
     parser.add_argument("--length", choices=["fixed", "exact"], help="pruned length (default: each bundle's own)")
     parser.add_argument(

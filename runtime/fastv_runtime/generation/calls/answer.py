@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
+
+from fastv_runtime.config.plan import Plan
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Int
 
 
 class AnswerCut(BaseModel):
@@ -15,6 +24,15 @@ class AnswerCut(BaseModel):
     kept_visual_tokens: list[int]
     """Ascending indices into the prompt's visual tokens."""
     pruned_length: int
+
+
+def answer_cuts(plan: Plan, visual: Bool[np.ndarray, " S"], left: Sequence[Int[np.ndarray, " M"]]) -> list[AnswerCut]:
+    """What cuts left of a prompt. visual: which of its rows are; left: rows after each cut, ascending."""
+    places = np.cumsum(visual) - 1
+    return [
+        AnswerCut(layer=cut.layer, kept_visual_tokens=places[rows[visual[rows]]].tolist(), pruned_length=rows.size)
+        for cut, rows in zip(plan.cuts, left, strict=True)
+    ]
 
 
 class Answer(BaseModel):
@@ -32,7 +50,10 @@ class Answer(BaseModel):
     cuts: list[AnswerCut] = Field(default_factory=list)
     """From the first layer to the last; none where the bundle does not prune."""
     keep: float
-    """Fraction of visual tokens that was asked for: of this prompt, or the plan's. 1 where nothing is pruned."""
+    """Fraction of visual tokens that was asked for: of this prompt, or the plan's; with a `share`, the most that was.
+    1 where nothing is pruned."""
+    share: float | None = None
+    """Of the attention to visual tokens, what those that are kept were to hold. None: `keep` alone decided."""
     backend: str
     notes: list[str]
     """What the caller should know: that nothing could be pruned, say."""
