@@ -31,4 +31,4 @@ def test_deepstack_is_added_on_both_sides_of_the_cut(source: Path, make_bundle: 
     stock = load_model(source, FAMILIES[ROW.model_type])
     stock.generation_config.eos_token_id = None
     # Two images, then a video.
-    compare(replace(ROW, cases=ROW.cases[2:4], videos=ROW.videos[2:4]), source, stock, make_bundle, layer)
+    compare(replace(ROW, cases=ROW.cases[2:4], videos=ROW.videos[2:4]), source, stock, make_bundle, [(layer, 0.5)])

@@ -20,9 +20,10 @@ from fastv_export.plan import Options
 from fastv_export.progress import Progress
 from fastv_export.verify.reference import load_model
 from fastv_runtime import Pipeline, UserError
-from fastv_runtime.config.bundle import END_TO_END, Bundle, read_manifest
+from fastv_runtime.config.bundle import END_TO_END, read_manifest
 from tests.conftest import MakeBundle, noise_image
 from tests.plain_qwen_vl import PlainQwenVL
+from tests.plans import with_keeps
 from tests.tiny_qwen_vl import IMAGE_SIZE, TOKENS, original_tokenizer, write_tiny_qwen_vl
 
 FAMILY = FAMILIES["qwen"]
@@ -79,10 +80,8 @@ def test_bundles_answer_as_the_published_layout(
     bundle = make_bundle(source, layer=layer, max_text=128, max_images=2, max_new_tokens=NEW_TOKENS)
     images = [noise_image(index) for index in range(count)]
     expected = _expected(plain, source, images, layer, keep)
-    manifest = read_manifest(bundle)
-    assert END_TO_END in (manifest.verified or {})
-    plan = manifest.plan.model_copy(update={"keep": keep})
-    pipeline = Pipeline(Bundle(bundle, manifest.model_copy(update={"plan": plan})), threads=1)
+    assert END_TO_END in (read_manifest(bundle).verified or {})
+    pipeline = Pipeline(with_keeps(bundle, [] if layer is None else [keep]), threads=1)
     generation = pipeline.stream(images, QUESTION, max_new_tokens=NEW_TOKENS, ignore_stop=True)
     logits = pipeline.logits.copy()
     for _ in generation:
