@@ -72,7 +72,7 @@ def test_pruned_answers_are_those_without_the_rows(
             for _ in generation:
                 pass
             answer = generation.answer
-            expected = oracle.answer(model, case.inputs, case.visual, layer=LAYER, keep=keep, tokens=TOKENS)
+            expected = oracle.answer(model, case.inputs, case.visual, cuts=[(LAYER, keep)], tokens=TOKENS)
             assert answer.kept_visual_tokens == expected.kept
             tolerance = 1e-3 * max(1, float(logits.abs().max()))
             torch.testing.assert_close(logits, expected.logits, rtol=0, atol=tolerance)
@@ -94,7 +94,7 @@ def test_other_rows_are_another_answer(choose: oracle.Choose, checkpoint_of: Che
     """The oracle can tell: the same model without other rows says something else."""
     row = next(row for row in ROWS if row.model_type == "llava")
     case, model = Case(row, checkpoint_of, False), oracle.load(checkpoint_of(row))
-    chosen = {"layer": LAYER, "keep": 0.25, "tokens": TOKENS}
+    chosen = {"cuts": [(LAYER, 0.25)], "tokens": TOKENS}
     right = oracle.answer(model, case.inputs, case.visual, **chosen)
     wrong = oracle.answer(model, case.inputs, case.visual, **chosen, choose=choose)
     assert (wrong.logits - right.logits).abs().max() > 1e-2
