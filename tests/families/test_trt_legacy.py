@@ -56,7 +56,9 @@ WITH_CUTS = next(replace(row, name="qwen3_vl-cuts") for row in FAMILY_ROWS if ro
 """With three cuts instead of one: what waits for later ones is M-RoPE's positions and deepstack."""
 
 
-@pytest.fixture(scope="module", params=[*FAMILY_ROWS, WITH_CUTS], ids=lambda row: row.name if row is WITH_CUTS else row.model_type)
+@pytest.fixture(
+    scope="module", params=[*FAMILY_ROWS, WITH_CUTS], ids=lambda row: row.name if row is WITH_CUTS else row.model_type
+)
 def forms(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Form]:
     row: Row = request.param
     folder = tmp_path_factory.mktemp("forms")
