@@ -87,9 +87,9 @@ def compare(
     layers, keeps = [layer for layer, _ in cuts], [keep for _, keep in cuts]
     asked: dict[str, Any] = {"cuts": cuts_at(*layers)} if len(layers) > 1 else {"layer": (*layers, None)[0]}
     # The export verifies all but the unsplit: its golden vectors must hold for every family as well.
-    path = make_bundle(source, **{"verify": bool(layers)} | LENGTHS | row.options | asked | options)
-    bundle = with_keeps(path, keeps)
-    assert not layers or END_TO_END in (bundle.manifest.verified or {})
+    options = {"verify": bool(layers)} | LENGTHS | row.options | asked | options
+    bundle = with_keeps(make_bundle(source, **options), keeps)
+    assert not options["verify"] or END_TO_END in (bundle.manifest.verified or {})
     pipeline = Pipeline(bundle, threads=1)
     family = FAMILIES[row.model_type]
     decoder = family.decoder(stock)
