@@ -23,7 +23,7 @@ from fastv_export.exporting import export_bundle
 from fastv_export.families import FAMILIES
 from fastv_export.graphs.build import save_graph
 from fastv_export.graphs.select import build_select
-from fastv_export.plan import CutOption, Options
+from fastv_export.plan import Options
 from fastv_export.progress import Progress
 from fastv_export.quantization.presets import FLOATING
 from fastv_export.rankers import RANKERS
@@ -32,7 +32,6 @@ from fastv_runtime.backends.tensorrt.device import Device, choose_device
 from fastv_runtime.backends.tensorrt.module import TensorRt, load_tensorrt
 from fastv_runtime.cli.build import main
 from fastv_runtime.config.bundle import Bundle, read_manifest
-from fastv_runtime.config.lengths import capacity
 from fastv_runtime.config.plan import Weights
 from fastv_runtime.errors import UserError
 from fastv_runtime.tensorrt_build.builder import build_engines
@@ -123,38 +122,13 @@ def test_every_graph_of_a_family_is_built(
 def test_every_ranker_is_built(ranker: str, tmp_path: Path, rtx: TensorRt, device: Device) -> None:
     made = manifest(FIXED, ranker=ranker)
     spec = made.graphs["select"]
-    select = build_select(graph_inputs(spec.inputs), OPSET, ranker, [tensor.name for tensor in spec.outputs])
+    select = build_select(graph_inputs(spec.inputs), OPSET, ranker)
     name_outputs(select, spec.outputs)
     save_graph(select, tmp_path / "select.onnx")
     profiles = graph_profiles("select", made, shared_weights=False)
     engine = compile_graph(tmp_path / "select.onnx", spec, profiles, device, BuilderSettings(), lambda phase: None)
     assert memoryview(engine).nbytes > 10_000
     assert not set(parse(rtx, tmp_path / "select.onnx", spec).layer_types()) & set(PLAIN)
-
-
-@pytest.mark.parametrize(
-    ("name", "layers"),
-    [pytest.param("llava", (2, 4), marks=WITH_LLAVA), ("qwen3_vl", (1, 2, 4))],
-)
-def test_plans_of_several_cuts_are_built(
-    name: str, layers: tuple[int, ...], source: Source, make_bundle: MakeBundle, rtx: TensorRt
-) -> None:
-    """Two cuts, and three with positions and deepstack that wait in every select: each graph with rows of its own."""
-    cuts = tuple(CutOption(layer, 0.8 - 0.3 * index) for index, layer in enumerate(layers))
-    path = make_bundle(source(name), target="trt", verify=False, **BUILT[name].options | {"cuts": cuts})
-    bundle = Bundle(path, read_manifest(path))
-    outcome = build_engines(bundle, choose_device(rtx, None, ("SM86",)))
-    plan, rows = bundle.manifest.plan, capacity(bundle.manifest.plan).rows
-    assert set(outcome.built) == set(bundle.manifest.graphs) > {*plan.decoder_graphs, *plan.selects}
-    assert len(set(rows)) == len(plan.decoder_graphs) == len(layers) + 1
-    for stage, most in zip(plan.stages, rows, strict=True):
-        (profile,) = outcome.receipt.engines[stage.graph].profiles
-        assert profile["hidden"][2][1] == most
-        spec = bundle.manifest.graphs[stage.graph]
-        types = Counter(parse(rtx, bundle.file(spec.file), spec).layer_types())
-        assert types["ATTENTION_INPUT"] == len(plan.layers(stage.graph, 5))
-        assert types["SOFTMAX"] == (stage.cut is not None)
-        assert not set(types) & set(PLAIN)
 
 
 @WITH_LLAVA

@@ -15,24 +15,23 @@ import pytest
 
 from fastv_export.checkpoint.checkpoint import Checkpoint
 from fastv_export.exporting import export_bundle
-from fastv_export.plan import Options
+from fastv_export.plan import CutOption, Options
 from fastv_export.progress import Progress
 from fastv_export.quantization.presets import FEW_BITS, FLOATING
 from fastv_runtime.config.bundle import END_TO_END, Manifest
 from fastv_runtime.config.plan import Weights
 from tests.activations import tiny_activations
 from tests.conftest import MakeBundle
-from tests.plans import cuts_at
 
-LAYERS = (1, 2, 4)
-"""Of five: graphs with the attention of one, one, two and one layers."""
+CUTS = (CutOption(1, 0.75), CutOption(2, 0.5), CutOption(4, 0.25))
+"""Of five layers: graphs with the attention of one, one, two and one layers."""
 ATTENTIONS = {"prefix": 1, "middle": 1, "middle_2": 2, "suffix": 1}
 MLPS = {"prefix": 0, "middle": 1, "middle_2": 2, "suffix": 2}
 INT8 = FEW_BITS["int8"].model_copy(update={"static": True})
 
 
 def export(source: Path, output: Path, scaled: bool = True, **options: Any) -> Manifest:
-    chosen = Options(cuts=cuts_at(*LAYERS), max_text=64, max_new_tokens=8, **options)
+    chosen = Options(cuts=CUTS, max_text=64, max_new_tokens=8, **options)
     return export_bundle(source, output, chosen, Progress(None), tiny_activations(5) if scaled else None)
 
 
@@ -88,9 +87,7 @@ def test_activations_in_ranges(weights: Weights, wide: set[str], tiny_llava: Pat
 
 def test_weights_exist_once(tiny_llava: Path, make_bundle: MakeBundle) -> None:
     """Whatever the number of cuts: their bytes, and which graph has which layer's."""
-    one, three = (
-        make_bundle(tiny_llava, verify=False, **asked) for asked in ({"layer": 2}, {"cuts": cuts_at(*LAYERS)})
-    )
+    one, three = (make_bundle(tiny_llava, verify=False, **asked) for asked in ({"layer": 2}, {"cuts": CUTS}))
     sizes = [
         sum(file.stat().st_size for file in bundle.glob("onnx/*.data") if file.name != "vision.onnx.data")
         for bundle in (one, three)

@@ -176,6 +176,7 @@ class Context:
             for axis, size in zip(self._engine.tensors[tensor].shape, shape, strict=True)
         }
         if "length" in self._engine.inputs:
+            # What it leaves; of a later cut M is what it is given.
             symbols[self._engine.outputs["keep"].shape[1]] = int(
                 np.ctypeslib.as_array(_pointer(self._addresses["length"]), (1,))[0]
             )
