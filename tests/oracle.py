@@ -56,8 +56,10 @@ def answer(
     inputs: what its processor makes of the prompt. visual: which tokens may go, bool [S].
     """
     layers = model.get_decoder().layers
-    stays, kept, handles = torch.ones_like(visual), [], []
+    stays = torch.ones_like(visual)
+    kept: list[int] = []
     said: list[int] = []
+    handles: list[Any] = []
     first = torch.empty(0)
     try:
         for (layer, keep), stop in zip(cuts, [*(layer for layer, _ in cuts[1:]), len(layers)], strict=True):

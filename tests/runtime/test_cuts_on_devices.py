@@ -6,6 +6,7 @@ import sys
 from collections import Counter
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -49,7 +50,7 @@ def test_tensorrt_answers_as_the_cpu(
     cuda = FakeCuda()
     pipeline = on_tensorrt(bundle, cuda, decode_profile=decode_profile)
     images = [noise_image(seed) for seed in range(2)]
-    options = {"max_new_tokens": NEW}
+    options: dict[str, Any] = {"max_new_tokens": NEW}
     assert_answers_agree(pipeline, cpu, images[:1], **options)
     assert cuda.launches == NEW - 2  # one token is the prompt's, one warms up
     assert_answers_agree(pipeline, cpu, images, length="fixed", **options)
