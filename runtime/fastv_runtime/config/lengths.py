@@ -58,6 +58,12 @@ def keeps(plan: Plan, keep: float | None) -> tuple[float, ...]:
     return own if keep is None else (*(max(each, keep) for each in own[:-1]), keep)
 
 
+def with_keep(plan: Plan, keep: float) -> Plan:
+    """The plan as it runs where a prompt, or all of them, are asked for another `keep`."""
+    cuts = zip(plan.cuts, keeps(plan, keep), strict=False)  # none where nothing is pruned
+    return plan.model_copy(update={"cuts": tuple(cut.model_copy(update={"keep": each}) for cut, each in cuts)})
+
+
 def check_keep(plan: Plan, keep: float | None) -> None:
     """UserError for a `keep` of one prompt that makes no sense for the bundle of a plan. None: the plan's own."""
     if keep is None:
