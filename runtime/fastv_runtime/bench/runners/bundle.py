@@ -14,6 +14,7 @@ from fastv_runtime.bench.protocol import Measurement, Request
 from fastv_runtime.bench.runners.gate import pass_self_test
 from fastv_runtime.config.base import StrictModel
 from fastv_runtime.config.bundle import Bundle, Manifest, read_manifest
+from fastv_runtime.config.lengths import with_keep
 from fastv_runtime.config.plan import Length, Plan
 from fastv_runtime.config.wording import cuts_of, dialect_of, precision_of
 from fastv_runtime.generation.clock import in_stages
@@ -37,8 +38,8 @@ class BackendChoice(StrictModel):
 
     def plan(self, manifest: Manifest) -> Plan:
         """The plan of a bundle as it runs here."""
-        asked = {"keep": self.keep, "length": self.length}
-        return manifest.plan.model_copy(update={name: value for name, value in asked.items() if value is not None})
+        plan = manifest.plan if self.keep is None else with_keep(manifest.plan, self.keep)
+        return plan if self.length is None else plan.model_copy(update={"length": self.length})
 
 
 class BundleRunner:
