@@ -75,8 +75,8 @@ def fake_tensorrt(cuda: FakeCuda, name: str = "tensorrt") -> Any:
 
 def write_engines(bundle: Bundle, folder: Path, *, decode_profile: bool) -> dict[str, Path]:
     """`Engines` of every graph of a bundle, with one profile, or with one of a single row beside it."""
-    needed = capacity(bundle.manifest.plan)
-    most = {"S": needed.prompt, "M": needed.pruned}
+    plan = bundle.manifest.plan
+    most = {stage.symbol: rows for stage, rows in zip(plan.stages, capacity(plan).rows, strict=True)}
     paths = {}
     for name, graph in bundle.manifest.graphs.items():
         profiles = [{axis: (1, most.get(axis, 4096)) for tensor in graph.inputs for axis in tensor.shape}]
