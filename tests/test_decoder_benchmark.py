@@ -24,7 +24,7 @@ from fastv_runtime.verification.golden import golden_cases, known_outputs, read_
 from tests.conftest import MakeBundle
 
 
-@pytest.mark.parametrize("count", [2, 3, 5, 6])
+@pytest.mark.parametrize("count", [2, 3, 5, 6, 7])
 def test_every_runner_has_every_place_and_follows_every_other_equally_often(count: int) -> None:
     names = [f"c{index}" for index in range(count)]
     blocks = len(orders(count))
