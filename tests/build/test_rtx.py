@@ -135,7 +135,9 @@ def test_every_ranker_is_built(ranker: str, tmp_path: Path, rtx: TensorRt, devic
 
 
 @WITH_LLAVA
-def test_every_graph_of_a_chain_is_built(source: Source, make_bundle: MakeBundle, rtx: TensorRt, device: Device) -> None:
+def test_every_graph_of_a_chain_is_built(
+    source: Source, make_bundle: MakeBundle, rtx: TensorRt, device: Device
+) -> None:
     cuts = (CutOption(1, 0.5), CutOption(3, 0.2))
     path = make_bundle(source("llava"), target="trt", verify=False, cuts=cuts)
     bundle = Bundle(path, read_manifest(path))

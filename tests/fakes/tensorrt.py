@@ -177,7 +177,9 @@ class Context:
         }
         if "length" in self._engine.inputs:
             # What it leaves; of a later cut M is what it is given.
-            symbols[self._engine.outputs["keep"].shape[1]] = int(np.ctypeslib.as_array(_pointer(self._addresses["length"]), (1,))[0])
+            symbols[self._engine.outputs["keep"].shape[1]] = int(
+                np.ctypeslib.as_array(_pointer(self._addresses["length"]), (1,))[0]
+            )
         return tuple(symbols.get(a, -1) if isinstance(a, str) else a for a in self._engine.tensors[name].shape)
 
     def execute_async_v3(self, stream: int) -> bool:

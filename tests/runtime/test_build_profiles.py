@@ -173,9 +173,9 @@ def test_every_stage_of_a_chain_has_its_own_rows() -> None:
         assert decode["hidden"].max == (1, 1, 64)
     assert graph_profiles("middle", made, shared_weights=False)[0]["past_key_1"].max == (1, 2, 64 + 72 + 32, 16)
     # A select is given the rows before its cut, and told how many it leaves.
-    for name, given, left in (("select", 64 + 144, 64 + 72), ("select_2", 64 + 72, 64 + 36)):
+    for name, before, left in (("select", 64 + 144, 64 + 72), ("select_2", 64 + 72, 64 + 36)):
         (profile,) = graph_profiles(name, made, shared_weights=True)
-        assert profile["hidden"].max == (1, given, 64) and profile["prunable"].max == (1, given)
+        assert profile["hidden"].max == (1, before, 64) and profile["prunable"].max == (1, before)
         assert profile["length"] == Shapes((1,), (left,), (left,))
 
 

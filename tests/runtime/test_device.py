@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fastv_export.plan import CutOption
 from fastv_runtime import Bundle, Pipeline, Sampling, UserError
 from fastv_runtime.backends.cuda import Cuda
 from fastv_runtime.backends.registry import BACKENDS
@@ -91,14 +90,12 @@ def test_the_unsplit_decoder_answers_as_on_the_cpu(
 
 
 def test_a_chain_of_cuts_answers_as_on_the_cpu_and_decodes_as_one_graph(
-    tiny_llava: Path, make_bundle: MakeBundle, on_tensorrt: OnTensorRt
+    tiny_chain: Path, on_tensorrt: OnTensorRt
 ) -> None:
     """Three stages in one CUDA graph a token, and one token that is copied to the host."""
-    cuts = (CutOption(1, 0.5), CutOption(3, 0.2))
-    bundle = make_bundle(tiny_llava, verify=False, cuts=cuts, max_text=64, max_new_tokens=16)
     cuda = FakeCuda()
-    pipeline = on_tensorrt(bundle, cuda)
-    generation = assert_answers_agree(pipeline, Pipeline.load(bundle, threads=1), [noise_image(0)])
+    pipeline = on_tensorrt(tiny_chain, cuda)
+    generation = assert_answers_agree(pipeline, Pipeline.load(tiny_chain, threads=1), [noise_image(0)])
     answer = generation.answer
     assert [(cut.layer, len(cut.kept_visual_tokens)) for cut in answer.cuts] == [(1, 72), (3, 29)]
     assert cuda.launches == len(answer.token_ids) - 2  # one token is the prompt's, one warms up

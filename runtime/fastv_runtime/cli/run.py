@@ -72,14 +72,19 @@ def parser() -> argparse.ArgumentParser:
     add_sampling_arguments(parser)
     parser.add_argument("--length", choices=["fixed", "exact"], help="pruned length (default: the bundle's plan)")
     parser.add_argument(
-        "--keep", type=share, metavar="R", help="fraction of visual tokens kept (default: the bundle's plan)"
+        "--keep",
+        type=share,
+        metavar="R",
+        help="fraction of visual tokens kept, after the last cut (default: the bundle's plan)",
     )
     add_backend_arguments(parser)
     add_trust_arguments(parser)
     parser.add_argument(
         "--threads", type=whole(1, limits.THREADS), metavar="N", help="of one operator (default: one per core)"
     )
-    parser.add_argument("--show-kept", type=path, metavar="OUT.png", help="draw which patches were kept")
+    parser.add_argument(
+        "--show-kept", type=path, metavar="OUT.png", help="draw which patches were kept, a row for each cut"
+    )
     parser.add_argument(
         "--json", action="store_true", help="print one JSON object, of each answer, instead of the text"
     )

@@ -119,7 +119,9 @@ class Generation(Iterator[str]):
             f"K={cut.layer}: {len(cut.kept_visual_tokens)} of {answer.visual_tokens} visual tokens"
             for cut in answer.cuts
         ]
-        return draw_cuts(views, [(each, cut.kept_visual_tokens) for each, cut in zip(captions, answer.cuts, strict=True)])
+        return draw_cuts(
+            views, [(each, cut.kept_visual_tokens) for each, cut in zip(captions, answer.cuts, strict=True)]
+        )
 
     def close(self) -> None:
         """End here: the answer stays as far as it came, and the pipeline is free for others. May be called again."""
