@@ -101,7 +101,7 @@ class Stepper:
     def prompt(self) -> None:
         """Prefill; what was decoded before is forgotten."""
         rows = TEXT + VISUAL
-        ids = np.random.default_rng(0).integers(1000, size=rows)
+        ids = np.random.default_rng(0).integers(len(self.embedding), size=rows)
         self.decoder.prompt.rows(0, rows).write(self.embedding[ids])
         positions = np.tile(np.arange(rows), (self.manifest.decoder.position_axes, 1))
         self.decoder.prefill(positions, np.arange(rows) < VISUAL, self.pruned, Clock())
@@ -142,8 +142,8 @@ def markdown(runners: Mapping[str, Stepper], found: Mapping[str, Times], rounds:
         "Made by `benchmarks/decode_profile.py`: the random 0.5B decoder of [decoder.md](decoder.md) in fp32, after "
         f"{TEXT + VISUAL} tokens of which {VISUAL} are visual. Medians of {rounds} x {DECODED} tokens, {threads} "
         f"threads; runners take turns token by token, in shuffled orders of {len(orders(len(runners)))}. `between` is "
-        "what the runtime does beside the graphs' runs: positions and write indices. Its last row is one token over "
-        "that of the unsplit decoder, paired turn by turn.",
+        "what the runtime does beside the graphs' runs: positions and write indices. `all` is the whole step, and its "
+        "share the median of its time over the unsplit decoder's in the same turn.",
         "",
         ", ".join(f"{name} {value}" for name, value in machine().items()),
         "",
