@@ -1,16 +1,18 @@
-"""Prefill and decode of one decoder in one run: pruned in two graphs, unsplit in one, in transformers, in few bits.
+"""Prefill and decode of one decoder in one run: pruned at one cut and at two, unsplit, in transformers, in few bits.
 
     python benchmarks/decoder.py --json docs/benchmarks/decoder.json --markdown docs/benchmarks/decoder.md
 
-A random decoder of Qwen2-0.5B dimensions, 640 tokens of which 576 visual, K=2, keep 0.5; fp32, and split in int8 and
-int4 as `fastv-export --precision` makes them. `split int8, one range` is the int8 bundle with the kernels that it had
+A random decoder of Qwen2-0.5B dimensions, 640 tokens of which 576 visual; fp32. `split`: K=2, keep 0.5, also in int8
+and int4 as `fastv-export --precision` makes them. `two cuts`: 0.33 from layer 5 on and 0.2 from layer 11 on, the depths
+at which published plans cut 32 layers. `split int8, one range` is the int8 bundle with the kernels that it had
 before (`one_range.py`). Each bundle passes its self-test before it is timed.
 
 The runners take turns, prompt by prompt and token by token, so that a drift of the machine hits all alike. Whoever
 is behind another finds its caches cold, and behind some more than behind others. So the order of every prompt and of
-every token is drawn anew, by a fixed seed, in blocks of six in which each runner has every place and stands behind
-every other equally often (`turns.py`): give --rounds a multiple of six. Ratios are taken within a round, then their
-median; what the machine did meanwhile shows in the spread.
+every token is drawn anew, by a fixed seed, in blocks of 14 in which each of the seven runners has every place and
+stands behind every other equally often (`turns.py`): give --rounds a multiple of 14. Ratios are taken within a round,
+then their median; what the machine did meanwhile shows in the spread. Takes about twenty minutes on two cores that have
+nothing else to do, beside the exports.
 """
 
 from __future__ import annotations
@@ -38,35 +40,42 @@ from scoring_cost import scoring_ms, selecting_ms
 from turns import orders, turns
 
 from fastv_export.exporting import export_bundle
-from fastv_export.plan import Options
+from fastv_export.plan import CutOption, Options
 from fastv_export.progress import Progress
 from fastv_export.quantization.presets import FEW_BITS
 from fastv_runtime import Pipeline
 from fastv_runtime.bench.runners.gate import pass_self_test
 from fastv_runtime.config.bundle import read_manifest
 from fastv_runtime.config.cost import decoder_flops, tokens_per_layer
+from fastv_runtime.config.lengths import kept_count
 from fastv_runtime.config.plan import Weights
+from fastv_runtime.generation.clock import in_stages
 
 TEXT, VISUAL, LAYER, KEEP = 64, 576, 2, 0.5
 DECODED = 24
-SPLIT, UNSPLIT, TRANSFORMERS = "split", "unsplit", "transformers sdpa"
+CUTS = (CutOption(5, 0.33), CutOption(11, 0.2))
+SPLIT, TWO, UNSPLIT, TRANSFORMERS = "split", "two cuts", "unsplit", "transformers sdpa"
 INT8, ONE_RANGE, INT4 = "split int8", "split int8, one range", "split int4"
-EXPORTS: dict[str, tuple[int | None, Weights | None]] = {
-    SPLIT: (LAYER, None),
-    UNSPLIT: (None, None),
-    INT8: (LAYER, FEW_BITS["int8"]),
-    INT4: (LAYER, FEW_BITS["int4"]),
+ONE_CUT = (CutOption(LAYER, KEEP),)
+EXPORTS: dict[str, tuple[tuple[CutOption, ...], Weights | None]] = {
+    SPLIT: (ONE_CUT, None),
+    TWO: (CUTS, None),
+    UNSPLIT: ((), None),
+    INT8: (ONE_CUT, FEW_BITS["int8"]),
+    INT4: (ONE_CUT, FEW_BITS["int4"]),
 }
-"""K and weights of the bundles that are exported."""
-BUNDLES = (SPLIT, UNSPLIT, INT8, ONE_RANGE, INT4)
+"""Cuts and weights of the bundles that are exported."""
+BUNDLES = (SPLIT, TWO, UNSPLIT, INT8, ONE_RANGE, INT4)
+PLANS = tuple((name, EXPORTS[name][0]) for name in (SPLIT, TWO, UNSPLIT))
+"""Those whose FLOPs are counted, with their cuts."""
 console = Console(stderr=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=18, help="a multiple of 6 (default: 18)")
+    parser.add_argument("--rounds", type=int, default=28, help="a multiple of 14 (default: 28)")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--cache", type=Path, help="keep checkpoint and bundles here (7.9 GB) for the next run")
+    parser.add_argument("--cache", type=Path, help="keep checkpoint and bundles here (10 GB) for the next run")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--markdown", type=Path)
     args = parser.parse_args()
@@ -92,11 +101,11 @@ def prepare(folder: Path) -> dict[str, Path]:
         with console.status("random checkpoint of Qwen2-0.5B dimensions"):
             write_random_checkpoint(configuration("thin-llava-qwen2-0.5b"), checkpoint, dtype="fp32")
     bundles = {name: folder / f"{name.replace(', ', '-').replace(' ', '-')}.fastv" for name in BUNDLES}
-    for name, (layer, weights) in EXPORTS.items():
+    for name, (cuts, weights) in EXPORTS.items():
         if not bundles[name].exists():
             # Unverified: the self-test runs the same golden vectors, with activations rounded too.
             options = Options(
-                layer=layer, keep=KEEP, max_text=TEXT, max_new_tokens=DECODED + 8, weights=weights, verify=False
+                layer=None, cuts=cuts, max_text=TEXT, max_new_tokens=DECODED + 8, weights=weights, verify=False
             )
             with Progress(console) as progress:
                 export_bundle(checkpoint, bundles[name], options, progress)
@@ -129,20 +138,21 @@ def measure(checkpoint: Path, bundles: Mapping[str, Path], rounds: int, threads:
     scoring = scoring_ms(bundles[SPLIT], TEXT + VISUAL, threads)
     selecting = selecting_ms(bundles[SPLIT], TEXT, VISUAL, threads)
     decoder = read_manifest(bundles[SPLIT]).decoder
-    length, pruned = TEXT + VISUAL, TEXT + round(VISUAL * KEEP)
-    layers = {
-        SPLIT: tokens_per_layer(decoder, [LAYER], [length, pruned]),
-        UNSPLIT: tokens_per_layer(decoder, [], [length]),
+    rows = {
+        name: [TEXT + kept_count(VISUAL, keep) for keep in (1.0, *(cut.keep for cut in cuts))] for name, cuts in PLANS
     }
-    flops = {name: decoder_flops(decoder, each) for name, each in layers.items()}
+    flops = {
+        name: decoder_flops(decoder, tokens_per_layer(decoder, [cut.layer for cut in cuts], rows[name]))
+        for name, cuts in PLANS
+    }
+    bounds = {name: flops[UNSPLIT].gated / flops[name].gated for name in (SPLIT, TWO)}
     return {
         "setting": {
             "decoder": decoder.model_dump(),
-            "tokens": length,
+            "tokens": TEXT + VISUAL,
             "visual_tokens": VISUAL,
-            "pruned_length": pruned,
-            "layer": LAYER,
-            "keep": KEEP,
+            "cuts": {name: [{"layer": cut.layer, "keep": cut.keep} for cut in cuts] for name, cuts in PLANS},
+            "pruned_lengths": {name: each[1:] for name, each in rows.items()},
             "threads": threads,
             "rounds": rounds,
             "decoded_tokens": DECODED,
@@ -152,13 +162,18 @@ def measure(checkpoint: Path, bundles: Mapping[str, Path], rounds: int, threads:
         "decode_ms_per_token": {name: spread(values) for name, values in decode.items()},
         "ratios": {
             "prefill: unsplit / split": ratio(prefill, UNSPLIT, SPLIT),
-            "prefill: FLOPs bound of the same, gated MLP": flops[UNSPLIT].gated / flops[SPLIT].gated,
+            "prefill: FLOPs bound of the same, gated MLP": bounds[SPLIT],
             "prefill: FLOPs bound of the same, paper's formula": flops[UNSPLIT].paper / flops[SPLIT].paper,
+            "prefill: unsplit / split, by its gated bound": ratio(prefill, UNSPLIT, SPLIT, bounds[SPLIT]),
+            "prefill: unsplit / two cuts": ratio(prefill, UNSPLIT, TWO),
+            "prefill: FLOPs bound of that, gated MLP": bounds[TWO],
+            "prefill: unsplit / two cuts, by its gated bound": ratio(prefill, UNSPLIT, TWO, bounds[TWO]),
             "prefill: transformers / unsplit": ratio(prefill, TRANSFORMERS, UNSPLIT),
             "prefill: split / split int8": ratio(prefill, SPLIT, INT8),
             "prefill: split int8 / split int8, one range": ratio(prefill, INT8, ONE_RANGE),
             "prefill: split / split int4": ratio(prefill, SPLIT, INT4),
             "decode: split / unsplit": ratio(decode, SPLIT, UNSPLIT),
+            "decode: two cuts / unsplit": ratio(decode, TWO, UNSPLIT),
             "decode: transformers / unsplit": ratio(decode, TRANSFORMERS, UNSPLIT),
             "decode: split / split int8": ratio(decode, SPLIT, INT8),
             "decode: split int8 / split int8, one range": ratio(decode, INT8, ONE_RANGE),
@@ -200,7 +215,7 @@ def one_round(
 
 
 def pipeline_run(pipeline: Pipeline) -> Callable[[], Run]:
-    """Prefix + select + suffix, then decoding, through the runtime as users run it."""
+    """All graphs of the prefill, then decoding, through the runtime as users run it."""
     noise = np.random.default_rng(0).integers(0, 256, (336, 336, 3), dtype=np.uint8)
     image = Image.fromarray(noise)
     prompt = " ".join(f"w{index}" for index in range(1, TEXT + 1))
@@ -208,7 +223,8 @@ def pipeline_run(pipeline: Pipeline) -> Callable[[], Run]:
     def run() -> Run:
         generation = pipeline.stream([image], prompt, max_new_tokens=DECODED + 2, ignore_stop=True)
         assert generation.answer.prompt_tokens == TEXT + VISUAL
-        yield sum(generation.timings_ms()[stage] for stage in ("prefix", "select", "suffix"))
+        stages = in_stages(generation.timings_ms())
+        yield sum(stages[stage] for stage in ("prefix", "select", "suffix"))
         next(generation)  # the prompt's own token: no step is run for it
         for _ in range(DECODED):
             start = time.perf_counter()
@@ -247,9 +263,9 @@ def transformers_run(checkpoint: Path, threads: int) -> Callable[[], Run]:
     return run
 
 
-def ratio(times: Mapping[str, list[float]], above: str, below: str) -> dict[str, float]:
-    """The spread of one runner's times over another's, round by round."""
-    return spread([a / b for a, b in zip(times[above], times[below], strict=True)])
+def ratio(times: Mapping[str, list[float]], above: str, below: str, bound: float = 1.0) -> dict[str, float]:
+    """The spread of one runner's times over another's, round by round; over what `bound` says that it can be."""
+    return spread([a / b / bound for a, b in zip(times[above], times[below], strict=True)])
 
 
 def spread(values: list[float]) -> dict[str, float]:
@@ -266,8 +282,8 @@ def markdown(report: dict[str, Any]) -> str:
         "",
         "Made by `make bench` (`benchmarks/decoder.py`). Random weights at Qwen2-0.5B dimensions, fp32 but for what "
         "names its bits; "
-        f"{setting['tokens']} tokens of which {setting['visual_tokens']} visual, K={setting['layer']}, "
-        f"keep {setting['keep']:g}: the suffix runs {setting['pruned_length']}. {setting['rounds']} rounds, "
+        f"{setting['tokens']} tokens of which {setting['visual_tokens']} visual. "
+        f"{'. '.join(_cuts(setting, name) for name in (SPLIT, TWO))}. {setting['rounds']} rounds, "
         f"{setting['threads']} threads, {setting['decoded_tokens']} decoded tokens a round. "
         "Runners take turns by prompt and by token, in shuffled orders: over each "
         f"{len(orders(len(report['prefill_ms'])))} of them every runner follows every other equally often, and "
@@ -296,6 +312,13 @@ def markdown(report: dict[str, Any]) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _cuts(setting: dict[str, Any], name: str) -> str:
+    cuts = zip(setting["cuts"][name], setting["pruned_lengths"][name], strict=True)
+    return f"`{name}`: " + ", ".join(
+        f"keep {cut['keep']:g} from layer {cut['layer']} on ({rows} tokens)" for cut, rows in cuts
+    )
 
 
 def shown(values: dict[str, float], digits: int) -> str:

@@ -12,7 +12,7 @@ from hypothesis import settings
 from PIL import Image
 
 from fastv_export.exporting import export_bundle
-from fastv_export.plan import Options
+from fastv_export.plan import CutOption, Options
 from fastv_export.progress import Progress
 from fastv_export.tracing import trace
 from fastv_runtime import Pipeline
@@ -82,6 +82,12 @@ def make_bundle(tmp_path_factory: pytest.TempPathFactory) -> MakeBundle:
 def tiny_bundle(tiny_llava: Path, make_bundle: MakeBundle) -> Path:
     """The tiny LLaVA at K=2, keep 0.5, two images at most."""
     return make_bundle(tiny_llava, max_images=2, max_text=64, max_new_tokens=64)
+
+
+@pytest.fixture(scope="session")
+def tiny_chain(tiny_llava: Path, make_bundle: MakeBundle) -> Path:
+    """The tiny LLaVA with two cuts: 72 of an image's 144 visual tokens from layer 1 on, 29 from layer 3 on."""
+    return make_bundle(tiny_llava, verify=False, cuts=(CutOption(1, 0.5), CutOption(3, 0.2)), max_new_tokens=16)
 
 
 @pytest.fixture(scope="session")

@@ -23,7 +23,7 @@ from fastv_export.exporting import export_bundle
 from fastv_export.families import FAMILIES
 from fastv_export.graphs.build import save_graph
 from fastv_export.graphs.select import build_select
-from fastv_export.plan import Options
+from fastv_export.plan import CutOption, Options
 from fastv_export.progress import Progress
 from fastv_export.quantization.presets import FLOATING
 from fastv_export.rankers import RANKERS
@@ -32,6 +32,7 @@ from fastv_runtime.backends.tensorrt.device import Device, choose_device
 from fastv_runtime.backends.tensorrt.module import TensorRt, load_tensorrt
 from fastv_runtime.cli.build import main
 from fastv_runtime.config.bundle import Bundle, read_manifest
+from fastv_runtime.config.cuts import Cut
 from fastv_runtime.config.plan import Weights
 from fastv_runtime.errors import UserError
 from fastv_runtime.tensorrt_build.builder import build_engines
@@ -120,15 +121,34 @@ def test_every_graph_of_a_family_is_built(
 
 @pytest.mark.parametrize("ranker", RANKERS)
 def test_every_ranker_is_built(ranker: str, tmp_path: Path, rtx: TensorRt, device: Device) -> None:
-    made = manifest(FIXED, ranker=ranker)
+    cut = Cut(layer=2, keep=0.5, ranker=ranker, signals=RANKERS[ranker].signals)
+    made = manifest(FIXED, cuts=(cut,))
     spec = made.graphs["select"]
-    select = build_select(graph_inputs(spec.inputs), OPSET, ranker)
+    outputs = [tensor.name for tensor in spec.outputs]
+    select = build_select(graph_inputs(spec.inputs), OPSET, ranker, outputs)
     name_outputs(select, spec.outputs)
     save_graph(select, tmp_path / "select.onnx")
     profiles = graph_profiles("select", made, shared_weights=False)
     engine = compile_graph(tmp_path / "select.onnx", spec, profiles, device, BuilderSettings(), lambda phase: None)
     assert memoryview(engine).nbytes > 10_000
     assert not set(parse(rtx, tmp_path / "select.onnx", spec).layer_types()) & set(PLAIN)
+
+
+@WITH_LLAVA
+def test_every_graph_of_a_chain_is_built(
+    source: Source, make_bundle: MakeBundle, rtx: TensorRt, device: Device
+) -> None:
+    cuts = (CutOption(1, 0.5), CutOption(3, 0.2))
+    path = make_bundle(source("llava"), target="trt", verify=False, cuts=cuts)
+    bundle = Bundle(path, read_manifest(path))
+    outcome = build_engines(bundle, device)
+    assert set(outcome.built) == {"vision", "prefix", "select", "middle", "select_2", "suffix"}
+    for graph, layers in (("prefix", 1), ("middle", 2), ("suffix", 2)):
+        spec = bundle.manifest.graphs[graph]
+        types = Counter(parse(rtx, bundle.file(spec.file), spec).layer_types())
+        assert (types["ATTENTION_INPUT"], types["KV_CACHE_UPDATE"]) == (layers, 2 * layers)
+        assert types["SOFTMAX"] == (graph != "suffix")  # each cut's score
+        assert not set(types) & set(PLAIN)
 
 
 @WITH_LLAVA

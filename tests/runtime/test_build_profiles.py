@@ -19,7 +19,7 @@ from fastv_runtime.config.bundle import (
     Manifest,
     Tokens,
 )
-from fastv_runtime.config.cuts import one_cut
+from fastv_runtime.config.cuts import Cut, one_cut
 from fastv_runtime.config.io_spec import io_specs
 from fastv_runtime.config.layouts import (
     AnyresVision,
@@ -58,6 +58,7 @@ PLAN = Plan(
     max_visual=144,
     max_new_tokens=32,
 )
+CHAIN = (*one_cut(1, 0.5), *one_cut(3, 0.25))
 FIXED = FixedVision(image_height=96, image_width=96, rows=12, columns=12)
 ANYRES = AnyresVision(tile=32, side=4, pinpoints=((32, 64), (64, 32), (64, 64), (96, 32)), max_tiles=2)
 PATCHES = PatchesVision(channels=3, patch=4, frames_per_patch=2, merge=2, max_tokens=60, window=4, position_side=8)
@@ -111,11 +112,11 @@ def supports(name: str, made: Manifest, **lengths: int) -> None:
     ],
     ids=["fixed", "frames", "anyres", "pooled", "patches", "tiles"],
 )
-@pytest.mark.parametrize("layer", [2, None])
+@pytest.mark.parametrize("cuts", [one_cut(2, 0.5), one_cut(None, 1.0), CHAIN], ids=["one cut", "unpruned", "two cuts"])
 def test_every_input_of_every_graph_has_ordered_shapes(
-    vision: Vision, video: VideoLayout | None, layer: int | None
+    vision: Vision, video: VideoLayout | None, cuts: tuple[Cut, ...]
 ) -> None:
-    made = manifest(vision, video, layer=layer)
+    made = manifest(vision, video, cuts=cuts)
     for name, spec in made.graphs.items():
         for profile in graph_profiles(name, made, shared_weights=True):
             assert list(profile) == [tensor.name for tensor in spec.inputs]
@@ -132,7 +133,7 @@ def test_decoding_has_a_profile_of_its_own_only_where_weights_are_shared() -> No
     needed = capacity(made.plan)
     (suffix,) = graph_profiles("suffix", made, shared_weights=False)
     assert suffix["hidden"] == Shapes((1, 1, 64), (1, needed.pruned, 64), (1, needed.pruned, 64))
-    assert suffix["past_key_2"].min == suffix["past_key_2"].max == (1, 2, needed.suffix_cache, 16)
+    assert suffix["past_key_2"].min == suffix["past_key_2"].max == (1, 2, needed.keys[-1], 16)
     prefill, decode = graph_profiles("prefix", made, shared_weights=True)
     assert prefill["hidden"].max == (1, needed.prompt, 64)
     assert decode["hidden"] == Shapes((1, 1, 64), (1, 1, 64), (1, 1, 64))
@@ -161,6 +162,21 @@ def test_a_selection_beyond_topk_is_refused() -> None:
     with pytest.raises(UserError, match="may have 3864 tokens and TensorRT selects at most 3840: export"):
         graph_profiles("select", made, shared_weights=False)
     graph_profiles("prefix", made, shared_weights=False)
+
+
+def test_every_stage_of_a_chain_has_its_own_rows() -> None:
+    made = manifest(FIXED, cuts=CHAIN)
+    rows = {"prefix": 64 + 144, "middle": 64 + 72, "suffix": 64 + 36}
+    for name, most in rows.items():
+        prefill, decode = graph_profiles(name, made, shared_weights=True)
+        assert prefill["hidden"] == Shapes((1, 1, 64), (1, most, 64), (1, most, 64))
+        assert decode["hidden"].max == (1, 1, 64)
+    assert graph_profiles("middle", made, shared_weights=False)[0]["past_key_1"].max == (1, 2, 64 + 72 + 32, 16)
+    # A select is given the rows before its cut, and told how many it leaves.
+    for name, before, left in (("select", 64 + 144, 64 + 72), ("select_2", 64 + 72, 64 + 36)):
+        (profile,) = graph_profiles(name, made, shared_weights=True)
+        assert profile["hidden"].max == (1, before, 64) and profile["prunable"].max == (1, before)
+        assert profile["length"] == Shapes((1,), (left,), (left,))
 
 
 @given(rows=st.integers(1, 60), columns=st.integers(1, 60), window=st.integers(1, 5))

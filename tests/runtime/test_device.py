@@ -89,6 +89,20 @@ def test_the_unsplit_decoder_answers_as_on_the_cpu(
     assert_answers_agree(on_tensorrt(bundle, FakeCuda()), Pipeline.load(bundle, threads=1), [noise_image(0)])
 
 
+def test_a_chain_of_cuts_answers_as_on_the_cpu_and_decodes_as_one_graph(
+    tiny_chain: Path, on_tensorrt: OnTensorRt
+) -> None:
+    """Three stages in one CUDA graph a token, and one token that is copied to the host."""
+    cuda = FakeCuda()
+    pipeline = on_tensorrt(tiny_chain, cuda)
+    generation = assert_answers_agree(pipeline, Pipeline.load(tiny_chain, threads=1), [noise_image(0)])
+    answer = generation.answer
+    assert [(cut.layer, len(cut.kept_visual_tokens)) for cut in answer.cuts] == [(1, 72), (3, 29)]
+    assert cuda.launches == len(answer.token_ids) - 2  # one token is the prompt's, one warms up
+    engine = pipeline.backend.engine
+    assert [engine(name)._engine.contexts for name in ("prefix", "middle", "suffix")] == [2, 2, 2]  # type: ignore[attr-defined]
+
+
 @pytest.mark.parametrize(("model_type", "layer"), [("qwen3_vl", 1), ("llava_onevision", 2)])
 def test_every_kind_of_buffer_is_one_of_the_device(
     model_type: str, layer: int, tmp_path: Path, make_bundle: MakeBundle, on_tensorrt: OnTensorRt
@@ -191,7 +205,7 @@ def test_a_full_cache_is_an_error_before_anything_is_written(
     answer = pipeline.generate([noise_image(0), noise_image(1)], QUESTION, length="fixed", max_new_tokens=1)
     assert answer.pruned_length == pipeline.capacity.pruned
     decoder = pipeline._decoder
-    for _ in range(pipeline.capacity.suffix_cache - answer.pruned_length):
+    for _ in range(pipeline.capacity.keys[-1] - answer.pruned_length):
         decoder.step()
     before = {name: decoder.arena[name].array().copy() for name in decoder.arena.layout}
     # The prefix still has room, and is not written either.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from fastv_runtime.generation.kept_image import FRAME, GREY, SHOWN, draw_kept
+from fastv_runtime.generation.kept_image import FRAME, GREY, SHOWN, draw_cuts, draw_kept
 from fastv_runtime.preprocessing import View
 
 GRID = np.arange(16).reshape(4, 4)
@@ -57,3 +57,27 @@ def test_images_stand_side_by_side_in_their_order() -> None:
     # Nothing of the first image was kept.
     assert abs(left - np.array(GREY) * (1 - SHOWN) - np.array([255, 0, 0]) * SHOWN).max() <= 1
     assert tuple(right) == (0, 0, 255)
+
+
+def test_of_several_cuts_each_has_a_row_below_its_caption() -> None:
+    views = [View(Image.new("RGB", (80, 80), "red"), GRID), View(Image.new("RGB", (80, 80), "blue"), GRID + 16)]
+    cuts = (list(range(20)), [3, 17])
+    drawn = draw_cuts(views, [("K=2", cuts[0]), ("K=4", cuts[1])])
+    rows = [draw_kept(views, kept) for kept in cuts]
+    line = (drawn.height - 16 - sum(row.height for row in rows)) // 2
+    assert drawn.width == rows[0].width and line > 0
+    for top, row in zip((line, 2 * line + rows[0].height + 16), rows, strict=True):
+        assert drawn.crop((0, top, row.width, top + row.height)).tobytes() == row.tobytes()
+        caption = np.asarray(drawn.crop((0, top - line, row.width, top)).convert("L"))
+        assert caption.min() < 64 and (caption[:, 100:] == 255).all()  # a short word on white
+
+
+def test_a_caption_is_whole_above_a_narrow_image() -> None:
+    tall = [View(Image.new("RGB", (10, 480), "red"), np.arange(16)[:, None])]
+    caption = "K=2: 16 of 16 visual tokens"
+    narrow, wide = (
+        draw_cuts(tall, [(caption, [0])]),
+        draw_cuts([View(Image.new("RGB", (480, 480)), GRID)], [(caption, [0])]),
+    )
+    ink = [np.flatnonzero((np.asarray(each.convert("L"))[:30] < 128).any(0)) for each in (narrow, wide)]
+    assert ink[0].tolist() == ink[1].tolist()

@@ -21,7 +21,7 @@ from fastv_runtime.config.bundle import DecoderConfig
 from fastv_runtime.config.plan import Plan
 from fastv_runtime.strict_json import read_model
 
-REPORT_VERSION: Literal[3] = 3
+REPORT_VERSION: Literal[4] = 4
 
 
 class Figure(StrictModel):
@@ -114,6 +114,8 @@ class Result(StrictModel):
     runner: str
     workload: str
     pruned_length: int
+    pruned_lengths: tuple[int, ...]
+    """Of a bundle: after each of its cuts."""
     figures: dict[str, Figure]
     predicted: dict[str, float]
     """Quantities that the cost model and the device profile predict."""
@@ -146,7 +148,7 @@ class BenchSettings(StrictModel):
 class Report(StrictModel):
     """One run of fastv-bench."""
 
-    schema_version: Literal[3]
+    schema_version: Literal[4]
     version: str
     """Of fastv-edge."""
     created: str

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from fastv_runtime.config.plan import Plan
 
 MIB = 2**20
+DEPTHS = (7 / 32, 15 / 32)
+"""Where published plans of two cuts have them, as shares of the decoder's layers."""
+CHAINS = ((0.5, 0.25), (0.33, 0.2), (0.33, 0.11))
+"""Fractions of the prompt's visual tokens that plans of two cuts leave."""
 TEXTS = (8, 20, 32, 50, 64, 100, 128)
 """Text tokens of the prompts whose pruned lengths are shown, and the most that a plan has room for."""
 
@@ -77,8 +81,9 @@ def inspect(manifest: Manifest) -> dict[str, Any]:
         "cost": asdict(cost),
         "effective_keep": [asdict(each) for each in _effective_keeps(plan, manifest.vision.tokens)],
         "other_plans": [
-            {"layer": layer, "keep": keep} | asdict(plan_cost(manifest.decoder, other, needed))
-            for layer, keep, other in _other_plans(plan, manifest.decoder.num_hidden_layers)
+            {"cuts": [{"layer": cut.layer, "keep": cut.keep} for cut in other.cuts]}
+            | asdict(plan_cost(manifest.decoder, other, capacity(other)))
+            for other in _other_plans(plan, manifest.decoder.num_hidden_layers)
         ],
         "memory": {
             "graphs": sum(weights.values()),
@@ -106,16 +111,18 @@ def _effective_keeps(plan: Plan, image: int) -> list[EffectiveKeep]:
     ]
 
 
-def _other_plans(plan: Plan, layers: int) -> list[tuple[int, float, Plan]]:
-    """The plans of the paper's tables that this decoder has layers for."""
-    from fastv_runtime.config.cuts import one_cut
+def _other_plans(plan: Plan, layers: int) -> list[Plan]:
+    """The plans of the paper's tables that this decoder has layers for, and CHAINS at the same depths of it."""
+    from fastv_runtime.config.cuts import Cut, one_cut
 
-    return [
-        (layer, keep, plan.model_copy(update={"cuts": one_cut(layer, keep)}))
-        for layer in (1, 2, 3, 5)
-        for keep in (0.75, 0.5, 0.25, 0.1)
-        if layer < layers
+    single = [one_cut(layer, keep) for layer in (1, 2, 3, 5) if layer < layers for keep in (0.75, 0.5, 0.25, 0.1)]
+    places = sorted({max(1, round(depth * layers)) for depth in DEPTHS})
+    chains = [
+        tuple(Cut(layer=layer, keep=keep, ranker="fastv") for layer, keep in zip(places, keeps, strict=True))
+        for keeps in CHAINS
+        if len(places) == len(keeps) and places[-1] < layers
     ]
+    return [plan.model_copy(update={"cuts": cuts}) for cuts in (*single, *chains)]
 
 
 def _print(manifest: Manifest, facts: dict[str, Any], console: Console) -> None:
@@ -172,7 +179,8 @@ def _print(manifest: Manifest, facts: dict[str, Any], console: Console) -> None:
     for other in facts["other_plans"]:
         flops = other["flops"]
         others.add_row(
-            f"K={other['layer']} keep {other['keep']:g}",
+            f"K={', '.join(str(cut['layer']) for cut in other['cuts'])} "
+            f"keep {', '.join(format(cut['keep'], 'g') for cut in other['cuts'])}",
             str(other["pruned_lengths"][-1]),
             f"{flops['paper'] / 1e9:,.2f}",
             f"{flops['gated'] / 1e9:,.2f}",
@@ -197,7 +205,9 @@ def _print_keeps(plan: Plan, keeps: Sequence[dict[str, Any]], console: Console) 
 
     policies = sorted(get_args(Length), key=lambda policy: policy != plan.length)
     figures = [f"{policy}: {name}" for policy in policies for name in ("kept", "keep", "length")]
-    table = Table("visual", "text", *figures, title="visual tokens kept and pruned length, the plan's policy first")
+    last = " after the last cut" if len(plan.cuts) > 1 else ""
+    title = f"visual tokens kept and pruned length{last}, the plan's policy first"
+    table = Table("visual", "text", *figures, title=title)
     for column in table.columns:
         column.justify = "right"
     for visual, text in dict.fromkeys((each["visual"], each["text"]) for each in keeps):

@@ -75,7 +75,8 @@ def parser() -> argparse.ArgumentParser:
         "--keep",
         type=keep,
         metavar="R",
-        help="fraction of visual tokens kept, or auto: as few as hold --share of attention (default: the bundle's)",
+        help="fraction of visual tokens kept after the last cut, or auto: as few as hold --share of attention (default: "
+        "the bundle's)",
     )
     parser.add_argument(
         "--share",
@@ -89,7 +90,9 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--threads", type=whole(1, limits.THREADS), metavar="N", help="of one operator (default: one per core)"
     )
-    parser.add_argument("--show-kept", type=path, metavar="OUT.png", help="draw which patches were kept")
+    parser.add_argument(
+        "--show-kept", type=path, metavar="OUT.png", help="draw which patches were kept, a row for each cut"
+    )
     parser.add_argument(
         "--json", action="store_true", help="print one JSON object, of each answer, instead of the text"
     )

@@ -94,8 +94,8 @@ class Plan(StrictModel):
         for before, after in pairwise(self.cuts):
             if after.layer <= before.layer:
                 raise ValueError(f"cuts: layer {after.layer} does not come after layer {before.layer}")
-            if after.keep >= before.keep:
-                raise ValueError(f"cuts: keep {after.keep:g} at layer {after.layer} is not below {before.keep:g}")
+            if after.keep > before.keep:  # equal is what a `keep` of one prompt makes of cuts that leave less
+                raise ValueError(f"cuts: keep {after.keep:g} at layer {after.layer} is above {before.keep:g}")
         return self
 
     @model_validator(mode="after")

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
 from fastv_runtime.files import write_atomically
 from fastv_runtime.preprocessing import View, Visual
@@ -20,6 +20,9 @@ SHOWN = 0.25
 FRAME = (255, 196, 0)
 MIN_SIDE = 448
 """Small images are enlarged to this many pixels, so that patches can be told apart."""
+GAP = 16
+CAPTION = 18
+"""Of the letters above each row, where there are several."""
 
 
 def numbered(visuals: Sequence[Visual]) -> list[View]:
@@ -38,13 +41,28 @@ def draw_kept(views: Sequence[View], kept: Sequence[int]) -> Image.Image:
     kept: numbers of visual tokens, as the views have them.
     """
     panels = [_panel(view.image, np.isin(view.tokens, list(kept))) for view in views]
-    gap = 16
-    width = sum(panel.width for panel in panels) + gap * (len(panels) - 1)
+    width = sum(panel.width for panel in panels) + GAP * (len(panels) - 1)
     sheet = Image.new("RGB", (width, max(panel.height for panel in panels)), "white")
     left = 0
     for panel in panels:
         sheet.paste(panel, (left, 0))
-        left += panel.width + gap
+        left += panel.width + GAP
+    return sheet
+
+
+def draw_cuts(views: Sequence[View], cuts: Sequence[tuple[str, Sequence[int]]]) -> Image.Image:
+    """A row for each cut, its caption above what `draw_kept` makes of what it kept."""
+    rows = [(caption, draw_kept(views, kept)) for caption, kept in cuts]
+    font = ImageFont.load_default(CAPTION)
+    line = 2 * CAPTION
+    width = max(rows[0][1].width, *(4 + int(font.getlength(caption)) for caption, _ in rows))
+    size = (width, sum(line + row.height for _, row in rows) + GAP * (len(rows) - 1))
+    sheet = Image.new("RGB", size, "white")
+    draw, top = ImageDraw.Draw(sheet), 0
+    for caption, row in rows:
+        draw.text((2, top + line // 2), caption, fill="black", font=font, anchor="lm")
+        sheet.paste(row, (0, top + line))
+        top += line + row.height + GAP
     return sheet
 
 

@@ -9,6 +9,7 @@ from fastv_runtime.bench.analysis.summary import ratios, results
 from fastv_runtime.bench.machine.conditions import Conditions
 from fastv_runtime.bench.machine.environment import Environment
 from fastv_runtime.bench.models import (
+    REPORT_VERSION,
     BenchSettings,
     BundleFacts,
     MemoryFigures,
@@ -42,12 +43,14 @@ DENSE = Plan(
     max_visual=576,
     max_new_tokens=32,
 )
-PRUNED = DENSE.model_copy(update={"layer": 2, "keep": 0.5})
+PRUNED = DENSE.model_copy(update={"cuts": one_cut(2, 0.5)})
+CHAIN = PRUNED.model_copy(update={"cuts": (*one_cut(2, 0.5), *one_cut(8, 0.25))})
 WORKLOAD = Workload("576 visual tokens", Request(images=(), prompt="What?", new_tokens=8))
 
 
-def turn(prefill: float = 100.0, decode: float | None = 10.0, pruned: int = TEXT + VISUAL) -> Measurement:
-    """A turn with 20 ms of vision and 2 of preprocessing."""
+def turn(prefill: float = 100.0, decode: float | None = 10.0, pruned: int | Sequence[int] = ()) -> Measurement:
+    """A turn with 20 ms of vision and 2 of preprocessing. pruned: tokens after the one cut, or after each."""
+    lengths = (pruned,) if isinstance(pruned, int) else tuple(pruned)
     stages = {"preprocess": 2.0, "vision": 20.0, "prefix": 0.0, "select": 0.0, "suffix": prefill}
     return Measurement(
         stages_ms=stages,
@@ -55,7 +58,8 @@ def turn(prefill: float = 100.0, decode: float | None = 10.0, pruned: int = TEXT
         decode_ms=decode,
         prompt_tokens=TEXT + VISUAL,
         visual_tokens=VISUAL,
-        pruned_length=pruned,
+        pruned_length=(TEXT + VISUAL, *lengths)[-1],
+        pruned_lengths=lengths,
     )
 
 
@@ -97,7 +101,7 @@ def record(name: str, plan: Plan) -> RunnerRecord:
     )
     return RunnerRecord(
         name=name,
-        role="baseline" if plan.layer is None else "bundle",
+        role="bundle" if plan.prunes else "baseline",
         settings={"precision": plan.precision},
         bundle=facts,
         memory=MemoryFigures(
@@ -139,13 +143,13 @@ def report_of(
     known = plans or {name: DENSE if name.startswith("dense") else PRUNED for name in turns}
     runners = tuple(record(name, plan) for name, plan in known.items())
     rounds = tuple(
-        Round(index=index, workload=WORKLOAD.name, runner=name, turn=each, joules=joules)
+        Round(index=index, workload=WORKLOAD.name, runner=name, turn=_turn_of(known[name], each), joules=joules)
         for name, several in turns.items()
         for index, each in enumerate(several)
     )
     found = results(rounds, runners)
     return Report(
-        schema_version=3,
+        schema_version=REPORT_VERSION,
         version="0.1.0",
         created="2026-01-01T00:00:00+00:00",
         command="fastv-bench dense.fastv pruned.fastv",
@@ -171,3 +175,9 @@ def report_of(
         ratios=tuple(ratios(rounds, runners)),
         notes=(),
     )
+
+
+def _turn_of(plan: Plan, turn: Measurement) -> Measurement:
+    """Of a plan that prunes and a turn that says nothing of it: one of which nothing was pruned."""
+    whole = (turn.pruned_length,) * len(plan.cuts)
+    return turn.model_copy(update={"pruned_lengths": turn.pruned_lengths or whole})

@@ -80,8 +80,11 @@ def test_one_bundle_is_measured_at_several_keeps(
     report = read_report(out)
     quarter, half, baseline = report.runners
     assert quarter.name == half.name.removesuffix("0.5") + "0.25" and "keep" not in baseline.name
-    assert quarter.settings["plan"] == "K=2, keep 0.25 (exported with 0.5), fastv, fixed length"
-    assert half.settings["plan"] == "K=2, keep 0.5, fastv, fixed length" and baseline.settings["plan"] == "not pruned"
+    assert quarter.settings["plan"] == "K=2, keep 0.25, ranker fastv (exported with keep 0.5), fixed length"
+    assert (
+        half.settings["plan"] == "K=2, keep 0.5, ranker fastv, fixed length"
+        and baseline.settings["plan"] == "not pruned"
+    )
     assert quarter.bundle is not None and half.bundle is not None and baseline.bundle is not None
     assert (quarter.bundle.plan.keep, half.bundle.plan.keep, baseline.bundle.plan.keep) == (0.25, 0.5, 1.0)
     assert quarter.bundle.sha256 == half.bundle.sha256 and {quarter.role, half.role} == {"bundle"}

@@ -11,6 +11,7 @@ from fastv_runtime.bench.models import Report
 from fastv_runtime.bench.output.bars import stage_bars
 from fastv_runtime.bench.output.curves import keep_plot, ratio_plot
 from fastv_runtime.bench.output.page import best, markdown, page
+from fastv_runtime.config.lengths import with_keep
 from fastv_runtime.report.svg import ticks
 from tests.runtime.bench.runners import DENSE, KEPT, PRUNED, QUIET, TEXT, WORKLOAD, report_of, turn
 
@@ -23,7 +24,7 @@ def report() -> Report:
             "keep50": [turn(60, pruned=TEXT + KEPT)] * 5,
             "keep25": [turn(45, pruned=TEXT + KEPT // 2)] * 5,
         },
-        plans={"dense": DENSE, "keep50": PRUNED, "keep25": PRUNED.model_copy(update={"keep": 0.25})},
+        plans={"dense": DENSE, "keep50": PRUNED, "keep25": with_keep(PRUNED, 0.25)},
     )
 
 

@@ -11,6 +11,7 @@ from fastv_runtime.bench.analysis.device_profile import ProbePoint, fit, kind, p
 from fastv_runtime.bench.analysis.prediction import predicted
 from fastv_runtime.bench.runners.probe import probe
 from fastv_runtime.config.bundle import DecoderConfig
+from fastv_runtime.config.cuts import one_cut
 from fastv_runtime.config.plan import Weights
 from tests.runtime.bench.runners import DECODER, DENSE, KEPT, PRUNED, TEXT, VISUAL, WORKLOAD, report_of, turn
 
@@ -71,8 +72,8 @@ def test_other_widths_depths_and_lengths_are_foretold() -> None:
 def test_a_plan_is_the_sum_of_its_layers() -> None:
     decoder = decoder_of(640, 10)
     profile = profile_of(decoder_of(256, 6), decoder_of(896, 12))
-    plan = PRUNED.model_copy(update={"layer": 3})
-    found = predict(profile, decoder, plan, 640, 352)
+    plan = PRUNED.model_copy(update={"cuts": one_cut(3, 0.5)})
+    found = predict(profile, decoder, plan, 640, [352])
 
     def ms(layers: int, mlps: int, rows: int, head: bool, cached: int = 0) -> float:
         return machine(
@@ -82,7 +83,7 @@ def test_a_plan_is_the_sum_of_its_layers() -> None:
     # The prefix has 3 attentions and 2 MLPs, the suffix 7 and 8.
     assert found["prefill"] == pytest.approx(ms(3, 2, 640, False) + ms(7, 8, 352, True), rel=1e-3)
     assert found["decode"] == pytest.approx(ms(3, 2, 1, False, 640) + ms(7, 8, 1, True, 352), rel=1e-3)
-    dense = predict(profile, decoder, DENSE, 640, 640)
+    dense = predict(profile, decoder, DENSE, 640, [])
     assert dense["prefill"] == pytest.approx(ms(10, 10, 640, True), rel=1e-3)
 
 
@@ -97,7 +98,7 @@ def test_predictions_stand_beside_what_was_measured() -> None:
     report = report_of({"dense": [turn()] * 2, "pruned": [turn(60, pruned=TEXT + KEPT)] * 2})
     profile = profile_of(DECODER)
     found = {each.runner: each for each in predicted(report.results, report.rounds, report.runners, [profile])}
-    expected = predict(profile, DECODER, PRUNED, TEXT + VISUAL, TEXT + KEPT)
+    expected = predict(profile, DECODER, PRUNED, TEXT + VISUAL, [TEXT + KEPT])
     assert found["pruned"].predicted["prefill"] == expected["prefill"]
     # 23 ms of the baseline's first token are no prefill.
     assert found["pruned"].predicted["ttft"] == pytest.approx(expected["prefill"] + 23)

@@ -54,7 +54,7 @@ def test_ratios_are_taken_round_by_round() -> None:
 
 def test_the_bound_is_that_of_the_flops_and_its_share_is_of_the_time_saved() -> None:
     # 24 layers of Qwen2-0.5B, 640 tokens: attention of two layers on all, of the others on 352; MLPs of one, and of 22.
-    bound = prefill_bound(record("pruned", PRUNED).bundle, 640, 352)  # type: ignore[arg-type]
+    bound = prefill_bound(record("pruned", PRUNED).bundle, 640, [352])  # type: ignore[arg-type]
     mlp = 3 * 896 * 4864
 
     def attention(rows: int) -> int:
@@ -68,7 +68,7 @@ def test_the_bound_is_that_of_the_flops_and_its_share_is_of_the_time_saved() -> 
     assert reached(1.5, 1.001) is None
     # Of 300 ms, 200 are prefill: twice as fast leaves 200.
     assert ttft_bound(2.0, 300.0, 200.0) == pytest.approx(1.5)
-    assert 1 < decode_bound(record("pruned", PRUNED).bundle, 640, 352) < 1.01  # type: ignore[arg-type]
+    assert 1 < decode_bound(record("pruned", PRUNED).bundle, 640, [352]) < 1.01  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

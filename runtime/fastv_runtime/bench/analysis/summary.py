@@ -25,6 +25,7 @@ def results(rounds: Sequence[Round], runners: Sequence[RunnerRecord]) -> list[Re
                 runner=runner,
                 workload=workload,
                 pruned_length=group[0].turn.pruned_length,
+                pruned_lengths=group[0].turn.pruned_lengths,
                 figures={
                     name: figure([value[name] for value in values])
                     for name in QUANTITIES

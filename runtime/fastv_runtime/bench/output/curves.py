@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from fastv_runtime.bench.analysis.bounds import prefill_bound
 from fastv_runtime.bench.models import Ratio, Report, RunnerRecord, WorkloadRecord
-from fastv_runtime.config.lengths import keeps, kept_count
+from fastv_runtime.config.lengths import keeps, kept_count, with_keep
+from fastv_runtime.config.plan import Plan
 from fastv_runtime.report.numbers import interval, times, times_interval
 from fastv_runtime.report.svg import RIGHT, TOP, WIDTH, Axes, dot, drawing, group, line, path, text, ticks
 
@@ -93,7 +94,8 @@ def _ratio_row(axes: Axes, row: int, ratio: Ratio) -> str:
 def _points(report: Report, workload: WorkloadRecord) -> list[tuple[float, RunnerRecord]]:
     """Bundles that prune, by keep, and their baseline at 1; empty where the workload has nothing to prune.
 
-    One K, ranker and precision, those of the first that prunes: others would not lie on one curve.
+    One K, ranker and precision, those of the first that prunes: others would not lie on one curve. Of several cuts
+    those before the last leave the same, or what `keeps` makes of it.
     """
     if not workload.visual_tokens:
         return []
@@ -110,7 +112,16 @@ def _points(report: Report, workload: WorkloadRecord) -> list[tuple[float, Runne
         if key == alike:
             found.append((facts.plan.keep, records[ratio.runner]))
             baseline = records[ratio.baseline]
-    return [*found, (1.0, baseline)] if found else []
+    if not found:
+        return []
+    least = _plan(min(found, key=lambda point: point[0])[1])
+    alike_before = [point for point in found if with_keep(least, point[0]).cuts == _plan(point[1]).cuts]
+    return [*alike_before, (1.0, baseline)]
+
+
+def _plan(runner: RunnerRecord) -> Plan:
+    assert runner.bundle is not None
+    return runner.bundle.plan
 
 
 def _allowed(
@@ -122,7 +133,7 @@ def _allowed(
 ) -> float:
     """The baseline's time to the first token, had its prefill shrunk as its FLOPs do."""
     result = report.result(dense.name, workload.name)
-    facts = points[0][1].bundle
+    facts = min(points, key=lambda point: point[0])[1].bundle
     assert result is not None and facts is not None
     text_tokens = workload.prompt_tokens - workload.visual_tokens
     kept = [kept_count(workload.visual_tokens, each) for each in keeps(facts.plan, keep)]

@@ -37,6 +37,7 @@ def page(report: Report) -> str:
         headline=TTFT,
         parts=PARTS,
         memory_parts=MEMORY,
+        several_cuts=any(each.bundle is not None and len(each.bundle.plan.cuts) > 1 for each in report.runners),
         stages=[(workload, Markup(stage_bars(report, workload.name))) for workload in report.workloads],
         keeps=None if keeps is None else Markup(keeps),
         series=series_names(report),

@@ -17,7 +17,7 @@ from fastv_runtime.generation.calls.answer import Answer
 from fastv_runtime.generation.calls.turns import Turns
 from fastv_runtime.generation.clock import Clock
 from fastv_runtime.generation.decoder import Decoder
-from fastv_runtime.generation.kept_image import draw_kept, numbered
+from fastv_runtime.generation.kept_image import draw_cuts, draw_kept, numbered
 from fastv_runtime.generation.logit_rules import LogitRules
 from fastv_runtime.generation.sampling import Sampler
 from fastv_runtime.preprocessing import Visual
@@ -108,8 +108,20 @@ class Generation(Iterator[str]):
         return self.answer.timings_ms if loop is None else loop.clock.timings()
 
     def draw_kept(self) -> Image.Image:
-        """The images as the model saw them: patches whose visual tokens were dropped are dimmed, kept ones framed."""
-        return draw_kept(numbered(self._visuals), self.answer.kept_visual_tokens)
+        """The images as the model saw them: patches whose visual tokens were dropped are dimmed, kept ones framed.
+
+        Of a plan with several cuts a row for each, from the first to the last.
+        """
+        answer, views = self.answer, numbered(self._visuals)
+        if len(answer.cuts) < 2:
+            return draw_kept(views, answer.kept_visual_tokens)
+        captions = [
+            f"K={cut.layer}: {len(cut.kept_visual_tokens)} of {answer.visual_tokens} visual tokens"
+            for cut in answer.cuts
+        ]
+        return draw_cuts(
+            views, [(each, cut.kept_visual_tokens) for each, cut in zip(captions, answer.cuts, strict=True)]
+        )
 
     def close(self) -> None:
         """End here: the answer stays as far as it came, and the pipeline is free for others. May be called again."""
