@@ -45,7 +45,8 @@ def parser() -> argparse.ArgumentParser:
         nargs="+",
         default=[],
         metavar="R",
-        help="fractions of visual tokens kept, each measured beside the others (default: each bundle's own)",
+        help="fractions of visual tokens kept, after the last cut; each is measured beside the others (default: each "
+        "bundle's own)",
     )
     parser.add_argument("--length", choices=["fixed", "exact"], help="pruned length (default: each bundle's own)")
     parser.add_argument(
