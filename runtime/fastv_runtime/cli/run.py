@@ -75,8 +75,8 @@ def parser() -> argparse.ArgumentParser:
         "--keep",
         type=keep,
         metavar="R",
-        help="fraction of visual tokens kept after the last cut, or auto: as few as hold --share of attention (default: "
-        "the bundle's)",
+        help="fraction of visual tokens kept after the last cut, or auto: as few as hold --share of attention "
+        "(default: the bundle's)",
     )
     parser.add_argument(
         "--share",

@@ -45,7 +45,8 @@ def parser() -> argparse.ArgumentParser:
         nargs="+",
         default=[],
         metavar="R",
-        help="fractions of visual tokens kept, or auto, each measured beside the others (default: each bundle's own)",
+        help="fractions of visual tokens kept after the last cut, or auto, each measured beside the others (default: "
+        "each bundle's own)",
     )
     parser.add_argument(
         "--share",
