@@ -43,9 +43,11 @@ class Decoder(Protocol):
         prunable: Bool[np.ndarray, " S"],
         pruned: Sequence[int],
         timed: Timed,
+        change: Float[np.ndarray, " S"] | None = None,
     ) -> list[Int[np.ndarray, " M"]]:
         """Run a prompt of S rows, of which each cut leaves as many as `pruned` says.
 
+        change: the signal of that name, for a plan that has it; None: nothing came before anything.
         Returns the rows of the prompt that are left after each cut, ascending.
         """
 
@@ -102,11 +104,15 @@ class LinkedDecoder:
         prunable: Bool[np.ndarray, " S"],
         pruned: Sequence[int],
         timed: Timed,
+        change: Float[np.ndarray, " S"] | None = None,
     ) -> list[Int[np.ndarray, " M"]]:
         length = prunable.size
         self._write_positions(positions)
         if len(self._stages) > 1:
             self.arena["prunable"].leading((1, length)).write(prunable[None])
+        if "change" in self.arena.layout:
+            seen = prunable.astype(np.float32) if change is None else change
+            self.arena["change"].leading((1, length)).write(seen[None])
         before: dict[str, int] = {}
         for stage, rows in zip(self._stages, (length, *pruned), strict=True):
             lengths = {stage.symbol: rows}

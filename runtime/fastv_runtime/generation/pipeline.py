@@ -12,6 +12,7 @@ import numpy as np
 from fastv_runtime.backends.base import Backend
 from fastv_runtime.backends.registry import open_backend
 from fastv_runtime.config.bundle import PROCESSOR, Bundle
+from fastv_runtime.config.io_spec import carries_change
 from fastv_runtime.config.layouts import Aspect
 from fastv_runtime.config.lengths import capacity, check_keep, pruned_lengths
 from fastv_runtime.generation.calls.answer import Answer, AnswerCut
@@ -30,6 +31,7 @@ from fastv_runtime.generation.sampling import Sampler, Sampling, choose_sampling
 from fastv_runtime.preprocessing import Visual, load_images, load_videos, no_videos
 from fastv_runtime.preprocessing.images.aspect import with_aspect
 from fastv_runtime.preprocessing.images.loading import ImageInput, as_image
+from fastv_runtime.preprocessing.videos.change import prompt_change
 from fastv_runtime.preprocessing.videos.decoding import Video, open_video
 
 if TYPE_CHECKING:
@@ -214,10 +216,12 @@ class Pipeline:
         for buffer in self._decoder.deepstack:
             buffer.rows(0, total).zero()
         with clock("vision"):
-            for each, starts in zip(visuals, built.starts(visuals), strict=True):
-                self._encoder(each, starts)
+            starts = built.starts(visuals)
+            for each, first in zip(visuals, starts, strict=True):
+                self._encoder(each, first)
+            change = prompt_change(self._decoder.prompt, visuals, starts, total) if carries_change(plan, 0) else None
         asked = plan.keep if keep is None else keep
-        left = self._decoder.prefill(positions, built.visual, pruned, clock)
+        left = self._decoder.prefill(positions, built.visual, pruned, clock, change)
         places = np.cumsum(built.visual) - 1
         cuts = [
             AnswerCut(
