@@ -32,6 +32,7 @@ from fastv_runtime.backends.tensorrt.device import Device, choose_device
 from fastv_runtime.backends.tensorrt.module import TensorRt, load_tensorrt
 from fastv_runtime.cli.build import main
 from fastv_runtime.config.bundle import Bundle, read_manifest
+from fastv_runtime.config.cuts import Cut
 from fastv_runtime.config.plan import Weights
 from fastv_runtime.errors import UserError
 from fastv_runtime.tensorrt_build.builder import build_engines
@@ -120,9 +121,9 @@ def test_every_graph_of_a_family_is_built(
 
 @pytest.mark.parametrize("ranker", RANKERS)
 def test_every_ranker_is_built(ranker: str, tmp_path: Path, rtx: TensorRt, device: Device) -> None:
-    made = manifest(FIXED, ranker=ranker)
+    made = manifest(FIXED, cuts=(Cut(layer=2, keep=0.5, ranker=ranker, signals=RANKERS[ranker].signals),))
     spec = made.graphs["select"]
-    select = build_select(graph_inputs(spec.inputs), OPSET, ranker)
+    select = build_select(graph_inputs(spec.inputs), OPSET, ranker, [tensor.name for tensor in spec.outputs])
     name_outputs(select, spec.outputs)
     save_graph(select, tmp_path / "select.onnx")
     profiles = graph_profiles("select", made, shared_weights=False)
