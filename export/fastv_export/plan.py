@@ -11,6 +11,7 @@ from typing import Any
 from fastv_export.families import Family
 from fastv_export.hf.models import Limit
 from fastv_export.rankers import RANKERS
+from fastv_export.rankers.parts.needs import check_needs
 from fastv_export.targets import TARGETS, TRT, TRT_LEGACY, choose_precision
 from fastv_runtime import limits
 from fastv_runtime.config.bundle import DecoderConfig
@@ -148,6 +149,7 @@ def make_plan(options: Options, decoder: DecoderConfig, vision: Vision, video: V
     _check_room(options, plan, decoder, vision)
     _check_heads(decoder, options.target)
     _check_pruned(plan, options.target)
+    check_needs(plan, video, options.target, TARGETS[options.target].most_picked)
     _check_weights(plan, decoder, options.target)
     return plan
 

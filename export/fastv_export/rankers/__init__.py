@@ -19,6 +19,12 @@ _FILES = (
     "fastv_uniform",
     "pre_rope",
     "dart",
+    "rank_shift",
+    "varied_heads",
+    "text_rows",
+    "knorm",
+    "coverage",
+    "frame_change",
 )
 """In the order in which help texts and messages name them."""
 _RANKERS: list[Ranker] = [import_module(f"{__name__}.{file}").RANKER for file in _FILES]

@@ -59,5 +59,7 @@ class Ranker:
     """Whether the prefix computes `scores` from queries and keys after rotary embedding, as the model's attention."""
     control: bool = False
     """Measured by a calibration to compare with, and never chosen by one."""
+    sorts: bool = False
+    """Whether one TopK orders all rows that come to the cut: some targets order only so many."""
     portable: bool = True
     """Whether every engine computes the same ranks. If not, golden vectors have no case for the select graph."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from fastv_export.rankers.base import Ranker, RankerInputs, Seen
-from fastv_export.rankers.spacing import budget, evenly_spaced, middles
+from fastv_export.rankers.parts.spacing import budget, evenly_spaced, middles
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -35,4 +35,5 @@ RANKER = Ranker(
     summary="the middles of m equal stretches, in the prompt's order: everything coarsely, whatever the question",
     rank=rank,
     ranks=ranks,
+    control=True,
 )

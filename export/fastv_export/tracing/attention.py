@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 
 from fastv_export.hf import Attention, LayerCache, register_attention
-from fastv_runtime.config.cuts import Signal
+from fastv_runtime.config.cuts import TEXT_ROWS, Signal
 
 IMPLEMENTATION = "fastv_onnx"
 """Name of the attention implementation in transformers' registry."""
@@ -65,8 +65,19 @@ class SignalRecorder:
     def record(self, attention: Attention) -> None:
         key = self._cache.new_key
         assert key is not None
-        if attention.layer == self._layer and "scores" in self._signals:
-            self.found["scores"] = last_row_scores(attention.query, key, attention.scaling)
+        query, scaling = attention.query, attention.scaling
+        if attention.layer == self._layer - 1 and "earlier_scores" in self._signals:
+            self.found["earlier_scores"] = last_row_scores(query, key, scaling)
+        if attention.layer != self._layer:
+            return
+        if "scores" in self._signals:
+            self.found["scores"] = last_row_scores(query, key, scaling)
+        if "head_scores" in self._signals:
+            self.found["head_scores"] = last_row_head_scores(query, key, scaling)
+        if "row_scores" in self._signals:
+            self.found["row_scores"] = last_rows_scores(query, key, scaling)
+        if "key_norms" in self._signals:
+            self.found["key_norms"] = key_norms(key)
 
 
 def last_row_scores(
@@ -77,10 +88,42 @@ def last_row_scores(
     Only that row is computed, never an S x S matrix. It needs no mask: the last row sees every key. FastV's score
     (arXiv 2403.06764, as the authors' code has it).
     """
+    return _last_row_weights(query, key, scaling).mean(dim=(1, 2))
+
+
+def last_row_head_scores(
+    query: Float[torch.Tensor, "1 Hq S Dh"], key: Float[torch.Tensor, "1 Hkv S Dh"], scaling: float
+) -> Float[torch.Tensor, "1 Hq S"]:
+    """The same of each head."""
+    return _last_row_weights(query, key, scaling).flatten(1, 2)
+
+
+def _last_row_weights(query: torch.Tensor, key: torch.Tensor, scaling: float) -> Float[torch.Tensor, "1 Hkv G S"]:
     heads, kv_heads, width = query.shape[1], key.shape[1], query.shape[3]
     last = query[:, :, -1:, :].reshape(1, kv_heads, heads // kv_heads, width)
-    weights = torch.softmax((last @ key.transpose(2, 3) * scaling).float(), dim=-1)
-    return weights.mean(dim=(1, 2))
+    return torch.softmax((last @ key.transpose(2, 3) * scaling).float(), dim=-1)
+
+
+def last_rows_scores(
+    query: Float[torch.Tensor, "1 Hq S Dh"], key: Float[torch.Tensor, "1 Hkv S Dh"], scaling: float
+) -> Float[torch.Tensor, "1 R S"]:
+    """Softmax attention of the last R = TEXT_ROWS query rows over the keys up to each, mean over heads, in fp32.
+
+    Of fewer than R rows, the first stands for those that are missing: the shape is fixed, in decode too.
+    """
+    heads, kv_heads, width, rows = query.shape[1], key.shape[1], query.shape[3], key.shape[2]
+    # maximum, since TensorRT's Clip takes no integers.
+    index = torch.maximum(torch.arange(TEXT_ROWS) + (rows - TEXT_ROWS), torch.zeros(TEXT_ROWS, dtype=torch.int64))
+    last = query.index_select(2, index).reshape(1, kv_heads, heads // kv_heads * TEXT_ROWS, width)
+    logits = (last @ key.transpose(2, 3) * scaling).float().reshape(1, heads, TEXT_ROWS, rows)
+    visible = torch.arange(rows)[None, :] <= index[:, None]
+    return torch.softmax(torch.where(visible, logits, float("-inf")), dim=-1).mean(dim=1)
+
+
+def key_norms(key: Float[torch.Tensor, "1 Hkv S Dh"]) -> Float[torch.Tensor, "1 S"]:
+    """Euclidean norm of each row's keys, mean over their heads, in fp32. Rotary embedding changes none."""
+    wide = key.float()
+    return (wide * wide).sum(dim=-1).sqrt().mean(dim=1)
 
 
 def visibility(rows: int, capacity: int, write_index: Int[torch.Tensor, " 1"]) -> Bool[torch.Tensor, "1 1 S C"]:

@@ -20,7 +20,7 @@ from fastv_export import hf
 from fastv_export.checkpoint.checkpoint import Checkpoint
 from fastv_export.families import Family
 from fastv_export.rankers.base import Seen
-from fastv_export.verify.signals import EARLIER, attention_signals
+from fastv_export.verify.signals import EARLIER, attention_signals, key_signals
 from fastv_runtime.config.cuts import Signal
 
 Choose = Callable[[Seen], torch.Tensor]
@@ -115,6 +115,8 @@ def pruned_by(
         if not cuts[index].rotary:
             weights = inputs.weights_without_rotary()
         found = attention_signals(weights[0, :, :prompt, :prompt].float(), rows(index), earlier=earlier)
+        if "key_norms" in cuts[index].signals and not earlier:
+            found |= key_signals(inputs.keys()[0, :, :prompt], rows(index))
         prunings[index].signals |= {name: found[name] for name in cuts[index].signals if name in found}
 
     def attend(states: torch.Tensor) -> None:

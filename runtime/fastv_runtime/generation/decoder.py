@@ -53,10 +53,12 @@ class Decoder(Protocol):
         pruned: Sequence[int],
         timed: Timed,
         ask: AskLength | None = None,
+        change: Float[np.ndarray, " S"] | None = None,
     ) -> list[Int[np.ndarray, " M"]]:
         """Run a prompt of S rows, of which each cut leaves as many as `pruned` says, or as `ask`, if it is given, says
         at that cut: of a plan whose cuts all read scores, which are then read back before rows are selected.
 
+        change: the signal of that name, for a plan that has it; None: nothing came before anything.
         Returns the rows of the prompt that are left after each cut, ascending.
         """
 
@@ -114,11 +116,15 @@ class LinkedDecoder:
         pruned: Sequence[int],
         timed: Timed,
         ask: AskLength | None = None,
+        change: Float[np.ndarray, " S"] | None = None,
     ) -> list[Int[np.ndarray, " M"]]:
         length = prunable.size
         self._write_positions(positions)
         if len(self._stages) > 1:
             self.arena["prunable"].leading((1, length)).write(prunable[None])
+        if "change" in self.arena.layout:
+            seen = prunable.astype(np.float32) if change is None else change
+            self.arena["change"].leading((1, length)).write(seen[None])
         before: dict[str, int] = {}
         left: list[int] = []
         for stage, rows in zip(self._stages, (length, *pruned), strict=True):

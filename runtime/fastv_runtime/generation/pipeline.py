@@ -12,6 +12,7 @@ import numpy as np
 from fastv_runtime.backends.base import Backend
 from fastv_runtime.backends.registry import open_backend
 from fastv_runtime.config.bundle import PROCESSOR, Bundle
+from fastv_runtime.config.io_spec import carries_change
 from fastv_runtime.config.layouts import Aspect
 from fastv_runtime.config.lengths import capacity
 from fastv_runtime.generation.calls.answer import Answer, answer_cuts
@@ -31,6 +32,7 @@ from fastv_runtime.generation.sampling import Sampler, Sampling, choose_sampling
 from fastv_runtime.preprocessing import Visual, load_images, load_videos, no_videos
 from fastv_runtime.preprocessing.images.aspect import with_aspect
 from fastv_runtime.preprocessing.images.loading import ImageInput, as_image
+from fastv_runtime.preprocessing.videos.change import prompt_change
 from fastv_runtime.preprocessing.videos.decoding import Video, open_video
 
 if TYPE_CHECKING:
@@ -220,9 +222,12 @@ class Pipeline:
         for buffer in self._decoder.deepstack:
             buffer.rows(0, total).zero()
         with clock("vision"):
-            for each, starts in zip(visuals, built.starts(visuals), strict=True):
-                self._encoder(each, starts)
-        cuts = answer_cuts(plan, built.visual, self._decoder.prefill(positions, built.visual, pruned, clock, held))
+            starts = built.starts(visuals)
+            for each, first in zip(visuals, starts, strict=True):
+                self._encoder(each, first)
+            change = prompt_change(self._decoder.prompt, visuals, starts, total) if carries_change(plan, 0) else None
+        left = self._decoder.prefill(positions, built.visual, pruned, clock, ask=held, change=change)
+        cuts = answer_cuts(plan, built.visual, left)
         answer = Answer(
             prompt_tokens=total,
             visual_tokens=visual,
