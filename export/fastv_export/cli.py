@@ -102,6 +102,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--cut",
+        dest="cuts",
         type=_cut,
         action="append",
         metavar="LAYER:KEEP[:RANKER]",
@@ -204,7 +205,7 @@ def run(args: argparse.Namespace) -> None:
             max_visual=args.max_visual,
             image_tokens=args.image_tokens,
             max_new_tokens=args.max_new_tokens,
-            cuts=args.cut,
+            cuts=args.cuts,
             share=args.share,
             keep_steps=args.keep_steps,
             prune=args.prune,

@@ -6,13 +6,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from fastv_runtime.config.cuts import Signal
-
 if TYPE_CHECKING:
     import onnx_ir as ir
     import torch
 
     from fastv_export.graphs.tape import Tape
+    from fastv_runtime.config.cuts import Signal
 
 RankerInputs = Mapping[str, "ir.Value"]
 """Inputs of the select graph by name: `hidden` [1,S,D], `prunable` bool [1,S], `length` i64 [1], and the ranker's

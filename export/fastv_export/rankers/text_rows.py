@@ -10,7 +10,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from fastv_export.rankers.base import Ranker, RankerInputs, Seen
-from fastv_runtime.config.cuts import TEXT_ROWS
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -25,6 +24,8 @@ def rank(tape: Tape, inputs: RankerInputs) -> ir.Value:
     Of a prompt of fewer rows, the first stands for those that are missing: it counts once.
     """
     import numpy as np
+
+    from fastv_runtime.config.cuts import TEXT_ROWS
 
     prunable, by_rows = inputs["prunable"], inputs["row_scores"]
     offset = tape.op("Sub", [tape.op("Shape", [prunable], {"start": 1, "end": 2}), tape.constant([TEXT_ROWS])])
@@ -41,6 +42,8 @@ def rank(tape: Tape, inputs: RankerInputs) -> ir.Value:
 
 
 def ranks(seen: Seen, length: int) -> torch.Tensor:
+    from fastv_runtime.config.cuts import TEXT_ROWS
+
     rows = min(TEXT_ROWS, len(seen.prunable))
     by_rows, text = seen.signals["row_scores"][-rows:], ~seen.prunable[-rows:]
     return by_rows[text].sum(0) if text.any() else by_rows[-1]
@@ -48,7 +51,7 @@ def ranks(seen: Seen, length: int) -> torch.Tensor:
 
 RANKER = Ranker(
     name="text-rows",
-    summary=f"the highest scores by the rows of text among the prompt's last {TEXT_ROWS}, not by its last row alone",
+    summary="the highest scores by the rows of text among the prompt's last eight, not by its last row alone",
     rank=rank,
     ranks=ranks,
     signals=("row_scores",),

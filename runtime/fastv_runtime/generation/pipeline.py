@@ -15,7 +15,7 @@ from fastv_runtime.config.bundle import PROCESSOR, Bundle
 from fastv_runtime.config.io_spec import carries_change
 from fastv_runtime.config.layouts import Aspect
 from fastv_runtime.config.lengths import capacity
-from fastv_runtime.generation.calls.answer import Answer, answer_cuts
+from fastv_runtime.generation.calls.answer import Answer, begun_answer
 from fastv_runtime.generation.calls.arguments import VideoInput, check_settings, image_list, path_of, video_list
 from fastv_runtime.generation.calls.keep import AskedKeep, Keep, read_keep
 from fastv_runtime.generation.calls.question import GenerationInput, answer_limit, check_length, read_question
@@ -227,21 +227,9 @@ class Pipeline:
                 self._encoder(each, first)
             change = prompt_change(self._decoder.prompt, visuals, starts, total) if carries_change(plan, 0) else None
         left = self._decoder.prefill(positions, built.visual, pruned, clock, ask=held, change=change)
-        cuts = answer_cuts(plan, built.visual, left)
-        answer = Answer(
-            prompt_tokens=total,
-            visual_tokens=visual,
-            kept_visual_tokens=cuts[-1].kept_visual_tokens if cuts else list(range(visual)),
-            pruned_length=cuts[-1].pruned_length if cuts else total,
-            cuts=cuts,
-            keep=plan.keep if asked.keep is None else asked.keep,
-            share=asked.share,
-            backend=self._backend.name,
-            notes=[
-                *(note for video, _ in videos for note in video.notes),
-                *pruning_notes(plan, text, visual, [cut.pruned_length for cut in cuts], asked.keep, held),
-            ],
-        )
+        notes = [note for video, _ in videos for note in video.notes]
+        answer = begun_answer(plan, built.visual, left, asked, backend=self._backend.name, notes=notes)
+        answer.notes += pruning_notes(plan, text, visual, [each.size for each in left], asked.keep, held)
         stop = manifest.tokens.stop
         loop = TokenLoop(
             answer,

@@ -9,6 +9,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from fastv_runtime.config.plan import Plan
+from fastv_runtime.generation.calls.keep import AskedKeep
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Int
@@ -24,15 +25,6 @@ class AnswerCut(BaseModel):
     kept_visual_tokens: list[int]
     """Ascending indices into the prompt's visual tokens."""
     pruned_length: int
-
-
-def answer_cuts(plan: Plan, visual: Bool[np.ndarray, " S"], left: Sequence[Int[np.ndarray, " M"]]) -> list[AnswerCut]:
-    """What cuts left of a prompt. visual: which of its rows are; left: rows after each cut, ascending."""
-    places = np.cumsum(visual) - 1
-    return [
-        AnswerCut(layer=cut.layer, kept_visual_tokens=places[rows[visual[rows]]].tolist(), pruned_length=rows.size)
-        for cut, rows in zip(plan.cuts, left, strict=True)
-    ]
 
 
 class Answer(BaseModel):
@@ -67,3 +59,31 @@ class Answer(BaseModel):
     """Wall-clock milliseconds per stage; `ttft` up to the first token; `decode_per_token` the mean of the rest.
 
     They do not include the time that a call waited for its turn."""
+
+
+def begun_answer(
+    plan: Plan,
+    visual: Bool[np.ndarray, " S"],
+    left: Sequence[Int[np.ndarray, " M"]],
+    asked: AskedKeep,
+    *,
+    backend: str,
+    notes: list[str],
+) -> Answer:
+    """The answer to a prompt that was prefilled. visual: which of its rows are; left: rows after each cut, ascending."""
+    places, count = np.cumsum(visual) - 1, int(visual.sum())
+    cuts = [
+        AnswerCut(layer=cut.layer, kept_visual_tokens=places[rows[visual[rows]]].tolist(), pruned_length=rows.size)
+        for cut, rows in zip(plan.cuts, left, strict=True)
+    ]
+    return Answer(
+        prompt_tokens=visual.size,
+        visual_tokens=count,
+        kept_visual_tokens=cuts[-1].kept_visual_tokens if cuts else list(range(count)),
+        pruned_length=cuts[-1].pruned_length if cuts else visual.size,
+        cuts=cuts,
+        keep=plan.keep if asked.keep is None else asked.keep,
+        share=asked.share,
+        backend=backend,
+        notes=notes,
+    )

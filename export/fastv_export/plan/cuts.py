@@ -1,0 +1,80 @@
+"""The cuts that are asked for, and whether they make sense for a decoder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
+
+from fastv_export.plan.options import CutOption, Options
+from fastv_export.rankers import RANKERS
+from fastv_runtime.config.cuts import MOST_CUTS
+from fastv_runtime.config.layouts import Vision
+from fastv_runtime.config.lengths import kept_count
+from fastv_runtime.errors import UserError
+
+
+def cuts_of(options: Options) -> tuple[CutOption, ...]:
+    """Those asked for, each with its ranker; none for the baseline."""
+    if options.cuts:
+        return tuple(replace(cut, ranker=cut.ranker or options.ranker) for cut in options.cuts)
+    return () if options.layer is None else (CutOption(options.layer, options.keep, options.ranker),)
+
+
+def check_cuts(options: Options, cuts: Sequence[CutOption], layers: int, vision: Vision) -> None:
+    """UserError for cuts that make no sense for a decoder of so many layers. cuts: as `cuts_of` has them."""
+    if cuts and layers < 2:
+        raise UserError(
+            f"`layer` {cuts[0].layer}: this decoder has one layer, and pruning takes two: one whose attention scores "
+            "visual tokens, and one that runs without those that are dropped; export it unpruned (`prune`)"
+        )
+    for cut in cuts:
+        if not 1 <= cut.layer < layers:
+            raise UserError(
+                f"`layer` {cut.layer}: must be 1 to {layers - 1}; this decoder has {layers} layers and the scores "
+                "come from the layer before"
+            )
+    for cut in cuts or (CutOption(0, options.keep, options.ranker),):
+        if not 0 < cut.keep <= 1:
+            raise UserError(f"`keep` {cut.keep:g}: must be above 0 and at most 1, the fraction of visual tokens kept")
+        if cuts and kept_count(vision.tokens, cut.keep) == 0:
+            raise UserError(f"`keep` {cut.keep:g}: keeps none of {vision.tokens} visual tokens: give a larger one")
+        if cut.ranker not in RANKERS:
+            raise UserError(f"`ranker` {cut.ranker}: no such ranker; known rankers: {', '.join(RANKERS)}")
+    _check_order(cuts)
+    _check_share(options, cuts)
+
+
+def _check_order(cuts: Sequence[CutOption]) -> None:
+    """UserError for cuts that do not follow one another, or of which one does nothing."""
+    if len(cuts) > MOST_CUTS:
+        raise UserError(f"`cuts`: {len(cuts)} of them: a plan has {MOST_CUTS} at most")
+    for before, after in pairwise(cuts):
+        if after.layer <= before.layer:
+            raise UserError(
+                f"`cuts` {after.layer}:{after.keep:g}: its layer does not come after {before.layer}, that of the cut "
+                "before: give cuts from the first layer to the last"
+            )
+        if after.keep >= before.keep:
+            raise UserError(
+                f"`cuts` {after.layer}:{after.keep:g}: keeps no fewer visual tokens than the cut before, which keeps "
+                f"{before.keep:g}: fractions are of all visual tokens of the prompt, so each must be lower"
+            )
+
+
+def _check_share(options: Options, cuts: Sequence[CutOption]) -> None:
+    """UserError for a share that makes no sense, or of scores that nothing reads."""
+    share = options.share
+    if share is None:
+        return
+    if not 0 < share < 1:
+        raise UserError(f"`share` {share:g}: must be above 0 and below 1, of the attention to visual tokens")
+    if not cuts:
+        raise UserError(f"`share` {share:g}: an unpruned model (`prune`) has none: leave one of them out")
+    for cut in cuts:
+        if "scores" not in RANKERS[cut.ranker or options.ranker].signals:
+            reading = ", ".join(name for name, ranker in RANKERS.items() if "scores" in ranker.signals)
+            raise UserError(
+                f"`share` {share:g}: is of scores, and `ranker` {cut.ranker}, at layer {cut.layer}, reads none: leave "
+                f"`share` out, or use one of {reading}"
+            )
