@@ -70,7 +70,7 @@ def begun_answer(
     backend: str,
     notes: list[str],
 ) -> Answer:
-    """The answer to a prompt that was prefilled. visual: which of its rows are; left: rows after each cut, ascending."""
+    """The answer to a prompt that was prefilled. visual: which of its rows are; left: rows after each cut."""
     places, count = np.cumsum(visual) - 1, int(visual.sum())
     cuts = [
         AnswerCut(layer=cut.layer, kept_visual_tokens=places[rows[visual[rows]]].tolist(), pruned_length=rows.size)
