@@ -89,13 +89,14 @@ def pruned_lengths(
         )
     check_keep(plan, keep)
     room = text if policy == "exact" else -(-text // plan.text_step) * plan.text_step
-    found = []
-    for each, most in zip(keeps(plan, keep), capacity.rows[1:], strict=True):
-        kept = kept_count(visual, each)
-        if text + kept > most:
-            raise _too_long(text, visual, kept, most, keep)
-        found.append(min(length, room + kept, most))
-    return tuple(found)
+    left = [kept_count(visual, each) for each in keeps(plan, keep)]
+    room_of = capacity.rows[1:]
+    # The last first: it has room for the fewest, and so says how much `keep` may be.
+    for index in reversed(range(len(left))):
+        if text + left[index] > room_of[index]:
+            by_keep = index == len(left) - 1 or (keep is not None and keep > plan.cuts[index].keep)
+            raise _too_long(text, visual, left[index], room_of[index], keep, by_keep)
+    return tuple(min(length, room + kept, most) for kept, most in zip(left, room_of, strict=True))
 
 
 def pruned_length(
@@ -125,10 +126,11 @@ def effective_keep(plan: Plan, text: int, visual: int, policy: Length) -> Effect
     return EffectiveKeep(policy, text, visual, pruned - text, (pruned - text) / visual, pruned)
 
 
-def _too_long(text: int, visual: int, kept: int, most: int, keep: float | None) -> UserError:
+def _too_long(text: int, visual: int, kept: int, most: int, keep: float | None, by_keep: bool) -> UserError:
+    """by_keep: whether a smaller `keep` helps; a cut before the last keeps what its plan says."""
     too_long = f"the pruned prompt has {text + kept} tokens and this bundle supports at most {most}"
     largest = floor((most - text) / visual * 1000) / 1000 if visual else 0.0
-    if largest <= 0:
+    if largest <= 0 or not by_keep:
         return UserError(f"{too_long}: shorten the text, or export with a larger `export.max_text`")
     if keep is None:
         return UserError(
