@@ -6,7 +6,7 @@ whole forward, run anew for every token, with plain hooks on the layers from K o
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ class Answer:
     """What the stock model says once rows are gone."""
 
     kept: list[int]
-    """Visual tokens that stayed, counted among the visual, ascending."""
+    """Visual tokens that stayed after the last cut, counted among the visual, ascending."""
     logits: torch.Tensor
     """[V], from which the first token was chosen."""
     tokens: list[int]
@@ -47,24 +47,31 @@ def answer(
     inputs: dict[str, torch.Tensor],
     visual: torch.Tensor,
     *,
-    layer: int,
-    keep: float,
+    cuts: Sequence[tuple[int, float]],
     tokens: int,
     choose: Choose = best,
 ) -> Answer:
-    """Greedy answer of a stock model that prunes at layer K = `layer`.
+    """Greedy answer of a stock model that prunes at each of `cuts`: K, and the fraction of visual tokens that stays.
 
-    inputs: what its processor makes of the prompt. visual: which tokens may go, bool [S]. keep: fraction that stays.
+    inputs: what its processor makes of the prompt. visual: which tokens may go, bool [S].
     """
-    weights = model(**inputs, output_attentions=True, use_cache=False).attentions[layer - 1]
-    places = visual.nonzero()[:, 0]
-    kept = sorted(choose(weights[0].mean(0)[-1, places], round(keep * len(places))))
-    stays = ~visual
-    stays[places[kept]] = True
+    layers = model.get_decoder().layers
+    stays = torch.ones_like(visual)
+    kept: list[int] = []
     said: list[int] = []
+    handles: list[Any] = []
     first = torch.empty(0)
-    handles = _taken_out(model.get_decoder().layers[layer:], stays)
     try:
+        for (layer, keep), stop in zip(cuts, [*(layer for layer, _ in cuts[1:]), len(layers)], strict=True):
+            # Of a layer that rows were taken out of, attention is among those that are left.
+            weights = model(**inputs, output_attentions=True, use_cache=False).attentions[layer - 1]
+            rows = stays.nonzero()[:, 0]
+            places = rows[visual[rows]]
+            chosen = choose(weights[0].mean(0)[-1, visual[rows]], round(keep * int(visual.sum())))
+            stays = ~visual
+            stays[places[chosen]] = True
+            kept = (torch.cumsum(visual, 0) - 1)[stays & visual].tolist()
+            handles += _taken_out(layers[layer:stop], stays)
         for _ in range(tokens):
             logits = model(**_continued(inputs, said), use_cache=False).logits[0, -1]
             first = first if said else logits

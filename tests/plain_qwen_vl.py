@@ -7,6 +7,7 @@ rows are taken out.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from math import sqrt
 from pathlib import Path
 
@@ -65,18 +66,18 @@ class PlainQwenVL:
         return self._linear(pool + "attn.out_proj", _attend(q, k, v).flatten(1))
 
     def logits(
-        self, embedded: torch.Tensor, layer: int | None = None, dropped: torch.Tensor | None = None
+        self, embedded: torch.Tensor, layer: int | None = None, dropped: Mapping[int, torch.Tensor] | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits [V] of the last row, and the scores [S] that it gives at layer K - 1.
+        """Logits [V] of the last row, and the scores that it gives at layer K - 1 to the rows that come there.
 
-        layer: K. dropped: indices of rows that are taken out before layer K.
+        layer: K. dropped: by layer, indices of rows that are taken out before it.
         """
         heads, epsilon = self.config["num_attention_heads"], self.config["layer_norm_epsilon"]
         x, positions = embedded, torch.arange(embedded.shape[0])
         scores = torch.empty(0)
         for index in range(self.config["num_hidden_layers"]):
-            if dropped is not None and index == layer:
-                kept = ~torch.isin(positions, dropped)
+            if dropped is not None and index in dropped:
+                kept = ~torch.isin(positions, dropped[index])
                 x, positions = x[kept], positions[kept]
             name = f"transformer.h.{index}."
             mixed = self._linear(name + "attn.c_attn", self._rms_norm(name + "ln_1", x, epsilon))

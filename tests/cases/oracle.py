@@ -17,9 +17,9 @@ from fastv_export.plan import Options
 from fastv_export.progress import Progress
 from fastv_export.verify.reference import load_model, pruned
 from fastv_runtime import Pipeline
-from fastv_runtime.config.bundle import Bundle, read_manifest
 from tests.conftest import noise_image
 from tests.families.row import stock_inputs
+from tests.plans import with_keeps
 
 NEW_TOKENS = 4
 QUESTION = "What color is the circle?"
@@ -38,7 +38,6 @@ def answers_as_transformers(
     layer = chosen["layer"]
     made = folder / "made.fastv"
     export_bundle(source, made, Options(**chosen), Progress(None))
-    manifest = read_manifest(made)
     checkpoint = Checkpoint(source)
     family = family_of(checkpoint.model_type(), str(source))
     model, image = load_model(source, family), noise_image(1)
@@ -54,8 +53,7 @@ def answers_as_transformers(
                 with pruned(family.decoder(model), layer, visual, length - count + round(keep * count)) as pruning:
                     expected = _generate(model, given)
                 kept = pruning.keep
-        plan = manifest.plan.model_copy(update={"keep": keep})
-        pipeline = Pipeline(Bundle(made, manifest.model_copy(update={"plan": plan})), threads=1)
+        pipeline = Pipeline(with_keeps(made, [] if layer is None else [keep]), threads=1)
         generation = pipeline.stream([image], QUESTION, max_new_tokens=NEW_TOKENS, ignore_stop=True)
         logits, answer = pipeline.logits.copy(), generation.answer
         for _ in generation:

@@ -31,4 +31,12 @@ def test_deepstack_is_added_on_both_sides_of_the_cut(source: Path, make_bundle: 
     stock = load_model(source, FAMILIES[ROW.model_type])
     stock.generation_config.eos_token_id = None
     # Two images, then a video.
-    compare(replace(ROW, cases=ROW.cases[2:4], videos=ROW.videos[2:4]), source, stock, make_bundle, layer)
+    compare(replace(ROW, cases=ROW.cases[2:4], videos=ROW.videos[2:4]), source, stock, make_bundle, [(layer, 0.5)])
+
+
+def test_each_graph_adds_one_between_cuts(source: Path, make_bundle: MakeBundle) -> None:
+    """Cuts before layers 1, 2 and 3: the features wait in one, two and three selects."""
+    stock = load_model(source, FAMILIES[ROW.model_type])
+    stock.generation_config.eos_token_id = None
+    cuts = [(1, 0.7), (2, 0.4), (3, 0.2)]
+    compare(replace(ROW, cases=ROW.cases[2:4], videos=ROW.videos[2:4]), source, stock, make_bundle, cuts)

@@ -6,6 +6,7 @@ One export serves both, since no graph depends on keep; the unsplit graph is com
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -16,19 +17,22 @@ import torch
 
 from fastv_export.checkpoint.checkpoint import Checkpoint
 from fastv_export.families import FAMILIES
-from fastv_export.verify.reference import load_model, pruned
+from fastv_export.verify.reference import Pruning, ReferenceCut, load_model, pruned_by
 from fastv_runtime import Pipeline
-from fastv_runtime.config.bundle import END_TO_END, Bundle, read_manifest
+from fastv_runtime.config.bundle import END_TO_END
 from fastv_runtime.preprocessing.processor_settings import check_processor
 from tests.conftest import MakeBundle, noise_image
 from tests.families.conftest import CheckpointOf
 from tests.families.row import Row, noise_video
 from tests.families.rows import ROWS
+from tests.plans import cuts_at, with_keeps
 
 NEW_TOKENS = 32
 LAYER = 2
 LENGTHS: dict[str, Any] = {"keep": 1.0, "max_text": 128, "max_new_tokens": NEW_TOKENS}
 TOLERANCE = 1e-3
+DECIDED = 1e-5
+"""Of a score: that of fp32 sums in another order is a tenth of it."""
 QUESTIONS = ["What is it?", "Where is the red circle, and how many are there of them?", "Describe it, please."]
 
 
@@ -70,18 +74,23 @@ def test_a_family_is_what_transformers_computes(
     row: Row, source: Path, stock: Any, make_bundle: MakeBundle, keep: float
 ) -> None:
     unsplit = keep == 1.0 and row.model_type in UNSPLIT and not row.name
-    compare(row, source, stock, make_bundle, None if unsplit else LAYER, keep)
+    compare(row, source, stock, make_bundle, [] if unsplit else [(LAYER, keep)])
 
 
-def compare(row: Row, source: Path, stock: Any, make_bundle: MakeBundle, layer: int | None, keep: float = 0.5) -> None:
-    """All cases of a row, split at `layer` or not at all, pruned unless `keep` is 1."""
-    options = LENGTHS | row.options
-    # The export verifies one of the two: its golden vectors must hold for every family as well.
-    bundle = make_bundle(source, layer=layer, verify=layer is not None, **options)
-    manifest = read_manifest(bundle)
-    assert layer is None or END_TO_END in (manifest.verified or {})
-    plan = manifest.plan.model_copy(update={"keep": keep})
-    pipeline = Pipeline(Bundle(bundle, manifest.model_copy(update={"plan": plan})), threads=1)
+def compare(
+    row: Row, source: Path, stock: Any, make_bundle: MakeBundle, cuts: Sequence[tuple[int, float]], **options: Any
+) -> None:
+    """All cases of a row. cuts: (K, keep) of each; none is the unsplit decoder, and one that keeps all prunes nothing.
+
+    options: of the export, beside the row's.
+    """
+    layers, keeps = [layer for layer, _ in cuts], [keep for _, keep in cuts]
+    asked: dict[str, Any] = {"cuts": cuts_at(*layers)} if len(layers) > 1 else {"layer": (*layers, None)[0]}
+    # The export verifies all but the unsplit: its golden vectors must hold for every family as well.
+    options = {"verify": bool(layers)} | LENGTHS | row.options | asked | options
+    bundle = with_keeps(make_bundle(source, **options), keeps)
+    assert not options["verify"] or END_TO_END in (bundle.manifest.verified or {})
+    pipeline = Pipeline(bundle, threads=1)
     family = FAMILIES[row.model_type]
     decoder = family.decoder(stock)
     config = family.config(Checkpoint(source))
@@ -98,39 +107,59 @@ def compare(row: Row, source: Path, stock: Any, make_bundle: MakeBundle, layer: 
             inputs = row.inputs(source, images, question)
         visual = torch.isin(inputs["input_ids"][0], torch.tensor(placeholders))
         length, count = visual.numel(), int(visual.sum())
-        expected = pruning = None
+        left = [torch.arange(length)]
         with torch.no_grad(), _Embedded(decoder) as embedded:
-            if keep == 1.0:
+            if set(keeps) <= {1.0}:
                 expected = _generate(stock, inputs)
+                left += [torch.arange(length) for _ in cuts]
             else:
-                assert layer is not None
-                kept_length = length - count + round(keep * count)
-                with pruned(decoder, layer, visual, kept_length) as pruning:
+                lengths = [length - count + round(keep * count) for keep in keeps]
+                reference = [ReferenceCut(layer, most) for layer, most in zip(layers, lengths, strict=True)]
+                with pruned_by(decoder, visual, reference) as prunings:
                     expected = _generate(stock, inputs)
+                for pruning in prunings:
+                    check_decided(pruning, visual, left[-1])
+                    left.append(pruning.keep)
 
         generation = pipeline.stream(images, question, videos=videos, max_new_tokens=NEW_TOKENS, ignore_stop=True)
         answer = generation.answer
         assert answer.prompt_tokens == length
         assert answer.visual_tokens == count > 0
         _close(pipeline._decoder.prompt.rows(0, length).array(), embedded.prompt[0])
-        kept = torch.arange(length) if pruning is None else pruning.keep
-        assert answer.kept_visual_tokens == (torch.cumsum(visual, 0) - 1)[kept[visual[kept]]].tolist()
+        order = torch.cumsum(visual, 0) - 1
+        kept = [order[rows[visual[rows]]].tolist() for rows in left]
+        assert [cut.kept_visual_tokens for cut in answer.cuts] == kept[1:]
+        assert answer.kept_visual_tokens == kept[-1]
         _close(pipeline.logits, expected.logits[0][0])
         for _ in generation:
             pass
         assert answer.token_ids == expected.sequences[0, length:].tolist()
-        _compare_caches(pipeline, expected.past_key_values, layer, length, kept)
+        _compare_caches(pipeline, expected.past_key_values, length, left)
 
 
-def _compare_caches(pipeline: Pipeline, cache: Any, layer: int | None, length: int, kept: torch.Tensor) -> None:
-    """Keys and values of every layer: all tokens in the prefix, kept ones in the suffix, and the decoded."""
+def check_decided(pruning: Pruning, visual: torch.Tensor, before: torch.Tensor) -> None:
+    """No tie: between the last token kept and the first dropped is more than fp32 sums in another order make of it.
+
+    visual: of the prompt's rows. before: those that came to the cut.
+    """
+    scores = pruning.scores[visual[before]]
+    stays = torch.isin(before[visual[before]], pruning.keep)
+    if not stays.all() and stays.any():
+        least, most = scores[stays].min(), scores[~stays].max()
+        assert least - most > DECIDED * least, "tokens that score alike: another seed is needed"
+
+
+def _compare_caches(pipeline: Pipeline, cache: Any, length: int, left: list[torch.Tensor]) -> None:
+    """Keys and values of every layer: all tokens in the first graph, behind each cut the kept ones, and the decoded."""
+    plan = pipeline.bundle.manifest.plan
     decoded = torch.arange(length, length + NEW_TOKENS - 1)
-    for index, stored in enumerate(cache.layers):
-        graph = "decoder" if layer is None else "prefix" if index < layer else "suffix"
-        rows = torch.cat([kept if graph == "suffix" else torch.arange(length), decoded])
-        for kind, values in (("key", stored.keys), ("value", stored.values)):
-            ours = pipeline._decoder.arena[f"{graph}.{kind}_{index}"].array()
-            _close(ours[0, :, : rows.numel()], values[0][:, rows])
+    for stage, prompt in zip(plan.stages, left, strict=True):
+        rows = torch.cat([prompt, decoded])
+        for index in plan.layers(stage.graph, len(cache.layers)):
+            stored = cache.layers[index]
+            for kind, values in (("key", stored.keys), ("value", stored.values)):
+                ours = pipeline._decoder.arena[f"{stage.graph}.{kind}_{index}"].array()
+                _close(ours[0, :, : rows.numel()], values[0][:, rows])
 
 
 def _close(ours: np.ndarray, theirs: torch.Tensor) -> None:

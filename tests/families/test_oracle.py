@@ -14,13 +14,13 @@ import torch
 from fastv_export.checkpoint.checkpoint import Checkpoint
 from fastv_export.families import FAMILIES
 from fastv_runtime import Pipeline
-from fastv_runtime.config.bundle import Bundle, read_manifest
 from tests import oracle
 from tests.conftest import MakeBundle, noise_image
 from tests.families.conftest import CheckpointOf
 from tests.families.row import Row, noise_video
 from tests.families.rows import ROWS
 from tests.families.test_families import LAYER, NEW_TOKENS, QUESTIONS
+from tests.plans import with_keeps
 
 TOKENS = 12
 KEEPS = (0.5, 0.25)
@@ -59,14 +59,12 @@ def test_pruned_answers_are_those_without_the_rows(
     # The table of families has these bundles: no graph depends on keep.
     options = {"keep": 1.0, "max_text": 128, "max_new_tokens": NEW_TOKENS} | row.options
     bundle = make_bundle(checkpoint_of(row), layer=LAYER, verify=True, **options)
-    manifest = read_manifest(bundle)
     model = oracle.load(checkpoint_of(row))
     for video in (False, True)[: 1 + (row.model_type in WITH_VIDEO)]:
         case = Case(row, checkpoint_of, video)
         first: list[torch.Tensor] = []
         for keep in KEEPS:
-            plan = manifest.plan.model_copy(update={"keep": keep})
-            pipeline = Pipeline(Bundle(bundle, manifest.model_copy(update={"plan": plan})), threads=1)
+            pipeline = Pipeline(with_keeps(bundle, [keep]), threads=1)
             generation = pipeline.stream(
                 case.images, QUESTIONS[1], videos=case.videos, max_new_tokens=TOKENS, ignore_stop=True
             )
@@ -74,7 +72,7 @@ def test_pruned_answers_are_those_without_the_rows(
             for _ in generation:
                 pass
             answer = generation.answer
-            expected = oracle.answer(model, case.inputs, case.visual, layer=LAYER, keep=keep, tokens=TOKENS)
+            expected = oracle.answer(model, case.inputs, case.visual, cuts=[(LAYER, keep)], tokens=TOKENS)
             assert answer.kept_visual_tokens == expected.kept
             tolerance = 1e-3 * max(1, float(logits.abs().max()))
             torch.testing.assert_close(logits, expected.logits, rtol=0, atol=tolerance)
@@ -96,7 +94,7 @@ def test_other_rows_are_another_answer(choose: oracle.Choose, checkpoint_of: Che
     """The oracle can tell: the same model without other rows says something else."""
     row = next(row for row in ROWS if row.model_type == "llava")
     case, model = Case(row, checkpoint_of, False), oracle.load(checkpoint_of(row))
-    chosen = {"layer": LAYER, "keep": 0.25, "tokens": TOKENS}
+    chosen = {"cuts": [(LAYER, 0.25)], "tokens": TOKENS}
     right = oracle.answer(model, case.inputs, case.visual, **chosen)
     wrong = oracle.answer(model, case.inputs, case.visual, **chosen, choose=choose)
     assert (wrong.logits - right.logits).abs().max() > 1e-2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,10 @@ from fastv_export.plan import Options
 from fastv_export.progress import Progress
 from fastv_export.verify.reference import load_model
 from fastv_runtime import Pipeline, UserError
-from fastv_runtime.config.bundle import END_TO_END, Bundle, read_manifest
+from fastv_runtime.config.bundle import END_TO_END, read_manifest
 from tests.conftest import MakeBundle, noise_image
 from tests.plain_qwen_vl import PlainQwenVL
+from tests.plans import cuts_at, with_keeps
 from tests.tiny_qwen_vl import IMAGE_SIZE, TOKENS, original_tokenizer, write_tiny_qwen_vl
 
 FAMILY = FAMILIES["qwen"]
@@ -71,18 +73,22 @@ def test_mapped_decoder_answers_as_the_published_layout(source: Path, plain: Pla
     assert tokens == expected.token_ids
 
 
-@pytest.mark.parametrize(("layer", "keep"), [(None, 1.0), (2, 0.5), (2, 0.25)])
+@pytest.mark.parametrize(
+    "cuts",
+    [[], [(2, 0.5)], [(2, 0.25)], [(1, 0.5), (3, 0.25)], [(1, 0.75), (2, 0.5), (3, 0.25)]],
+    ids=["unsplit", "one cut", "fewer tokens", "two cuts", "three cuts"],
+)
 @pytest.mark.parametrize("count", [1, 2])
 def test_bundles_answer_as_the_published_layout(
-    source: Path, plain: PlainQwenVL, make_bundle: MakeBundle, layer: int | None, keep: float, count: int
+    source: Path, plain: PlainQwenVL, make_bundle: MakeBundle, cuts: list[tuple[int, float]], count: int
 ) -> None:
-    bundle = make_bundle(source, layer=layer, max_text=128, max_images=2, max_new_tokens=NEW_TOKENS)
+    layers, keep = [layer for layer, _ in cuts], ([1.0] + [keep for _, keep in cuts])[-1]
+    asked: dict[str, Any] = {"cuts": cuts_at(*layers)} if len(layers) > 1 else {"layer": (*layers, None)[0]}
+    bundle = make_bundle(source, max_text=128, max_images=2, max_new_tokens=NEW_TOKENS, **asked)
     images = [noise_image(index) for index in range(count)]
-    expected = _expected(plain, source, images, layer, keep)
-    manifest = read_manifest(bundle)
-    assert END_TO_END in (manifest.verified or {})
-    plan = manifest.plan.model_copy(update={"keep": keep})
-    pipeline = Pipeline(Bundle(bundle, manifest.model_copy(update={"plan": plan})), threads=1)
+    expected = _expected(plain, source, images, cuts)
+    assert END_TO_END in (read_manifest(bundle).verified or {})
+    pipeline = Pipeline(with_keeps(bundle, [keep for _, keep in cuts]), threads=1)
     generation = pipeline.stream(images, QUESTION, max_new_tokens=NEW_TOKENS, ignore_stop=True)
     logits = pipeline.logits.copy()
     for _ in generation:
@@ -170,26 +176,27 @@ class Expected:
 
 @torch.no_grad()
 def _expected(
-    plain: PlainQwenVL, source: Path, images: list[Image.Image], layer: int | None = None, keep: float = 1.0
+    plain: PlainQwenVL, source: Path, images: list[Image.Image], cuts: Sequence[tuple[int, float]] = ()
 ) -> Expected:
-    """Answer to QUESTION, only the fraction `keep` of the visual tokens left from layer K = `layer` on."""
+    """Answer to QUESTION. cuts: K, and the fraction of the visual tokens that is left from layer K on."""
     ids = _chat(source, len(images))
     visual = torch.tensor(ids) == TOKENS - 1
     prompt = plain.embed(ids, [plain.features(_pixels(image)) for image in images])
-    kept = visual.nonzero()[:, 0]
-    if layer is not None:
-        _, scores = plain.logits(prompt, layer)
-        kept = kept[scores[kept].topk(round(keep * len(kept))).indices.sort().values]
-    dropped = visual.clone()
-    dropped[kept] = False
+    rows, dropped = torch.arange(len(ids)), dict[int, torch.Tensor]()
+    for layer, keep in cuts:
+        _, scores = plain.logits(prompt, layer, dropped)
+        best = scores.where(visual[rows], -torch.inf).topk(round(keep * int(visual.sum()))).indices
+        stays = ~visual[rows]
+        stays[best] = True
+        rows, dropped[layer] = rows[stays], rows[~stays]
     sequence, tokens, first = prompt, [], torch.empty(0)
     for step in range(NEW_TOKENS):
-        logits, _ = plain.logits(sequence, layer, dropped.nonzero()[:, 0])
+        logits, _ = plain.logits(sequence, None, dropped)
         first = logits if step == 0 else first
         tokens.append(int(logits.argmax()))
         sequence = torch.cat([sequence, plain.embed(tokens[-1:], [])])
     order = visual.cumsum(0) - 1
-    return Expected(prompt, order[kept].tolist(), first, tokens)
+    return Expected(prompt, order[rows[visual[rows]]].tolist(), first, tokens)
 
 
 def _chat(source: Path, images: int) -> list[int]:
