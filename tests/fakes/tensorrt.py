@@ -75,8 +75,8 @@ def fake_tensorrt(cuda: FakeCuda, name: str = "tensorrt") -> Any:
 
 def write_engines(bundle: Bundle, folder: Path, *, decode_profile: bool) -> dict[str, Path]:
     """`Engines` of every graph of a bundle, with one profile, or with one of a single row beside it."""
-    needed = capacity(bundle.manifest.plan)
-    most = {"S": needed.prompt, "M": needed.pruned}
+    plan = bundle.manifest.plan
+    most = {stage.symbol: rows for stage, rows in zip(plan.stages, capacity(plan).rows, strict=True)}
     paths = {}
     for name, graph in bundle.manifest.graphs.items():
         profiles = [{axis: (1, most.get(axis, 4096)) for tensor in graph.inputs for axis in tensor.shape}]
@@ -176,7 +176,10 @@ class Context:
             for axis, size in zip(self._engine.tensors[tensor].shape, shape, strict=True)
         }
         if "length" in self._engine.inputs:
-            symbols["M"] = int(np.ctypeslib.as_array(_pointer(self._addresses["length"]), (1,))[0])
+            # What it leaves; of a later cut M is what it is given.
+            symbols[self._engine.outputs["keep"].shape[1]] = int(
+                np.ctypeslib.as_array(_pointer(self._addresses["length"]), (1,))[0]
+            )
         return tuple(symbols.get(a, -1) if isinstance(a, str) else a for a in self._engine.tensors[name].shape)
 
     def execute_async_v3(self, stream: int) -> bool:
