@@ -1,4 +1,4 @@
-"""Plans of two and three cuts as TensorRT-RTX builds them: every graph, each stage with rows of its own."""
+"""A plan of three cuts as TensorRT-RTX builds it: every graph, each stage with rows of its own."""
 
 from __future__ import annotations
 
@@ -21,13 +21,12 @@ from tests.build.test_rtx import BUILT, PLAIN
 from tests.conftest import MakeBundle
 
 
-@pytest.mark.parametrize(("name", "layers"), [("llava", (2, 4)), ("qwen3_vl", (1, 2, 4))])
-def test_every_stage_is_built(name: str, layers: tuple[int, ...], tmp_path: Path, make_bundle: MakeBundle) -> None:
-    """Of Qwen3-VL, positions of three axes and deepstack wait in every select."""
-    row, rtx = BUILT[name], load_tensorrt("tensorrt_rtx")
-    row.write(tmp_path / name)
+def test_every_stage_of_three_cuts_is_built(tmp_path: Path, make_bundle: MakeBundle) -> None:
+    """Of Qwen3-VL: positions of three axes and deepstack wait in every select."""
+    row, rtx, layers = BUILT["qwen3_vl"], load_tensorrt("tensorrt_rtx"), (1, 2, 4)
+    row.write(tmp_path / "checkpoint")
     cuts = tuple(CutOption(layer, 0.8 - 0.3 * index) for index, layer in enumerate(layers))
-    path = make_bundle(tmp_path / name, target="trt", verify=False, cuts=cuts, **row.options)
+    path = make_bundle(tmp_path / "checkpoint", target="trt", verify=False, cuts=cuts, **row.options)
     bundle = Bundle(path, read_manifest(path))
     outcome = build_engines(bundle, choose_device(rtx, None, ("SM86",)))
     plan, rows = bundle.manifest.plan, capacity(bundle.manifest.plan).rows
