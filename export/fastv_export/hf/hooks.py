@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 
 from fastv_export.hf.parts import layer_number, norm_after_attention
+from fastv_export.hf.running import cached
 from fastv_export.hf.signatures import CACHE, changed, keyword
 
 
@@ -39,6 +40,14 @@ class LayerInputs:
     def masked_by(self, mask: torch.Tensor) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The same with another mask, as a hook returns it."""
         return self.args, {**self.kwargs, "attention_mask": mask}
+
+    def keys(self) -> Float[torch.Tensor, "1 Hkv S Dh"]:
+        """Keys of the same rows as the attention uses them, by its own forward into a cache of transformers' own."""
+        from transformers import DynamicCache
+
+        cache = DynamicCache()
+        self._module.forward(*self.args, **{**self.kwargs, keyword(self._module, CACHE): cache})
+        return cached(cache, layer_number(self._module))[0]
 
     def weights_without_rotary(self) -> Float[torch.Tensor, "1 H S S"]:
         """Attention weights of the same rows if nothing were rotated, by the attention's own forward, without hooks."""

@@ -110,6 +110,13 @@ class Buffer:
         data = self.memory.read(self.region.offset, self.region.nbytes)
         return data.view(numpy_dtype(self.dtype)).reshape(self.shape)
 
+    def numbers(self) -> np.ndarray:
+        """What a buffer of floating-point numbers holds, in fp32: a copy. numpy knows bfloat16 by its bits alone."""
+        held = self.array()
+        if self.dtype == "bfloat16":
+            return (held.astype(np.uint32) << 16).view(np.float32)
+        return held.astype(np.float32)
+
     def zero(self) -> None:
         self.memory.zero(self.region.offset, self.region.nbytes)
 

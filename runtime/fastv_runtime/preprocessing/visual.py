@@ -77,3 +77,11 @@ class Visual:
     def tokens(self) -> int:
         """Visual tokens in the prompt."""
         return sum(run.tokens for run in self.runs)
+
+    @property
+    def frame_tokens(self) -> int:
+        """Of a video, visual tokens of one frame, or of the frames that share a time step; 0 of an image.
+
+        Each is one piece. A newline that ends the video is of none of them.
+        """
+        return self.tokens // len(self.pieces) if self.kind == "video" else 0
