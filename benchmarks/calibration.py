@@ -23,16 +23,19 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from PIL import Image
 
 from demo import calibration_split, heldout
+from fastv_calib.choice.beside import beside
 from fastv_calib.cli import main as calibrate
 from fastv_calib.report.page import chosen_plan
-from fastv_export.calibration import Calibration, Estimate, PlanFigures, read_calibration
-from fastv_export.rankers import RANKERS
+from fastv_export.calibration import Calibration, Estimate, Figures, PlanFigures, read_calibration
+from fastv_export.points import KeptPoint, PointCut, said
+from fastv_export.rankers import CONTROLS, RANKERS
 
 ROOT = Path(os.path.relpath(Path(__file__).resolve().parent.parent))
 """As it is typed, since the report repeats it."""
 CHECKPOINT = ROOT / "demo" / "checkpoint"
 OUT = ROOT / "demo" / "out" / "calibration"
-KEEPS = (0.5, 0.25, 0.1)
+STILL = tuple(name for name, ranker in RANKERS.items() if "change" not in ranker.signals)
+"""Rankers of images: the demo takes no videos."""
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 IMAGE = (1000, 3220)
 """Pixels of the report that the docs show: all but the lengths and the long table."""
@@ -44,16 +47,18 @@ def main() -> None:
     parser.add_argument("--held-out", type=int, default=1000)
     parser.add_argument("--markdown", type=Path, default=ROOT / "docs" / "benchmarks" / "calibration.md")
     args = parser.parse_args()
-    flags = ["--keeps", *map(str, KEEPS), "--rankers", *RANKERS]
-    calibration = measure("calibration", args.samples, calibration_split.SEED, *flags)
-    chosen = calibration.chosen
-    assert chosen is not None
+    calibration = measure("calibration", args.samples, calibration_split.SEED, "--rankers", *STILL)
+    plan = chosen_plan(calibration)
+    assert plan is not None
+    near = beside(calibration, plan)
+    plans = [each for each in (plan, near.single) if each is not None]
     # The target was the calibration's: the held-out split only measures, so it may not refuse.
     tried = measure(
         "held-out",
         args.held_out,
         heldout.SEED,
-        *("--layers", str(chosen.layer), "--keeps", str(chosen.keep), "--rankers", chosen.ranker),
+        *("--layers", "--cuts", *(said(each.point.cuts) for each in plans)),
+        *("--keeps", *sorted({f"{each.keep:g}" for each in near.baselines} or {"0.5"})),
         *("--min-agreement", "0.01"),
     )
     args.markdown.write_text(page(calibration, tried), encoding="utf-8")
@@ -89,8 +94,9 @@ def take_image(report: Path, image: Path) -> None:
 
 def page(calibration: Calibration, tried: Calibration) -> str:
     """The figures in words and as a table."""
-    plan, again = chosen_plan(calibration), chosen_plan(tried)
-    assert plan is not None and again is not None
+    plan = chosen_plan(calibration)
+    assert plan is not None
+    again = next(each for each in tried.plans if each.point == plan.point)
     target = calibration.objectives.min_agreement
     kept = "reaches" if again.match.high >= target else "misses"
     lines = [
@@ -99,7 +105,8 @@ def page(calibration: Calibration, tried: Calibration) -> str:
         f"Made by `make calibrate`: {calibration.samples} questions of a calibration split, every ranker, asked "
         f"for {target:.0%} of answers as the unpruned model's, token by token. In brackets 95% intervals (Wilson; "
         "bootstrap for KL). FLOPs of a prefill and keys and values after it are shares of the unpruned model's. "
-        "Accuracy counts answers that are right unpruned and stay as they are. `random` is a control.",
+        "Accuracy counts answers that are right unpruned and stay as they are. "
+        f"{' and '.join(f'`{name}`' for name in CONTROLS)} {'is a control' if len(CONTROLS) == 1 else 'are controls'}.",
         "",
         f"fastv-edge {version('fastv-edge')}, torch {version('torch')}, transformers {version('transformers')}, fp32",
         "",
@@ -107,6 +114,8 @@ def page(calibration: Calibration, tried: Calibration) -> str:
         f"{share(plan.match)} of the answers match. On {tried.samples} held-out questions, which had no part in the "
         f"choice, {share(again.match)} match: it {kept} the target within its interval.",
         *(f"\nWarning: {warning}." for warning in calibration.warnings),
+        "",
+        *beside_table(calibration, tried),
         "",
         "Plans than which none is both cheaper and more often equal:",
         "",
@@ -127,17 +136,56 @@ def page(calibration: Calibration, tried: Calibration) -> str:
 
 
 def by_ranker(title: str, calibration: Calibration, cell: Callable[[PlanFigures], str]) -> list[str]:
-    """A table with a line per K and ranker and a column per keep."""
-    cells = {(plan.point.layer, plan.point.ranker, plan.point.keep): cell(plan) for plan in calibration.plans}
+    """A table with a line per K and ranker and a column per keep, and one of chains."""
+    cells = {plan.point: cell(plan) for plan in calibration.plans}
     settings = calibration.settings
+    chains = list(dict.fromkeys(tuple((cut.layer, cut.keep) for cut in chain) for chain in settings.cuts))
+
+    def of(ranker: str, *cuts: tuple[int, float]) -> str:
+        chain = tuple(PointCut(layer=layer, keep=keep, ranker=ranker) for layer, keep in cuts)
+        return cells.get(KeptPoint(cuts=chain), "–")
+
+    def heading(*columns: str) -> list[str]:
+        return [f"| {' | '.join(columns)} |", "|" + " --- |" * len(columns)]
+
     return [
         f"{title}:",
         "",
-        "| K | ranker | " + " | ".join(f"keep {keep:g}" for keep in settings.keeps) + " |",
-        "| --- | --- |" + " --- |" * len(settings.keeps),
+        *heading("K", "ranker", *(f"keep {keep:g}" for keep in settings.keeps)),
         *(
-            f"| {layer} | {ranker} | " + " | ".join(cells[layer, ranker, keep] for keep in settings.keeps) + " |"
+            f"| {layer} | {ranker} | " + " | ".join(of(ranker, (layer, keep)) for keep in settings.keeps) + " |"
             for layer, ranker in product(settings.layers, settings.rankers)
+        ),
+        "",
+        *heading("ranker", *("+".join(f"{layer}:{keep:g}" for layer, keep in chain) for chain in chains)),
+        *(f"| {ranker} | " + " | ".join(of(ranker, *chain) for chain in chains) + " |" for ranker in settings.rankers),
+    ]
+
+
+def beside_table(calibration: Calibration, tried: Calibration) -> list[str]:
+    """The chosen plan beside the best with one cut and the baselines, on the held-out questions, by kind as well."""
+    chosen = chosen_plan(calibration)
+    assert chosen is not None
+    shown = beside(calibration, chosen)
+    plans = {str(plan.point): plan for plan in tried.plans}
+    baselines = {str(each): each for each in tried.baselines}
+    rows: list[Figures | None] = [plans.get(str(each.point)) for each in (shown.plan, shown.single) if each is not None]
+    names = [str(each.point) for each in (shown.plan, shown.single) if each is not None]
+    rows += [baselines.get(str(each)) for each in shown.baselines]
+    names += [str(each) for each in shown.baselines]
+    kinds = sorted(chosen.kinds)
+    return [
+        f"The chosen plan on the {tried.samples} held-out questions, beside the best plan with one cut and baselines "
+        "of about as many FLOPs; answers that match, by kind of question as well:",
+        "",
+        "| plan | FLOPs | all | " + " | ".join(kinds) + " |",
+        "| --- | --- | --- |" + " --- |" * len(kinds),
+        *(
+            f"| {name} | {each.flops_share:.0%} | {share(each.match)} | "
+            + " | ".join(share(each.kinds[kind].match) for kind in kinds)
+            + " |"
+            for name, each in zip(names, rows, strict=True)
+            if each is not None
         ),
     ]
 

@@ -27,7 +27,9 @@ from machine import machine
 from rich.progress import track
 
 from demo.calibration_split import write_split
-from fastv_calib.measurement.measure import Measured, load_measure, points
+from fastv_calib.measurement.measure import load_measure
+from fastv_calib.measurement.outcomes import Measured
+from fastv_calib.plans import points
 from fastv_calib.samples.data import Sample, read_data
 from fastv_calib.samples.inputs import InputMaker
 from fastv_export.calibration import CalibrationSettings
@@ -147,9 +149,9 @@ def reruns(decoder: DecoderConfig, sample: Measured, answer: int) -> float:
     dense = decoder.num_hidden_layers * layer_flops(decoder, sample.text + sample.visual).gated
     total = 0
     for point in points(SETTINGS):
-        assert point.layer is not None
-        rows = sample.text + kept_count(sample.visual, point.keep) + answer - 1
-        total += (decoder.num_hidden_layers - point.layer) * layer_flops(decoder, rows).gated
+        (cut,) = point.cuts
+        rows = sample.text + kept_count(sample.visual, cut.keep) + answer - 1
+        total += (decoder.num_hidden_layers - cut.layer) * layer_flops(decoder, rows).gated
     return total / dense
 
 

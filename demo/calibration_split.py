@@ -34,7 +34,8 @@ def write_split(folder: Path, count: int, seed: int = SEED) -> Path:
     for index, sample in enumerate(heldout.samples(count, seed)):
         name = f"{index:04}.png"
         sample.image.save(folder / name)
-        lines.append(json.dumps({"image": name, "prompt": sample.question, "answer": sample.answer}))
+        line = {"image": name, "prompt": sample.question, "answer": sample.answer, "kind": sample.kind}
+        lines.append(json.dumps(line))
     data = folder / "data.jsonl"
     data.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return data

@@ -1,4 +1,4 @@
-"""Which K, keep and ranker a model supports on somebody's own images: measured, with intervals.
+"""Which cuts and ranker a model supports on somebody's own images: measured, with intervals.
 
 The public API is here, imported when it is first used: torch takes seconds.
 """

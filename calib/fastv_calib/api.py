@@ -11,9 +11,11 @@ from fastv_calib.calibrator import Calibrator
 from fastv_calib.distribution.machines import Machines
 from fastv_calib.measurement import latency
 from fastv_calib.measurement.predict import Timed
+from fastv_calib.plans import measured_line
 from fastv_calib.report.page import report as report_page
 from fastv_calib.samples.data import read_data
-from fastv_export.calibration import Calibration, CalibrationSettings, Objectives
+from fastv_calib.settings import Asked
+from fastv_export.calibration import Calibration, Objectives
 from fastv_export.checkpoint.hub import resolve
 from fastv_export.progress import Progress
 from fastv_export.quantization.activations import sidecar_of
@@ -37,9 +39,11 @@ def calibrate(
     prompt: str | None = None,
     revision: str | None = None,
     report: str | Path | None = None,
-    layers: Sequence[int] = defaults.LAYERS,
+    layers: Sequence[int] | None = None,
     keeps: Sequence[float] = defaults.KEEPS,
     rankers: Sequence[str] = defaults.RANKERS,
+    cuts: Sequence[Sequence[tuple[int, float] | tuple[int, float, str]]] | None = None,
+    baselines: Sequence[str] | None = None,
     precisions: Sequence[str] = defaults.PRECISIONS,
     answer_tokens: int = defaults.ANSWER_TOKENS,
     image_tokens: int | None = None,
@@ -61,13 +65,17 @@ def calibrate(
     objectives measures nothing anew. Options are those of the command `fastv-calibrate`, by the same names.
 
     source: a checkpoint directory, as `save_pretrained` writes it, or a hub id (org/name).
-    data: a folder of images, or a file with a JSON object a line: "image", "images" or "video", "prompt", and "answer"
-        where it is known; paths are relative to the file.
+    data: a folder of images, or a file with a JSON object a line: "image", "images" or "video", "prompt", "answer"
+        where it is known, and "kind" of question, by which figures are given too; paths are relative to the file.
     output: the calibration to write; an existing one is replaced.
     prompt: what every image of a folder is asked.
     revision: branch, tag or commit of a hub id; None means main.
     report: also write the figures as this HTML page.
-    layers, keeps, rankers, precisions: every combination is one plan; the unpruned model is always measured.
+    layers, keeps, rankers, precisions: every combination is one plan; the unpruned model is always measured. layers:
+        None means K=2 and a few depths of the decoder, and some chains of two cuts where `cuts` is None as well.
+    cuts: plans beside those, of each its cuts (K, keep) or (K, keep, ranker); without one, every one of `rankers`.
+    baselines: `smaller-image` and `pooled`, measured at every one of `keeps` to compare with; None means those that
+        the family allows.
     answer_tokens: tokens of the unpruned answer on which plans are compared.
     image_tokens: most visual tokens of one image, for models that take any size; None means the family's.
     min_agreement: share of answers that must equal the unpruned model's; a plan meets it unless its 95% interval lies
@@ -90,10 +98,12 @@ def calibrate(
     _check_replaced(Path(data), output, page)
     machines = Machines(ray, workers, threads)
     samples = read_data(Path(data), prompt)
-    settings = CalibrationSettings(
-        layers=tuple(layers),
+    asked = Asked(
+        layers=None if layers is None else tuple(layers),
         keeps=tuple(keeps),
         rankers=tuple(rankers),
+        cuts=None if cuts is None else tuple(map(tuple, cuts)),
+        baselines=None if baselines is None else tuple(baselines),
         answer_tokens=answer_tokens,
         image_tokens=image_tokens,
         precisions=tuple(precisions),
@@ -103,7 +113,8 @@ def calibrate(
     kept = output.with_suffix(".samples.jsonl")
     with claimed(kept, output, sidecar_of(output), *([] if page is None else [page]), note=progress.note):
         checkpoint = resolve(str(source), revision, progress)
-        calibrator = Calibrator(checkpoint, settings, objectives)
+        calibrator = Calibrator(checkpoint, asked, objectives)
+        progress.note(measured_line(calibrator.settings))
         with progress.step("hash the checkpoint"):
             results = calibrator.results(kept, machines.threads)
         calibrator.check_bundles(timed, results)

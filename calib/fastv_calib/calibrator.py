@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from fastv_calib.choice.choose import check_objectives, choose, doubts
-from fastv_calib.choice.summary import Costing, figures, lengths, pareto, prefill_flops, unpruned
+from fastv_calib.choice.summary import Costing, baselines, figures, lengths, pareto, prefill_flops, unpruned
 from fastv_calib.distribution.cluster import Work, measure_on_ray
 from fastv_calib.distribution.machines import (
     LOCAL,
@@ -27,20 +27,21 @@ from fastv_calib.distribution.machines import (
 )
 from fastv_calib.measurement import activations
 from fastv_calib.measurement.latency import check_bundles, timed
-from fastv_calib.measurement.measure import Yielded, load_measure, points
+from fastv_calib.measurement.measure import load_measure
+from fastv_calib.measurement.outcomes import Yielded
 from fastv_calib.measurement.predict import Timed
 from fastv_calib.measurement.quantized import weight_bytes
 from fastv_calib.measurement.results import Results
+from fastv_calib.plans import points
 from fastv_calib.report.evidence import Evidence, gather
 from fastv_calib.samples.data import Sample
 from fastv_calib.samples.views import Viewer
+from fastv_calib.settings import Asked
 from fastv_export import support
 from fastv_export.calibration import (
     SCHEMA_VERSION,
     Calibration,
-    CalibrationSettings,
     ChosenPlan,
-    KeptPoint,
     Objectives,
     PlanFigures,
     source_digests,
@@ -50,14 +51,11 @@ from fastv_export.checkpoint.reading import within_bounds
 from fastv_export.checkpoint.skeleton import build_without_weights
 from fastv_export.families import family_of
 from fastv_export.plan import decoder_dimensions
-from fastv_export.quantization.presets import FEW_BITS, PRESETS
-from fastv_export.rankers import CONTROLS, RANKERS
-from fastv_runtime.config.bundle import DecoderConfig
+from fastv_export.points import KeptPoint
+from fastv_export.quantization.presets import FEW_BITS
 from fastv_runtime.config.cost import BYTES
-from fastv_runtime.config.lengths import capacity, pruned_length
+from fastv_runtime.config.lengths import capacity, pruned_lengths
 from fastv_runtime.errors import UserError, install
-
-PRECISIONS = tuple(each.name for each in PRESETS.values() if each.measured)
 
 
 class Calibrator:
@@ -66,16 +64,17 @@ class Calibrator:
     Raises UserError, before anything is loaded or hashed.
     """
 
-    def __init__(self, source: str | Path, settings: CalibrationSettings, objectives: Objectives):
+    def __init__(self, source: str | Path, asked: Asked, objectives: Objectives):
         self.checkpoint = Checkpoint(source)
         self.family = family_of(self.checkpoint.model_type(), str(self.checkpoint.path / "config.json"))
-        self.config = support.check(self.checkpoint, self.family, settings.image_tokens)
+        self.config = support.check(self.checkpoint, self.family, asked.image_tokens)
         with within_bounds(self.checkpoint.path / "config.json"):
             self.decoder = decoder_dimensions(self.config, self.family)
         self.parameters = sum(prod(tensor.shape) for tensor in self.checkpoint.tensors.values())
-        self.settings, self.objectives = settings, objectives
-        _check_settings(settings, self.decoder)
-        check_objectives(objectives, min(self._weight_bytes(point) for point in points(settings)))
+        vision, video = self.family.vision(self.config, asked.image_tokens), self.family.video(self.config)
+        self.settings = asked.settled(self.decoder, vision, video)
+        self.objectives = objectives
+        check_objectives(objectives, min(self._weight_bytes(point) for point in points(self.settings)))
 
     def measure(
         self,
@@ -151,11 +150,12 @@ class Calibrator:
         costing = Costing(self.decoder, self._weight_bytes, lengths(measured), self.objectives)
         # By plan, then by sample; the unpruned model last.
         by_plan = list(zip(*(sample.outcomes for sample in measured), strict=True))
+        kinds = [sample.kind for sample in samples]
         plans = [
-            figures(point, outcomes, measured, costing)
+            figures(point, outcomes, measured, kinds, costing)
             for point, outcomes in zip(points(self.settings), by_plan, strict=True)
         ]
-        plans.append(unpruned(measured, costing))
+        plans.append(unpruned(measured, kinds, costing))
         if times is not None:
             plans = [self._hastened(plan, times, timed(samples), results) for plan in plans]
         chosen = choose(plans, self.objectives)
@@ -180,6 +180,7 @@ class Calibrator:
             lengths=costing.lengths,
             attention=tuple(np.mean([sample.attention for sample in measured], axis=0).tolist()),
             plans=tuple(plans),
+            baselines=tuple(baselines(self.settings, measured, kinds, costing)),
             pareto=pareto(plans),
             activations=results.statistics.merge([sample.key for sample in samples[: activations.SAMPLES]], sidecar),
             chosen=None if chosen is None else self._choice(plans[chosen].point, costing),
@@ -214,7 +215,7 @@ class Calibrator:
         precision = self.objectives.precision
         if point.precision not in FEW_BITS:
             return self.parameters * BYTES[precision]
-        return weight_bytes(self._meta, self.family, FEW_BITS[point.precision], point.layer, precision)
+        return weight_bytes(self._meta, self.family, FEW_BITS[point.precision], point.layers, precision)
 
     def _measure_here(
         self,
@@ -249,51 +250,12 @@ class Calibrator:
         return plan.model_copy(update={"ttft": times.ttft(plan.point, float(np.median(flops)))})
 
     def _choice(self, point: KeptPoint, costing: Costing) -> ChosenPlan:
-        assert point.layer is not None
-        plan = costing.plan(point)
+        plan, lengths = costing.plan(point), costing.lengths
         return ChosenPlan(
-            layer=point.layer,
-            keep=point.keep,
-            ranker=point.ranker,
+            cuts=point.cuts,
             length="exact",
             max_text=costing.max_text,
             image_tokens=self.settings.image_tokens,
             precision=point.precision,
-            fixed_length=pruned_length(
-                plan, costing.lengths.text_max, costing.lengths.visual_max, "fixed", capacity(plan)
-            ),
+            fixed_lengths=pruned_lengths(plan, lengths.text_max, lengths.visual_max, "fixed", capacity(plan)),
         )
-
-
-def _check_settings(settings: CalibrationSettings, decoder: DecoderConfig) -> None:
-    last = decoder.num_hidden_layers - 1
-    for name in ("layers", "keeps", "rankers", "precisions"):
-        if not getattr(settings, name):
-            raise UserError(f"`{name}`: is empty: give one or more")
-    if last < 1:
-        raise UserError("`layers`: this decoder has one layer, and pruning takes two: nothing can be chosen")
-    for layer in settings.layers:
-        if not 1 <= layer <= last:
-            raise UserError(f"`layers` {layer}: must be 1 to {last}; this decoder has {last + 1} layers")
-    for keep in settings.keeps:
-        if not 0 < keep < 1:
-            raise UserError(f"`keeps` {keep:g}: must be above 0 and below 1; the unpruned model is always measured")
-    for ranker in settings.rankers:
-        if ranker not in RANKERS:
-            raise UserError(f"`rankers` {ranker}: not known; there are {', '.join(RANKERS)}")
-    for precision in settings.precisions:
-        if precision not in PRECISIONS:
-            raise UserError(f"`precisions` {precision}: not measured; there are {', '.join(PRECISIONS)}")
-    if not set(settings.rankers) - {*CONTROLS}:
-        raise UserError(f"`rankers` {' '.join(settings.rankers)}: a control is not chosen: add fastv")
-    for name, values in (
-        ("layers", settings.layers),
-        ("keeps", settings.keeps),
-        ("rankers", settings.rankers),
-        ("precisions", settings.precisions),
-    ):
-        if len(set(values)) != len(values):
-            raise UserError(f"`{name}` {' '.join(map(str, values))}: each one only once")
-    for name, value in (("answer_tokens", settings.answer_tokens), ("image_tokens", settings.image_tokens)):
-        if value is not None and value < 1:
-            raise UserError(f"`{name}` {value}: must be at least 1")

@@ -1,8 +1,9 @@
-"""fastv-calibrate: checkpoint and samples -> which K, keep and ranker they support."""
+"""fastv-calibrate: checkpoint and samples -> which cuts and ranker they support."""
 
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
@@ -18,11 +19,13 @@ from fastv_runtime.streams import require_stdout
 if TYPE_CHECKING:
     from fastv_export.calibration import Calibration
 
+_CUT = re.compile(r"\+(?=\d+:)")
+"""Between two cuts; names of rankers may have a plus too."""
 PRECISIONS = ("fp32", "fp16")
 WEIGHTS = ("fp32", "int8", "int4")
 DESCRIPTION = (
-    "Measure, on your own images and questions, what pruning visual tokens costs a model for every K, keep and "
-    "ranker, and choose the cheapest plan that agrees with the unpruned model often enough."
+    "Measure, on your own images and questions, what pruning visual tokens costs a model, cut once or several "
+    "times, by several rankers, and choose the cheapest plan that agrees with the unpruned model often enough."
 )
 EPILOG = (
     "Measurements are kept beside the output (OUT without .json, then .samples.jsonl and .activations), sample by "
@@ -55,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         metavar="DATA",
         help='folder of images (with --prompt), or a file with an object a line: {"image", "images" or "video", '
-        '"prompt", "answer" if known}, paths relative to the file',
+        '"prompt", "answer" if known, "kind" if any}, paths relative to the file',
     )
     parser.add_argument("--prompt", type=text, metavar="TEXT", help="what every image of a folder is asked")
     parser.add_argument("-o", "--output", type=path, required=True, metavar="OUT", help="calibration.json to write")
@@ -63,10 +66,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--layers",
         type=whole(1, limits.LAYERS),
-        nargs="+",
-        default=defaults.LAYERS,
+        nargs="*",
         metavar="K",
-        help="default: 1 2 3",
+        help="of plans with one cut; --layers without any, beside --cuts, has none (default: 2, and a seventh, a third "
+        "and half of the decoder's layers)",
     )
     parser.add_argument(
         "--keeps",
@@ -74,7 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=defaults.KEEPS,
         metavar="R",
-        help="fractions of visual tokens kept; 1, the unpruned model, is always there (default: 0.75 0.5 0.25 0.1)",
+        help="fractions of visual tokens kept; 1, the unpruned model, is always there (default: 0.5 0.25 0.1)",
     )
     parser.add_argument(
         "--rankers",
@@ -85,6 +88,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"of {', '.join(RANKERS)}. A control is measured to compare with and never chosen: "
         f"{', '.join(CONTROLS)}. Every one more costs a rerun of the layers from K on for each K and keep (default: "
         f"{' '.join(defaults.RANKERS)})",
+    )
+    parser.add_argument(
+        "--cuts",
+        type=_chain,
+        nargs="+",
+        action="extend",
+        metavar="CHAIN",
+        help="plans beside those, of several cuts: LAYER:KEEP[:RANKER], joined by +, as 4:0.5+10:0.15; KEEP is a "
+        "fraction of all visual tokens of the prompt; without a ranker each of --rankers is tried (default: up to four "
+        "chains of two cuts, whose work is that of single ones; none where --layers is given)",
+    )
+    parser.add_argument(
+        "--baselines",
+        choices=("smaller-image", "pooled"),
+        nargs="*",
+        metavar="NAME",
+        help="of smaller-image (the unpruned model on a resized image) and pooled (on means of neighbouring tokens), "
+        "measured at each of --keeps to compare with, and never chosen; --baselines without any has none (default: "
+        "those that the family allows)",
     )
     parser.add_argument(
         "--precisions",
@@ -178,6 +200,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print the calibration on stdout")
 
 
+def _chain(value: str) -> list[tuple[int, float] | tuple[int, float, str]]:
+    """LAYER:KEEP[:RANKER], joined by +."""
+    found: list[tuple[int, float] | tuple[int, float, str]] = []
+    for each in _CUT.split(value):
+        layer, *rest = each.split(":")
+        if len(rest) not in (1, 2):
+            raise argparse.ArgumentTypeError(
+                f"{value!r} is not LAYER:KEEP or LAYER:KEEP:RANKER joined by +, as 4:0.5+10:0.15"
+            )
+        at, keep = whole(1, limits.LAYERS)(layer), share(rest[0])
+        found.append((at, keep, rest[1]) if rest[1:] else (at, keep))
+    return found
+
+
 def run(args: argparse.Namespace) -> None:
     if args.json:
         require_stdout()
@@ -201,6 +237,8 @@ def run(args: argparse.Namespace) -> None:
             layers=args.layers,
             keeps=args.keeps,
             rankers=args.rankers,
+            cuts=args.cuts,
+            baselines=args.baselines,
             precisions=args.precisions,
             answer_tokens=args.answer_tokens,
             image_tokens=args.image_tokens,
@@ -228,6 +266,7 @@ def _say(line: str) -> None:
 
 
 def _conclude(calibration: Calibration, source: str, output: str) -> None:
+    from fastv_calib.choice.beside import beside, lines
     from fastv_calib.report.page import chosen_plan
 
     plan = chosen_plan(calibration)
@@ -238,6 +277,7 @@ def _conclude(calibration: Calibration, source: str, output: str) -> None:
         f"(95% interval {match.low:.1%} to {match.high:.1%}), {plan.flops_share:.0%} of its FLOPs, "
         f"{plan.cache_share:.0%} of its cache",
         *([] if plan.ttft is None else [f"{output}: {plan.ttft}"]),
+        *lines(beside(calibration, plan)),
         *(f"warning: {warning}" for warning in calibration.warnings),
         f"next: fastv-export {source} -o NAME.fastv --calibration {output}",
     ):

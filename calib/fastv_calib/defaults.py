@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-LAYERS = (1, 2, 3)
-KEEPS = (0.75, 0.5, 0.25, 0.1)
+KEEPS = (0.5, 0.25, 0.1)
 RANKERS = ("fastv", "fastv+uniform", "dart", "random")
 """The paper's, what mends its bias for places, one that looks at likeness instead of attention, and the control."""
 PRECISIONS = ("fp32",)

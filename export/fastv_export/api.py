@@ -39,6 +39,9 @@ from fastv_runtime.config.plan import KEEP_STEPS, SHARE, Length, Part, Weights
 from fastv_runtime.errors import UserError
 from fastv_runtime.generation.calls.keep import AUTO
 
+PLACES = ("layer", "keep", "cuts")
+"""Options that say where tokens are dropped and how many stay."""
+
 
 @checked
 def export(
@@ -81,9 +84,9 @@ def export(
         fp16.
     block: weights that share a scale; None means 32 in int4 (64 for TensorRT), in int8 all inputs of an output.
     int8_parts: parts that keep 8 bits in int4; None means vision, prefix, values and head.
-    calibration: the file that `fastv_calib.calibrate` wrote for this checkpoint. Its plan stands in for `layer`,
-        `keep`, `ranker`, `length`, `max_text`, `image_tokens` and a `precision` of few bits where they are None; what
-        it saw scales weights and activations.
+    calibration: the file that `fastv_calib.calibrate` wrote for this checkpoint. Its cuts stand in for `layer`,
+        `keep` and `cuts` where all three are None; its `ranker`, `length`, `max_text`, `image_tokens` and a `precision`
+        of few bits where these are. What it saw scales weights and activations.
     layer: K, prune after this many decoder layers; None means 2.
     keep: fraction of visual tokens kept, above 0 and at most 1; None means 0.5. `auto` means a `share` of 0.9.
     ranker: what chooses the tokens that stay; None means `fastv`.
@@ -116,7 +119,7 @@ def export(
     if isinstance(keep, str):
         _check("keep", [keep], [AUTO])
         share, keep = SHARE if share is None else share, None
-    given = {"layer": layer, "keep": keep, "ranker": ranker, "length": length, "max_text": max_text}
+    given: dict[str, Any] = {"layer": layer, "keep": keep, "ranker": ranker, "length": length, "max_text": max_text}
     if cuts:
         for name in ("layer", "keep"):
             if given[name] is not None:
@@ -141,6 +144,7 @@ def export(
             taken = chosen.precision if chosen.precision in FEW_BITS else None  # others are the target's own
             for warning in calibration_warnings(
                 calibrated,
+                places={name: given[name] for name in ("layer", "keep")} | {"cuts": cuts or None},
                 precision=None if precision else (taken or _own(target), DEFAULTS.get(target) or _own(target)),
                 max_text=None if max_text else (chosen.max_text, Options.max_text),
             ):
@@ -152,8 +156,9 @@ def export(
         activations = None
         if calibration is not None and calibrated is not None and weights is not None:
             activations = read_activations(sidecar_of(Path(calibration)), calibrated.activations)
+        given |= {"cuts": tuple(CutOption(*cut) for cut in cuts or ()), "image_tokens": image_tokens}
         options = Options(
-            **_planned(chosen, given | {"image_tokens": image_tokens}, prune),
+            **_planned(chosen, given, prune),
             share=share,
             keep_steps=KEEP_STEPS if keep_steps is None else keep_steps,
             text_step=text_step,
@@ -164,7 +169,6 @@ def export(
             weights=weights,
             target=target,
             verify=verify,
-            cuts=tuple(CutOption(*cut) for cut in cuts or ()),
         )
         manifest = export_through(folder, source, output, options, progress, activations, digests=digests)
         build_after_export(output, manifest, target, progress)
@@ -185,10 +189,20 @@ def _own(target: str) -> str:
 
 
 def _planned(chosen: ChosenPlan | None, given: dict[str, Any], prune: bool) -> dict[str, Any]:
-    """Options of the plan: what is given, else what a calibration chose; others have their defaults."""
-    options = {} if chosen is None else chosen.model_dump(include=set(given))
-    options |= {name: value for name, value in given.items() if value is not None}
-    return options if prune else options | {"layer": None}
+    """Options of the plan: what is given, else what a calibration chose; others have their defaults.
+
+    Where tokens are dropped and how many is one choice: an option that says it is instead of all cuts that were chosen.
+    """
+    options = {name: value for name, value in given.items() if value is not None}
+    if chosen is None:
+        return options if prune else options | {"layer": None}
+    options = chosen.model_dump(include={"length", "max_text", "image_tokens"}) | options
+    if not prune:
+        return options | {"layer": None}
+    if not any(given[name] for name in PLACES):
+        ranker = given["ranker"]
+        options["cuts"] = tuple(CutOption(cut.layer, cut.keep, ranker or cut.ranker) for cut in chosen.cuts)
+    return options
 
 
 def _weights(

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from fastv_export.checkpoint.checkpoint import Checkpoint
+from fastv_export.points import Chain, KeptPoint
 from fastv_runtime.config.base import StrictModel
 from fastv_runtime.config.bundle import sha256
 from fastv_runtime.config.plan import Length, Precision
 from fastv_runtime.errors import UserError
 from fastv_runtime.strict_json import Unusable, read_bytes, validated
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 
 
 class Estimate(StrictModel):
@@ -30,6 +32,11 @@ class CalibrationSettings(StrictModel):
     layers: tuple[int, ...]
     keeps: tuple[float, ...]
     rankers: tuple[str, ...]
+    """Of plans with one cut: every combination is one."""
+    cuts: tuple[Chain, ...] = ()
+    """Plans beside those."""
+    baselines: tuple[str, ...] = ()
+    """What is measured to compare with, of BASELINES, at every one of `keeps`."""
     answer_tokens: int
     """Most tokens of the unpruned answer that plans are compared on."""
     image_tokens: int | None
@@ -51,20 +58,6 @@ class Objectives(StrictModel):
     """Milliseconds to the first token, median."""
 
 
-class KeptPoint(StrictModel):
-    """One plan. `layer` None is the unpruned model."""
-
-    layer: int | None
-    keep: float
-    ranker: str
-    precision: str = "fp32"
-    """`fp32`: weights as they are stored; or one of `precisions.FEW_BITS`."""
-
-    def __str__(self) -> str:
-        plan = "unpruned" if self.layer is None else f"K={self.layer} keep {self.keep:g} {self.ranker}"
-        return plan if self.precision == "fp32" else f"{plan} {self.precision}"
-
-
 class Ttft(StrictModel):
     """Milliseconds to a plan's first token: the median of a bundle's, or what other bundles predict."""
 
@@ -75,13 +68,20 @@ class Ttft(StrictModel):
         return f"{self.ms:.3g} ms to the first token, {'measured' if self.measured else 'predicted'}"
 
 
-class PlanFigures(StrictModel):
-    """One plan against the unpruned model in fp32, on all samples.
+class KindFigures(StrictModel):
+    """The samples of one kind."""
+
+    samples: int
+    match: Estimate
+    accuracy: Estimate | None
+
+
+class Figures(StrictModel):
+    """One way to answer against the unpruned model in fp32, on all samples.
 
     Shares lie in 0 to 1, their intervals are Wilson's.
     """
 
-    point: KeptPoint
     first_token: Estimate
     """Samples whose likeliest first token is the unpruned model's."""
     match: Estimate
@@ -93,16 +93,46 @@ class PlanFigures(StrictModel):
 
     A lower bound: where the unpruned model is wrong, a plan counts as wrong too.
     """
+    kinds: dict[str, KindFigures] = Field(default_factory=dict)
+    """By kind of question, where samples say theirs."""
     flops: float
     """Of a prefill, mean: multiply-adds of the decoder's layers."""
     flops_share: float
     cache_bytes: float
     """Keys and values after a prefill, mean, in the precision of the objectives."""
     cache_share: float
+
+
+class PlanFigures(Figures):
+    """One plan."""
+
+    point: KeptPoint
     memory_bytes: int
     """Weights, and caches as allocated for the longest prompt of the data."""
     ttft: Ttft | None = None
     """None where no bundle was timed."""
+
+
+BASELINES = ("smaller-image", "pooled")
+"""The unpruned model on fewer visual tokens: those of an image that was resized, and means of neighbours."""
+
+
+class BaselineFigures(Figures):
+    """The unpruned model on fewer visual tokens, which no plan is and an export does not make."""
+
+    name: str
+    """Of BASELINES."""
+    keep: float
+    """Fraction of visual tokens that was asked for: an image's shape and a family's tiles decide how near it comes."""
+    samples: int
+    """Those on which it is possible."""
+    visual_share: float
+    """Visual tokens that the decoder sees, of those of the unpruned model."""
+    tower_share: float
+    """Rows that the vision tower makes, likewise; FLOPs do not count them."""
+
+    def __str__(self) -> str:
+        return f"{self.name} keep {self.keep:g}"
 
 
 class Spread(StrictModel):
@@ -148,17 +178,20 @@ class Lengths(StrictModel):
 class ChosenPlan(StrictModel):
     """The chosen plan, as options of an export."""
 
-    layer: int
-    keep: float
-    ranker: str
+    cuts: Chain
     length: Length
     max_text: int
     """The longest text of the data, rounded up to a multiple of 16."""
     image_tokens: int | None
     precision: str
     """As a point has it: `fp32` leaves the precision to the target."""
-    fixed_length: int
-    """Pruned length of the longest prompt under the policy `fixed`."""
+    fixed_lengths: tuple[int, ...]
+    """Pruned length of the longest prompt after each cut, under the policy `fixed`."""
+
+    @property
+    def point(self) -> KeptPoint:
+        """The plan among those that were measured."""
+        return KeptPoint(cuts=self.cuts, precision=self.precision)
 
 
 class Calibration(StrictModel):
@@ -179,6 +212,8 @@ class Calibration(StrictModel):
     plans: tuple[PlanFigures, ...]
     pareto: tuple[int, ...]
     """Indices of plans than which none is both cheaper and more often equal to the unpruned model."""
+    baselines: tuple[BaselineFigures, ...] = ()
+    """What plans are compared with, and which are never chosen."""
     activations: str
     """sha256 of the file of activations, which lies beside this one (`activations.sidecar_of`)."""
     chosen: ChosenPlan | None
@@ -223,13 +258,25 @@ def chosen_for(calibration: Calibration, source: str | Path, digests: dict[str, 
 
 
 def calibration_warnings(
-    calibration: Calibration, *, precision: tuple[str, str] | None, max_text: tuple[int, int] | None
+    calibration: Calibration,
+    *,
+    places: Mapping[str, object],
+    precision: tuple[str, str] | None,
+    max_text: tuple[int, int] | None,
 ) -> list[str]:
-    """What an export makes otherwise for its calibration's sake, and what would make it as usual.
+    """What an export makes otherwise for its calibration's sake, and what would make it as usual; what it does not use.
 
-    Of both: what the calibration chose, and what an export without one has. None: the user chose.
+    places: options that say where tokens are dropped. Of the others both: what the calibration chose, and what an
+    export without one has. None: the user chose.
     """
     warnings = []
+    given = [f"`{name}`" for name, value in places.items() if value is not None]
+    if given and calibration.chosen is not None:
+        unused = calibration.chosen.point.model_copy(update={"precision": "fp32"})
+        warnings.append(
+            f"warning: `calibration`: {unused}, which it chose, is not used, since {' and '.join(given)} "
+            f"{'says' if len(given) == 1 else 'say'} where tokens are dropped and how many stay"
+        )
     if precision is not None and precision[0] != precision[1]:
         chose, usual = precision
         warnings.append(

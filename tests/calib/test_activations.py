@@ -30,7 +30,7 @@ def test_statistics_are_those_of_the_stock_models_states(tiny_llava: Path, tmp_p
     decoder, head = family.decoder(model), family.head(model)
     maker = InputMaker(Checkpoint(tiny_llava), family, model)
     # Scores without rotary embedding run a layer's attention twice, which must count once.
-    sweep, observer = Sweep(decoder, head, (2,), pre_rope=True), Observer(decoder, head)
+    sweep, observer = Sweep(decoder, head, {2: {"pre-rope"}}), Observer(decoder, head)
     files = StatisticsFiles(tmp_path / "files", "key")
     states: dict[str, list[torch.Tensor]] = {}
     for index, question in enumerate(QUESTIONS):

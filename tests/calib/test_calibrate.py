@@ -79,9 +79,9 @@ def test_figures_of_every_plan(
     lengths = calibration.lengths
     assert lengths.text_p50 < lengths.text_p95 == lengths.text_max and lengths.visual_max == 144
     chosen = calibration.chosen
-    assert chosen is not None and chosen.ranker == "fastv"
+    assert chosen is not None and chosen.point.ranker == "fastv"
     assert lengths.text_max <= chosen.max_text < lengths.text_max + 16
-    assert chosen.fixed_length == chosen.max_text + round(144 * chosen.keep)
+    assert chosen.fixed_lengths == (chosen.max_text + round(144 * chosen.cuts[0].keep),)
     html = page.read_text()
     assert "<svg" in html and "K=2 keep 0.5 fastv" in html and str(output) in html
     assert html.count('<svg class="kept"') == SAMPLES  # fewer than there are places for
@@ -141,9 +141,9 @@ def test_an_interrupted_sweep_goes_on(
 def test_objectives(tiny_llava: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "calibration.json"
     easy = calibrate(tiny_llava, data, output)
-    candidates = [plan for plan in easy.plans if plan.point.ranker == "fastv" and plan.point.layer is not None]
+    candidates = [plan for plan in easy.plans if plan.point.ranker == "fastv"]
     cheapest = min(candidates, key=lambda plan: plan.flops)
-    assert easy.chosen is not None and (easy.chosen.layer, easy.chosen.keep) == (1, 0.1)
+    assert easy.chosen is not None and str(easy.chosen.point) == "K=1 keep 0.1 fastv"
     assert cheapest.match.high >= 0.1
     (warning,) = easy.warnings
     assert "K=1 keep 0.1 fastv matches on 0.0% of 4 samples" in warning
@@ -178,7 +178,7 @@ def test_precisions(tiny_llava: Path, data: Path, tmp_path: Path, capsys: pytest
         "unpruned",
     ]
     assert (*both.plans[:2], both.plans[-1]) == plain.plans
-    unpruned = {plan.point.precision: plan for plan in both.plans if plan.point.layer is None}
+    unpruned = {plan.point.precision: plan for plan in both.plans if not plan.point.cuts}
     assert unpruned["fp32"].kl.mean == 0 < unpruned["int8"].kl.mean
     weights = {name: plan.memory_bytes for name, plan in unpruned.items()}
     assert weights["int4"] < weights["int8"] < weights["fp32"]
@@ -196,6 +196,15 @@ def test_precisions(tiny_llava: Path, data: Path, tmp_path: Path, capsys: pytest
     [
         (["--precisions", "fp16"], "--precisions fp16: must be fp32, int8 or int4"),
         (["--layers", "5"], "--layers 5: must be 1 to 4"),
+        (["--layers"], "--layers: is empty: give one or more, or --cuts"),
+        (["--cuts", "1:0.5+5:0.2"], "--cuts 5: must be 1 to 4"),
+        (["--cuts", "2:0.5+1:0.2"], "--cuts 2:0.5:fastv+1:0.2:fastv: layers must rise and fractions kept"),
+        (["--cuts", "1:0.5+2:0.5"], "which are of all visual tokens, must fall"),
+        (["--cuts", "1:0.5:best"], "--cuts 1:0.5:best: no such ranker; there are fastv"),
+        (["--cuts", "1:0.5:fastv"], "--cuts 1:0.5:fastv: is measured already"),
+        (["--cuts", "1:1+2:0.5"], "--cuts 1:1: the fraction kept must be above 0 and below 1"),
+        (["--cuts", "1-0.5"], "is not LAYER:KEEP or LAYER:KEEP:RANKER joined by +"),
+        (["--baselines", "smaller-image"], "--baselines smaller-image: not available for this family"),
         (["--keeps", "1"], "--keeps 1: must be above 0 and below 1"),
         (["--rankers", "best"], "--rankers best: must be fastv, random, uniform"),
         (["--rankers", "random"], "a control is not chosen"),
@@ -291,12 +300,7 @@ def test_an_export_takes_what_was_chosen(
     # One export says both: what is given wins, the rest is what was chosen.
     fastv_export([str(tiny_llava), "-o", str(tmp_path / "given.fastv"), *flags, "--length", "fixed"])
     plan = read_manifest(tmp_path / "given.fastv").plan
-    assert (plan.layer, plan.keep, plan.ranker, plan.max_text) == (
-        chosen.layer,
-        chosen.keep,
-        chosen.ranker,
-        chosen.max_text,
-    )
+    assert (plan.cuts, plan.max_text) == (chosen.point.plan_cuts(), chosen.max_text)
     assert (chosen.length, plan.length) == ("exact", "fixed")
     assert hashed.count("model.safetensors") == 1  # which is gigabytes, elsewhere
     assert read_manifest(tmp_path / "given.fastv").source == read_calibration(output).source
@@ -348,7 +352,11 @@ def _stop(*arguments: object, **options: object) -> None:
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [("{", "run fastv-calibrate again"), ('{"schema_version": 9}', "schema version 9"), (None, "no such calibration")],
+    [
+        ("{", "run fastv-calibrate again"),
+        ('{"schema_version": 4}', "schema version 4, this program reads 5: run fastv-calibrate again"),
+        (None, "no such calibration"),
+    ],
 )
 def test_an_export_refuses_what_is_no_calibration(
     text: str | None, expected: str, tiny_llava: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -7,7 +7,8 @@ import pytest
 from fastv_calib.choice.choose import choose, doubts, refusal
 from fastv_calib.choice.intervals import bootstrap, wilson
 from fastv_calib.choice.summary import pareto
-from fastv_export.calibration import KeptPoint, Objectives, PlanFigures, Ttft
+from fastv_export.calibration import Objectives, PlanFigures, Ttft
+from fastv_export.points import KeptPoint, PointCut
 
 GIB = 2**30
 
@@ -26,7 +27,7 @@ def plan(
     ms: float | None = None,
 ) -> PlanFigures:
     return PlanFigures(
-        point=KeptPoint(layer=layer, keep=flops, ranker=ranker),
+        point=KeptPoint(cuts=() if layer is None else (PointCut(layer=layer, keep=flops, ranker=ranker),)),
         first_token=wilson(matched),
         match=wilson(matched),
         kl=bootstrap([0.0]),

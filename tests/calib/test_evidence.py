@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from fastv_calib.measurement.measure import Measured, PlanOutcome
+from fastv_calib.measurement.outcomes import Measured, PlanOutcome
 from fastv_calib.report.evidence import CHANGED, COMMON_GRID, EXAMPLES, PANELS, Evidence, Panel, gather
 from fastv_calib.report.images import SIDE, data_uri, kept_image
 from fastv_calib.samples.data import Sample
 from fastv_calib.samples.masks import packed, unpacked
-from fastv_export.calibration import Calibration, CalibrationSettings, ChosenPlan, KeptPoint, Lengths, Objectives
+from fastv_export.calibration import Calibration, CalibrationSettings, ChosenPlan, Lengths, Objectives
 from fastv_runtime.preprocessing import View
 from tests.calib.test_choose import hits, plan
 
@@ -46,15 +46,13 @@ def measured(kl: float, said: str | None = None, answer: str = "red", correct: b
 
 def evidence(taken: list[Measured], *, views: list[View] | None = None, chosen: bool = True) -> Evidence:
     fastv = plan(0.5, hits(1, 1), layer=2)
-    random = fastv.model_copy(update={"point": KeptPoint(layer=2, keep=0.5, ranker="random")})
+    random = fastv.model_copy(update={"point": fastv.point.ranked_by("random")})
     choice = ChosenPlan(
-        layer=2,
-        keep=0.5,
-        ranker="fastv",
+        cuts=fastv.point.cuts,
         length="exact",
         max_text=16,
         image_tokens=None,
-        fixed_length=20,
+        fixed_lengths=(20,),
         precision="fp32",
     )
     calibration = Calibration(

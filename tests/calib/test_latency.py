@@ -10,13 +10,15 @@ import pytest
 
 from fastv_calib.measurement.latency import TIMED, Timing, timed
 from fastv_calib.measurement.predict import Prediction, Timed
-from fastv_export.calibration import BundleLatency, KeptPoint, Latency, Spread
+from fastv_export.calibration import BundleLatency, Latency, Spread
+from fastv_export.points import KeptPoint, PointCut
 from fastv_runtime.config.bundle import EMBEDDING, MANIFEST, Manifest, read_manifest
 from fastv_runtime.config.cost import BYTES
 from fastv_runtime.config.io_spec import io_specs
 from fastv_runtime.generation.clock import STAGES
 from tests.calib.test_calibrate import SAMPLES, calibrate, data, fails  # noqa: F401  `data` is a fixture
 
+HALF = KeptPoint(cuts=(PointCut(layer=2, keep=0.5, ranker="fastv"),))
 OUTSIDE, FIXED, RATE = 5.0, 2.0, 1e-3
 
 
@@ -63,7 +65,7 @@ def test_a_bundle_of_the_plan_goes_before_a_prediction() -> None:
     spread = Spread(median=70, low=60, high=80)
     bundle = BundleLatency(
         name="a.fastv",
-        point=KeptPoint(layer=None, keep=1.0, ranker="uniform"),
+        point=KeptPoint(cuts=()),
         kind="float32",
         samples=3,
         ttft=spread,
@@ -71,12 +73,12 @@ def test_a_bundle_of_the_plan_goes_before_a_prediction() -> None:
         stages={},
     )
     times = Timed(Latency(bundles=(bundle,), error=None), {"fp32": Prediction(OUTSIDE, FIXED, RATE)})
-    unpruned = times.ttft(KeptPoint(layer=None, keep=1.0, ranker="fastv"), 1000)
+    unpruned = times.ttft(KeptPoint(cuts=()), 1000)
     assert unpruned is not None and (unpruned.ms, unpruned.measured) == (70, True)
-    other = times.ttft(KeptPoint(layer=2, keep=0.5, ranker="fastv"), 1000)
+    other = times.ttft(HALF, 1000)
     assert other is not None and (other.ms, other.measured) == (pytest.approx(OUTSIDE + FIXED + 1), False)
     # What no bundle has predicts nothing.
-    assert times.ttft(KeptPoint(layer=2, keep=0.5, ranker="fastv", precision="int8"), 1000) is None
+    assert times.ttft(HALF.model_copy(update={"precision": "int8"}), 1000) is None
 
 
 def test_timed_samples_are_spread() -> None:

@@ -90,13 +90,13 @@ def test_products_are_those_of_the_kernels(name: str, model: nn.Module) -> None:
         rows = torch.randn(2, 9, module.in_features, generator=generator)
         rows[0, 0] *= 1000
         rows[1, 1] = 0
-        with rounded(weights, layer):
+        with rounded(weights, (layer,)):
             found = module(rows)
         for ours, theirs in zip(found.flatten(0, 1), kernel(plain, rounding, rows).flatten(0, 1), strict=True):
             close(ours, theirs)
         assert torch.equal(module(rows), nn.functional.linear(rows, plain))
     rows = torch.randn(1, 4, model.lm_head.in_features, generator=generator)  # type: ignore[union-attr]
-    with rounded(weights, layer):
+    with rounded(weights, (layer,)):
         said = model.lm_head(rows)  # type: ignore[operator]
         table = decoder.embed_tokens(torch.arange(9))
     head: Any = model.lm_head
@@ -105,7 +105,7 @@ def test_products_are_those_of_the_kernels(name: str, model: nn.Module) -> None:
     close(said, torch.cat([kernel(head.weight.detach(), blocks, row) for row in rows.split(1, 1)], 1))
     assert torch.equal(table, decoder.embed_tokens.weight[:9].half().float())
     pixels = torch.randn(1, 5, projector.linear_2.in_features, generator=generator)
-    with rounded(weights, None):
+    with rounded(weights, ()):
         features = projector.linear_2(pixels)
     close(features - projector.linear_2.bias, kernel(projector.linear_2.weight.detach(), eight, pixels))
 
@@ -122,7 +122,7 @@ def test_parts_of_a_bundle_have_their_bits(model: nn.Module) -> None:
             bits = 8 if wide or "v_proj" in product.name else 4
             fits = inputs % 32 == 0 and (bits == 8 or outputs % 2 == 0)
             expected = Quantization(bits, 32, zero_points=bits == 4) if fits else None
-            assert rounding_in(product, weights, layer, 5) == expected, product.name
+            assert rounding_in(product, weights, () if layer is None else (layer,), 5) == expected, product.name
 
 
 def close(ours: torch.Tensor, theirs: torch.Tensor) -> None:
@@ -143,7 +143,7 @@ def test_a_rounded_model_says_what_its_bundle_does(
     activations = text_activations(model, family, pipeline._prompts, None)
 
     def said(known: dict[str, Activation]) -> float:
-        with QuantizedModel(model, family, known)(weights, 2):
+        with QuantizedModel(model, family, known)(weights, (2,)):
             logits = model(input_ids=torch.from_numpy(ids)[None]).logits[0, -1]  # type: ignore[operator]
         return float((logits - wanted).norm() / wanted.norm())
 

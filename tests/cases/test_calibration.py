@@ -10,16 +10,18 @@ import torch
 from fastv_calib.calibrator import Calibrator
 from fastv_calib.measurement.sweep import Sweep
 from fastv_calib.samples.inputs import InputMaker
-from fastv_export.calibration import CalibrationSettings, Objectives
+from fastv_calib.settings import Asked
+from fastv_export.calibration import Objectives
 from fastv_export.checkpoint.checkpoint import Checkpoint
 from fastv_export.families import FAMILIES
+from fastv_export.points import PointCut
 from fastv_export.verify.reference import load_model
 from fastv_runtime.errors import UserError
 from tests.cases.decoders import EXPORTED, config
 from tests.cases.llava import llava_config, write_llava
 from tests.conftest import noise_image
 
-SETTINGS = CalibrationSettings(layers=(2,), keeps=(0.5,), rankers=("fastv",), answer_tokens=4, image_tokens=None)
+ASKED = Asked(layers=(2,), keeps=(0.5,), rankers=("fastv",), answer_tokens=4)
 OBJECTIVES = Objectives(min_agreement=0.9, max_memory=None, precision="float32", max_new_tokens=8)
 
 
@@ -30,17 +32,19 @@ def test_layers_that_run_by_hand_are_given_what_the_decoder_gives_them(tmp_path:
     family = FAMILIES["llava"]
     model = load_model(checkpoint.path, family)
     inputs = InputMaker(checkpoint, family, model)([noise_image(0)], "Where is the red circle?")
-    sweep = Sweep(family.decoder(model), family.head(model), (2,))
+    sweep = Sweep(family.decoder(model), family.head(model), {2: {"fastv"}})
     dense = sweep.dense(inputs, frozenset(), 4)
-    again = sweep.forced(inputs, dense, 2)
-    for ours, theirs in ((again.hidden[2], dense.hidden[2]), (again.attended[2], dense.attended[2])):
-        torch.testing.assert_close(ours, theirs, atol=1e-5 * float(theirs.abs().max()), rtol=0)
-    everything = torch.arange(inputs.visual.numel())[None]
-    (logits,) = sweep.pruned(again, 2, everything)
-    torch.testing.assert_close(logits, dense.logits, atol=1e-4 * float(dense.logits.abs().max()), rtol=0)
+    begun = sweep.begun(inputs, dense.tokens)
+    (whole,) = sweep.chains(begun, [()])
+    torch.testing.assert_close(whole.logits, dense.logits, atol=1e-4 * float(dense.logits.abs().max()), rtol=0)
+    # What comes to a cut is what the decoder's own forward showed there.
+    plan = (PointCut(layer=2, keep=0.5, ranker="fastv"),)
+    (ours,), (theirs,) = sweep.chains(begun, [plan]), sweep.chains(dense, [plan])
+    assert torch.equal(ours.rows, theirs.rows)
+    torch.testing.assert_close(ours.logits, theirs.logits, atol=1e-4 * float(theirs.logits.abs().max()), rtol=0)
 
 
 def test_what_cannot_be_exported_is_not_measured(tmp_path: Path) -> None:
     llava_config(config("Gemma2Config"), options={"head_dim": 8}).save_pretrained(tmp_path / "source")
     with pytest.raises(UserError, match="decoder 'gemma2' has pre_feedforward_layernorm"):
-        Calibrator(tmp_path / "source", SETTINGS, OBJECTIVES)
+        Calibrator(tmp_path / "source", ASKED, OBJECTIVES)

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastv_calib import cli as calibrate
-from fastv_calib.calibrator import PRECISIONS as MEASURED
+from fastv_calib.settings import PRECISIONS as MEASURED
 from fastv_export import cli as export
 from fastv_runtime.backends.tensorrt.module import BACKENDS
 from fastv_runtime.cli import bench, build, inspect, run

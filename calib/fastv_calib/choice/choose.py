@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from fastv_calib.choice.intervals import told_apart
+from fastv_calib.plans import choosable
 from fastv_export.calibration import Objectives, PlanFigures
-from fastv_export.rankers import CONTROLS
 from fastv_runtime.errors import UserError
 
 GIB = 2**30
@@ -58,7 +58,7 @@ def refusal(plans: Sequence[PlanFigures], objectives: Objectives) -> str:
     return (
         f"`min_agreement` {objectives.min_agreement:g}: no plan meets it; the best, {most.point}, matches on "
         f"{most.match.mean:.1%} of the samples (95% interval {most.match.low:.1%} to {most.match.high:.1%}): "
-        "lower it, or try more `layers` and `keeps`"
+        "lower it, or try more `layers`, `keeps` and `cuts`"
     )
 
 
@@ -115,9 +115,7 @@ def doubts(
 
 
 def _candidates(plans: Sequence[PlanFigures]) -> list[int]:
-    return [
-        index for index, plan in enumerate(plans) if plan.point.layer is not None and plan.point.ranker not in CONTROLS
-    ]
+    return [index for index, plan in enumerate(plans) if choosable(plan.point)]
 
 
 def _agrees(plan: PlanFigures, objectives: Objectives) -> bool:

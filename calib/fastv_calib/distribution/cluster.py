@@ -15,7 +15,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from fastv_calib.distribution.machines import LOCAL
-from fastv_calib.measurement.measure import Measure, Yielded, load_measure
+from fastv_calib.measurement.measure import Measure, load_measure
+from fastv_calib.measurement.outcomes import Yielded
 from fastv_calib.samples.data import Sample
 from fastv_export.calibration import CalibrationSettings
 from fastv_runtime.errors import UserError, missing_extra

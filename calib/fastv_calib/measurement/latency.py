@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from fastv_calib.samples.data import Sample
-from fastv_export.calibration import BundleLatency, KeptPoint, Spread
+from fastv_export.calibration import BundleLatency, Spread
+from fastv_export.points import KeptPoint, PointCut
 from fastv_runtime.config.bundle import read_manifest
 from fastv_runtime.config.cost import decoder_flops, tokens_per_layer
 from fastv_runtime.config.layouts import Vision
@@ -25,7 +26,8 @@ TIMED = 20
 NEW_TOKENS = 17
 """Of a timed answer, whose mean after the first is the time per token."""
 DECODER = ("prefix", "suffix")
-"""Stages whose time follows a plan's FLOPs; the others' does not depend on K and keep."""
+"""Stages whose time follows a plan's FLOPs, the layers between cuts included (`in_stages`); the others' does not depend
+on K and keep."""
 
 
 def check_bundles(
@@ -150,14 +152,8 @@ def bundle_latency(path: str, timings: Sequence[Timing]) -> BundleLatency:
 
 def point_of(plan: Plan) -> KeptPoint:
     """A bundle's plan as a point: few bits by their number, whatever their blocks and wide parts."""
-    precision = "fp32" if plan.weights is None else plan.weights.name
-    cut = plan.cuts[0] if plan.cuts else None
-    return KeptPoint(
-        layer=None if cut is None else cut.layer,
-        keep=1.0 if cut is None else cut.keep,
-        ranker="fastv" if cut is None else cut.ranker,
-        precision=precision,
-    )
+    cuts = tuple(PointCut(layer=cut.layer, keep=cut.keep, ranker=cut.ranker) for cut in plan.cuts)
+    return KeptPoint(cuts=cuts, precision="fp32" if plan.weights is None else plan.weights.name)
 
 
 def _kind(plan: Plan) -> str:

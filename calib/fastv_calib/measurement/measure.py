@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from itertools import product
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
+from PIL import Image
 
+from fastv_calib.measurement.chains import Pruned, following
+from fastv_calib.measurement.outcomes import BaselineOutcome, Measured, PlanOutcome, Yielded, divergence
 from fastv_calib.measurement.quantized import QuantizedModel
-from fastv_calib.measurement.rankers import kept
 from fastv_calib.measurement.room import attention_bytes, check_room
 from fastv_calib.measurement.sweep import Dense, Sweep
+from fastv_calib.plans import baseline_points, points
+from fastv_calib.samples.baselines import SMALLER, pooled, smaller, tower_share
 from fastv_calib.samples.data import Sample
 from fastv_calib.samples.inputs import DecoderInputs, InputMaker
 from fastv_calib.samples.masks import packed
 from fastv_export import hf
-from fastv_export.calibration import CalibrationSettings, KeptPoint
+from fastv_export.calibration import CalibrationSettings
 from fastv_export.checkpoint.checkpoint import Checkpoint, NotFinite, finite
 from fastv_export.families import Family, family_of
 from fastv_export.hf.models import Limit
 from fastv_export.plan import decoder_dimensions
+from fastv_export.points import Chain
 from fastv_export.quantization.activations import Activation
 from fastv_export.quantization.observer import Observer, Statistics
 from fastv_export.quantization.presets import FEW_BITS
@@ -31,75 +34,16 @@ from fastv_export.quantization.text_activations import text_activations
 from fastv_export.rankers import RANKERS
 from fastv_export.tracing.pre_rope import check_projections
 from fastv_export.verify.reference import load_model
-from fastv_runtime.config.base import StrictModel
-from fastv_runtime.config.lengths import kept_count
 from fastv_runtime.errors import UserError
+from fastv_runtime.preprocessing import Visual
 from fastv_runtime.preprocessing.images.loading import open_image
 from fastv_runtime.preprocessing.videos.decoding import open_video
 from fastv_runtime.tensorrt_build.preflight import available_memory
 
-
-class PlanOutcome(StrictModel):
-    """One plan on one sample, against the unpruned model."""
-
-    first: bool
-    """The likeliest first token is the same."""
-    match: bool
-    """So is every token of the answer."""
-    kl: float
-    """KL divergence of the first token's distribution from the unpruned one, in nats."""
-    said: str | None = None
-    """Where the answer is another: its text up to the first other token, and an ellipsis unless it ends there."""
-
-
-class Measured(StrictModel):
-    """One sample: a line of the file of measurements."""
-
-    key: str
-    text: int
-    visual: int
-    """Tokens of the prompt."""
-    answer: str
-    """What the unpruned model says."""
-    correct: bool | None
-    """Whether that is the known answer, blanks around it aside; None if none is known."""
-    attention: tuple[float, ...]
-    outcomes: tuple[PlanOutcome, ...]
-    """In the order of `points`."""
-    kept: str
-    """Which visual tokens each plan keeps, in that order (`fastv_calib.samples.masks`)."""
-
-
+STORED = "fp32"
+"""Precision of the model as it is stored."""
 Shown = tuple[PlanOutcome, Bool[torch.Tensor, " V"]]
 """What a plan makes of a sample, and which visual tokens it keeps."""
-
-
-@dataclass(frozen=True)
-class Yielded:
-    """All that one sample yields; plain data, since it may come from another process."""
-
-    measured: Measured
-    statistics: Statistics
-    """Of what the unpruned model's products are given."""
-    notes: tuple[str, ...] = ()
-    """What the user should know: a video with fewer frames than were asked for."""
-
-
-def points(settings: CalibrationSettings) -> list[KeptPoint]:
-    """The plans that are measured, in this order; with few bits the unpruned model as well."""
-    found = []
-    for precision in settings.precisions:
-        if precision in FEW_BITS:
-            found.append(unpruned_point(precision))
-        found += [
-            KeptPoint(layer=layer, keep=keep, ranker=ranker, precision=precision)
-            for layer, keep, ranker in product(settings.layers, settings.keeps, settings.rankers)
-        ]
-    return found
-
-
-def unpruned_point(precision: str = "fp32") -> KeptPoint:
-    return KeptPoint(layer=None, keep=1.0, ranker="fastv", precision=precision)
 
 
 def load_measure(source: Path, settings: CalibrationSettings) -> Measure:
@@ -133,12 +77,15 @@ class Measure:
         Raises UserError for a ranker that this family's exports cannot have.
         """
         decoder, head = family.decoder(model), family.head(model)
-        pre_rope = [name for name in settings.rankers if not RANKERS[name].rotary]
-        for name in pre_rope:
+        self._by_precision: dict[str, list[Chain]] = {}
+        for point in points(settings):
+            self._by_precision.setdefault(point.precision, []).append(point.cuts)
+        chains = {chain for chains in self._by_precision.values() for chain in chains}
+        for name in {cut.ranker for chain in chains for cut in chain if not RANKERS[cut.ranker].rotary}:
             # What no export can have is not measured for hours first.
             check_projections(hf.attention_of(hf.layers_of(decoder)[0]), name, family.model_type)
         self._heads = heads
-        self._sweep = Sweep(decoder, head, settings.layers, pre_rope=bool(pre_rope))
+        self._sweep = Sweep(decoder, head, following((), self._by_precision.get(STORED, ())))
         self._observer = Observer(decoder, head)
         self._maker, self._settings, self._limit = maker, settings, limit
         few = any(name in FEW_BITS for name in settings.precisions)
@@ -149,7 +96,8 @@ class Measure:
         try:
             images = [open_image(image) for image in sample.images]
             videos = [] if sample.video is None else [open_video(sample.video, self._maker.preparation.frames)]
-            inputs = self._maker(images, sample.prompt, videos)
+            visuals = self._maker.visuals(images, videos)
+            inputs = self._maker.of(visuals, sample.prompt)
         except UserError as error:
             raise UserError(f"{sample.where}: {error}") from None
         length, visual = inputs.visual.numel(), int(inputs.visual.sum())
@@ -165,56 +113,65 @@ class Measure:
             dense = self._sweep.dense(inputs, self._maker.stop, self._settings.answer_tokens)
         answer = self._maker.text(dense.tokens)
         shown: list[Shown] = []
-        for precision in self._settings.precisions:
+        for precision, chains in self._by_precision.items():
             if precision in FEW_BITS:
-                shown += self._few_bits(dense, precision, lambda: self._maker(images, sample.prompt, videos))
+                shown += self._few_bits(dense, precision, chains, lambda: self._maker.of(visuals, sample.prompt))
             else:
-                shown += self._all(dense)
+                shown += self._shown(dense, self._sweep.chains(dense, chains))
         measured = Measured(
             key=sample.key,
             text=length - visual,
             visual=visual,
             answer=answer,
             correct=None if sample.answer is None else answer == sample.answer.strip(),
-            attention=tuple(dense.attention()),
+            attention=tuple(dense.attention),
             outcomes=tuple(outcome for outcome, _ in shown),
             kept=packed(torch.stack([mask for _, mask in shown]).numpy()),
+            baselines=tuple(self._baselines(dense, images, visuals, sample.prompt)),
         )
         return Yielded(measured, statistics, tuple(note for video in videos for note in video.notes))
 
-    def _all(self, dense: Dense) -> list[Shown]:
-        settings = self._settings
-        return [
-            each
-            for layer, keep in product(settings.layers, settings.keeps)
-            for each in self._outcomes(dense, layer, keep)
-        ]
-
-    def _few_bits(self, dense: Dense, precision: str, make: Callable[[], DecoderInputs]) -> list[Shown]:
+    def _few_bits(
+        self, dense: Dense, precision: str, chains: Sequence[Chain], make: Callable[[], DecoderInputs]
+    ) -> list[Shown]:
         """Of the rounded model, unpruned and pruned, on the answer of the model as it is stored."""
         weights = FEW_BITS[precision]
-        with self._rounded(weights, None):
+        with self._rounded(weights, ()):
             inputs = make()
-        first = self._settings.layers[0]
-        with self._rounded(weights, None):
-            everything = torch.arange(inputs.visual.numel())[None]
-            (logits,) = self._sweep.pruned(self._sweep.forced(inputs, dense, first), first, everything)
-        outcomes = [(self._outcome(dense, logits), _mask(everything, inputs.visual)[0])]
-        for layer in self._settings.layers:  # which parts are the prefix's depends on K
-            with self._rounded(weights, layer):
-                shown = self._sweep.forced(inputs, dense, layer)
-                for keep in self._settings.keeps:
-                    outcomes += self._outcomes(shown, layer, keep)
-        return outcomes
+        found: dict[Chain, Shown] = {}
+        by_layers: dict[tuple[int, ...], list[Chain]] = {}
+        for chain in chains:
+            by_layers.setdefault(tuple(cut.layer for cut in chain), []).append(chain)
+        for layers, alike in by_layers.items():  # which parts are the prefix's depends on K
+            with self._rounded(weights, layers):
+                pruned = self._sweep.chains(self._sweep.begun(inputs, dense.tokens), alike)
+            found |= zip(alike, self._shown(dense, pruned), strict=True)
+        return [found[chain] for chain in chains]
 
-    def _outcomes(self, dense: Dense, layer: int, keep: float) -> list[Shown]:
-        """Of each ranker, in order."""
-        visual, seen = dense.inputs.visual, dense.seen(layer)
-        count = int(visual.sum())
-        length = visual.numel() - count + kept_count(count, keep)
-        keeps = torch.stack([kept(name, seen, length) for name in self._settings.rankers])
-        outcomes = [self._outcome(dense, logits) for logits in self._sweep.pruned(dense, layer, keeps)]
-        return list(zip(outcomes, _mask(keeps, visual), strict=True))
+    def _baselines(
+        self, dense: Dense, images: Sequence[Image.Image], visuals: Sequence[Visual], prompt: str
+    ) -> Iterator[BaselineOutcome | None]:
+        """The unpruned model as it is stored on fewer visual tokens, on its own answer to all of them."""
+        for name, keep in baseline_points(self._settings):
+            if name == SMALLER and len(images) < len(visuals):  # a video is not resized
+                yield None
+                continue
+            if name == SMALLER:
+                resized = smaller(self._maker, images, visuals, keep)
+                inputs, tower = self._maker.of(resized, prompt), tower_share(resized, visuals)
+            else:
+                inputs, tower = pooled(dense.inputs, self._maker.grids(visuals, prompt), keep), 1.0
+            (whole,) = self._sweep.chains(self._sweep.begun(inputs, dense.tokens), [()])
+            visual = int(inputs.visual.sum())
+            outcome = self._outcome(dense, whole.logits)
+            yield BaselineOutcome(
+                **outcome.model_dump(), text=inputs.visual.numel() - visual, visual=visual, tower=tower
+            )
+
+    def _shown(self, dense: Dense, plans: Sequence[Pruned]) -> list[Shown]:
+        visual = dense.inputs.visual
+        masks = [torch.isin(torch.arange(visual.numel()), plan.rows)[visual] for plan in plans]
+        return [(self._outcome(dense, plan.logits), mask) for plan, mask in zip(plans, masks, strict=True)]
 
     def _outcome(self, dense: Dense, logits: Float[torch.Tensor, "n V"]) -> PlanOutcome:
         said = logits.argmax(-1).tolist()
@@ -230,17 +187,6 @@ class Measure:
         place = next(index for index, (a, b) in enumerate(zip(expected, said, strict=True)) if a != b)
         text = self._maker.text(said[: place + 1])
         return text if said[place] in self._maker.stop else f"{text} …".lstrip()
-
-
-def _mask(keeps: Int[torch.Tensor, "plans M"], visual: Bool[torch.Tensor, " S"]) -> Bool[torch.Tensor, "plans V"]:
-    return torch.zeros(len(keeps), visual.numel(), dtype=torch.bool).scatter_(1, keeps, True)[:, visual]
-
-
-def divergence(expected: Float[torch.Tensor, " V"], actual: Float[torch.Tensor, " V"]) -> float:
-    """KL divergence of `actual` from `expected`, both logits, in nats."""
-    p, q = (logits.double().log_softmax(-1) for logits in (expected, actual))
-    # Of equal distributions rounding makes something barely negative.
-    return max(0.0, float((p.exp() * (p - q)).sum()))
 
 
 def _activations(model: Any, family: Family, maker: InputMaker, limit: Limit | None) -> dict[str, Activation]:

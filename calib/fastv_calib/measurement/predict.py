@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from fastv_calib.measurement.latency import Timing, bundle_latency
-from fastv_export.calibration import KeptPoint, Latency, Objectives, PlanFigures, Ttft
+from fastv_export.calibration import Latency, Objectives, PlanFigures, Ttft
+from fastv_export.points import KeptPoint
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ class Timed:
     def ttft(self, point: KeptPoint, flops: float) -> Ttft | None:
         """Of one plan: measured where a bundle has it. flops: of its prefill, median over the timed samples."""
         for bundle in self.latency.bundles:
-            if _same(bundle.point, point):
+            if bundle.point == point:
                 return Ttft(ms=bundle.ttft.median, measured=True)
         prediction = self.predictions.get(point.precision)
         return None if prediction is None else Ttft(ms=prediction(flops), measured=False)
@@ -99,7 +100,3 @@ class Timed:
             f"{chosen.point}: its {chosen.ttft.ms:.3g} ms to the first token are predicted{off}: "
             "export it and give that bundle as one more of `bundles`"
         ]
-
-
-def _same(first: KeptPoint, second: KeptPoint) -> bool:
-    return first == second or (first.layer is second.layer is None and first.precision == second.precision)

@@ -7,7 +7,7 @@ to a byte around zero: beside weights with one scale an output every row in a ra
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
@@ -26,7 +26,7 @@ from fastv_export.quantization.rules import method_of, quantization_of
 from fastv_export.quantization.scaling import Scale
 from fastv_export.quantization.weights import Quantization, QuantizedRows
 from fastv_runtime.config.cost import BYTES
-from fastv_runtime.config.cuts import one_cut
+from fastv_runtime.config.cuts import Cut
 from fastv_runtime.config.plan import Plan, Precision, Weights
 
 TABLE = torch.float16
@@ -56,14 +56,14 @@ class QuantizedModel:
         self._kept: dict[tuple[nn.Linear, tuple[Quantization, ...]], tuple[QuantizedRows, Scale | None]] = {}
 
     @contextmanager
-    def __call__(self, weights: Weights, layer: int | None) -> Iterator[None]:
+    def __call__(self, weights: Weights, cuts: Sequence[int]) -> Iterator[None]:
         """Within this context the model's products have weights of few bits.
 
-        layer: K, before which layers are the graph `prefix`; None is the unsplit decoder.
+        cuts: K of each, which make the decoder's graphs; none of the unsplit decoder.
         """
         patched = []
         for group in self._groups():
-            found = [(each, rounding_in(each, weights, layer, len(hf.layers_of(self._decoder)))) for each in group]
+            found = [(each, rounding_in(each, weights, cuts, len(hf.layers_of(self._decoder)))) for each in group]
             members = {product: rounding for product, rounding in found if rounding is not None}
             self._round(members, weights)
             for product, rounding in members.items():
@@ -102,7 +102,7 @@ class QuantizedModel:
         activation = self._activations.get(f"layers.{first.layer}.{_in_layer(first)}")
         if activation is not None:
             matrices = {_in_layer(each): each.module.weight.detach() for each in members}
-            method = method_of(plan_of(weights, None), weights, "ort")
+            method = method_of(plan_of(weights, ()), weights, "ort")
             roundings = with_scales(roundings, matrices, activation, method, self._decoder.config)
         for name, each in missing.items():
             made = roundings[name].quantize(each.module.weight.detach(), torch.float32)
@@ -137,13 +137,13 @@ def products(model: Any, family: Family) -> list[LinearLayer]:
     ]
 
 
-def weight_bytes(model: Any, family: Family, weights: Weights, layer: int | None, precision: Precision) -> int:
+def weight_bytes(model: Any, family: Family, weights: Weights, cuts: Sequence[int], precision: Precision) -> int:
     """Bytes of a bundle's weights of few bits, of its table, and of the rest in `precision`."""
     layers = len(hf.layers_of(family.decoder(model)))
     table = hf.embeddings_of(family.decoder(model)).weight
     rounded, total = {id(table)}, table.numel() * TABLE.itemsize
     for product in products(model, family):
-        rounding = rounding_in(product, weights, layer, layers)
+        rounding = rounding_in(product, weights, cuts, layers)
         weight = product.module.weight
         if rounding is not None:
             rounded.add(id(weight))
@@ -154,9 +154,9 @@ def weight_bytes(model: Any, family: Family, weights: Weights, layer: int | None
     return int(total + sum(rest.values()) * BYTES[precision])
 
 
-def rounding_in(product: LinearLayer, weights: Weights, layer: int | None, layers: int) -> Quantization | None:
+def rounding_in(product: LinearLayer, weights: Weights, cuts: Sequence[int], layers: int) -> Quantization | None:
     """Of a product's weight in the bundle of a plan for ONNX Runtime."""
-    plan = plan_of(weights, layer)
+    plan = plan_of(weights, cuts)
     graph, name = "vision", product.name
     if product.name == "head.weight":
         graph = plan.decoder_graphs[-1]
@@ -168,10 +168,10 @@ def rounding_in(product: LinearLayer, weights: Weights, layer: int | None, layer
     return rounding if rounding is not None and rounding.fits_shape(inputs, outputs) else None
 
 
-def plan_of(weights: Weights, layer: int | None) -> Plan:
-    """A plan for ONNX Runtime, of which only these two count here."""
+def plan_of(weights: Weights, cuts: Sequence[int]) -> Plan:
+    """A plan for ONNX Runtime, of which only weights and the layers K count here."""
     return Plan(
-        cuts=one_cut(layer, 1.0),
+        cuts=tuple(Cut(layer=layer, keep=1 / (1 + place), ranker="fastv") for place, layer in enumerate(cuts)),
         length="exact",
         precision="float32",
         weights=weights,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -11,25 +11,49 @@ from jaxtyping import Bool, Float, Int
 from fastv_export.rankers import RANKERS
 from fastv_export.rankers.base import Seen
 from fastv_export.verify.choices import choose
+from fastv_export.verify.signals import EARLIER
 from fastv_runtime.config.cuts import Signal
 
 
 @dataclass(frozen=True)
 class SeenByAll:
-    """What any ranker looks at, of a prompt of S tokens."""
+    """What any ranker looks at, of the L rows of a prompt that come to a cut."""
 
     signals: Mapping[Signal, torch.Tensor]
-    pre_rope: Float[torch.Tensor, " S"] | None
-    """Scores without rotary embedding, where a ranker asks for them."""
-    hidden: Float[torch.Tensor, "S D"]
+    unrotated: Mapping[Signal, torch.Tensor]
+    """Those that a ranker wants without rotary embedding."""
+    hidden: Float[torch.Tensor, "L D"]
     """States after the attention of layer K-1."""
-    visual: Bool[torch.Tensor, " S"]
+    visual: Bool[torch.Tensor, " L"]
+
+
+@dataclass(frozen=True)
+class Looks:
+    """What is to be observed before a cut."""
+
+    signals: frozenset[Signal]
+    unrotated: frozenset[Signal]
+
+    @classmethod
+    def of(cls, rankers: Iterable[str]) -> Looks:
+        """What rankers, of `fastv_export.rankers.RANKERS`, read."""
+        read: dict[bool, set[Signal]] = {True: set(), False: set()}
+        for name in rankers:
+            read[RANKERS[name].rotary] |= set(RANKERS[name].signals)
+        return cls(frozenset(read[True]), frozenset(read[False]))
+
+    @property
+    def earlier(self) -> bool:
+        """Whether layer K-2 has a part in it."""
+        return bool(EARLIER & (self.signals | self.unrotated))
+
+
+def reads_earlier(ranker: str) -> bool:
+    """Whether a ranker reads layer K-2 as well, which an earlier cut must then be before."""
+    return bool(EARLIER & set(RANKERS[ranker].signals))
 
 
 def kept(ranker: str, seen: SeenByAll, length: int) -> Int[torch.Tensor, " M"]:
-    """Indices of the `length` tokens that stay, ascending. ranker: of `fastv_export.rankers.RANKERS`."""
-    signals = dict(seen.signals)
-    if not RANKERS[ranker].rotary:
-        assert seen.pre_rope is not None
-        signals["scores"] = seen.pre_rope
+    """Which `length` of the rows stay, ascending. ranker: of `fastv_export.rankers.RANKERS`."""
+    signals = dict(seen.signals if RANKERS[ranker].rotary else {**seen.signals, **seen.unrotated})
     return choose(ranker, Seen(seen.hidden, seen.visual, signals), length)

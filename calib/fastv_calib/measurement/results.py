@@ -9,13 +9,14 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from fastv_calib.measurement.activations import StatisticsFiles
-from fastv_calib.measurement.measure import Measured
+from fastv_calib.measurement.outcomes import Measured
 from fastv_export.calibration import CalibrationSettings
+from fastv_export.points import said
 from fastv_runtime.config.base import StrictModel
 from fastv_runtime.errors import UserError
 from fastv_runtime.files import writing
 
-VERSION = 3
+VERSION = 4
 
 
 class Header(StrictModel):
@@ -93,7 +94,7 @@ class Results:
         if theirs.source != ours.source:
             raise UserError(f"{self._path}: has measurements of another checkpoint: {instead}")
         if theirs.settings != ours.settings:
-            there, here = theirs.settings.model_dump(), ours.settings.model_dump()
+            there, here = dict(theirs.settings), dict(ours.settings)
             differs = [f"`{name}` {_said(there[name])}" for name in here if there[name] != here[name]]
             raise UserError(
                 f"{self._path}: has measurements by other settings, {', '.join(differs)}: go on with these, {instead}"
@@ -104,5 +105,11 @@ class Results:
 def _said(value: object) -> str:
     """A setting as it is typed."""
     if isinstance(value, tuple):
-        return " ".join(f"{each:g}" if isinstance(each, float) else str(each) for each in value)
+        return " ".join(map(_each, value)) if value else "left out"
     return "left out" if value is None else str(value)
+
+
+def _each(value: object) -> str:
+    if isinstance(value, tuple):  # the cuts of a plan
+        return said(value)
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,13 +1,13 @@
-"""One sample through the model once, and through the layers from K on for every plan.
+"""One sample through the unpruned model: its answer, and what comes to every first cut.
 
-Layers before K see all tokens whatever is pruned later, so their output is kept and only the rest runs again, on the
-rows that stay. The answer is forced: every plan is shown the unpruned model's own greedy answer, token by token, and
+Layers before the first cut see all tokens whatever is pruned later, so their output is kept and only the rest runs
+again (`chains`). The answer is forced: every plan is shown the unpruned model's own greedy answer, token by token, and
 what it would have said at each place is compared.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -17,57 +17,40 @@ import torch
 from jaxtyping import Float, Int
 from torch import nn
 
-from fastv_calib.measurement.rankers import SeenByAll
+from fastv_calib.measurement.chains import Answered, Arrived, Chains
+from fastv_calib.measurement.rankers import Looks
+from fastv_calib.measurement.watching import LayerWatch, hooks
 from fastv_calib.samples.inputs import DecoderInputs
 from fastv_export import hf
-from fastv_export.hf import probe as hf_probe
 
 
-@dataclass
-class Dense:
+@dataclass(frozen=True)
+class Dense(Answered):
     """The unpruned model on one prompt of S tokens, and on its own greedy answer of n tokens."""
 
-    inputs: DecoderInputs
-    tokens: list[int]
     logits: Float[torch.Tensor, "n V"]
     """From which each token of the answer was chosen."""
-    hidden: dict[int, Float[torch.Tensor, "1 rows D"]]
-    """Input of layer K, by K: the prompt's rows and those of all answer tokens but the last."""
-    attended: dict[int, Float[torch.Tensor, "1 S D"]]
-    """States after the attention of layer K-1, by K: the prompt's rows."""
-    scores: list[Float[torch.Tensor, " S"]]
-    """By layer: softmax attention of the prompt's last row, mean over heads."""
-    pre_rope: dict[int, Float[torch.Tensor, " S"]]
-    """The same of layer K-1 without rotary embedding, by K; empty unless asked for."""
-    rotary: tuple[torch.Tensor, torch.Tensor]
-    """Cosines and sines of all rows."""
-
-    def seen(self, layer: int) -> SeenByAll:
-        """What rankers look at when K is `layer`."""
-        visual = self.inputs.visual
-        return SeenByAll({"scores": self.scores[layer - 1]}, self.pre_rope.get(layer), self.attended[layer][0], visual)
-
-    def attention(self) -> list[float]:
-        """By layer: the share of the last row's attention that visual tokens get."""
-        return [float(scores[self.inputs.visual].sum()) for scores in self.scores]
+    attention: list[float]
+    """By layer: the share of the last row's attention that visual tokens get."""
 
 
 class Sweep:
-    """A stock model (eager attention) that answers prompts, unpruned once and then pruned in many ways.
+    """A stock model (eager attention) that answers prompts, unpruned once; `chains` runs it pruned in many ways.
 
-    layers: every K. pre_rope: whether scores without rotary embedding are wanted too.
+    first: rankers of every first cut, by its layer K.
     """
 
-    def __init__(self, decoder: Any, head: nn.Module, layers: Sequence[int], *, pre_rope: bool = False):
-        self._decoder, self._head, self._layers = decoder, head, tuple(layers)
-        self._pre_rope = pre_rope
+    def __init__(self, decoder: Any, head: nn.Module, first: Mapping[int, Collection[str]]):
+        self._decoder, self._head = decoder, head
+        self._looks = {layer: Looks.of(rankers) for layer, rankers in first.items()}
+        self.chains = Chains(decoder, head)
 
     @torch.no_grad()
     def dense(self, inputs: DecoderInputs, stop: frozenset[int], limit: int) -> Dense:
         """Answer greedily, up to a token of `stop` (which counts as one) or `limit` tokens."""
         tokens: list[int] = []
         logits: list[torch.Tensor] = []
-        with self._observed(inputs.visual.numel()) as seen:
+        with self._observed(inputs) as seen:
             hidden, cache = _prompt(self._decoder, inputs)
             while True:
                 logits.append(self._head(hidden[:, -1])[0].float())
@@ -77,111 +60,52 @@ class Sweep:
                 positions = inputs.position_ids.max() + torch.full_like(inputs.position_ids[..., :1], len(tokens))
                 step = self._embed(tokens[-1:])
                 hidden, cache = hf.run_decoder(self._decoder, step, _as_taken(positions), cache=cache)
-        states = {layer: torch.cat(rows, 1) for layer, rows in seen.hidden.items()}
-        positions = _answered(inputs.position_ids, len(tokens) - 1)
-        rotary = hf.rotary_of(self._decoder)(states[self._layers[0]], _as_taken(positions))
-        return Dense(inputs, tokens, torch.stack(logits), states, seen.attended, seen.scores, seen.pre_rope, rotary)
+        begun = self.begun(inputs, tokens)
+        rows = begun.arrived[0].rows
+        arrived = {
+            layer: Arrived(rows, torch.cat(seen.hidden[layer], 1)[0], watch.seen(0, inputs, rows))
+            for layer, watch in seen.watches.items()
+        }
+        return Dense(inputs, tokens, begun.rotary, {**begun.arrived, **arrived}, torch.stack(logits), seen.attention)
 
     @torch.no_grad()
-    def pruned(self, dense: Dense, layer: int, keeps: Int[torch.Tensor, "plans M"]) -> Float[torch.Tensor, "plans n V"]:
-        """Logits at each place of the unpruned answer, with only the tokens `keeps` of the prompt from layer K on.
-
-        Plans that keep as many tokens run together.
-        """
-        prompt, answer = dense.inputs.visual.numel(), len(dense.tokens)
-        rows = torch.cat([keeps, torch.arange(prompt, prompt + answer - 1).expand(len(keeps), -1)], 1)
-        # [.., 1, S, Dh] -> [.., plans, rows, Dh]
-        cosine, sine = (table.squeeze(-3)[..., rows, :] for table in dense.rotary)
-        last = len(hf.layers_of(self._decoder))
-        hidden = self._through(layer, last, dense.hidden[layer][0, rows], (cosine, sine), dense.inputs, keeps)
-        logits: torch.Tensor = self._head(hf.norm_of(self._decoder)(hidden[:, -answer:]))
-        return logits.float()
-
-    @torch.no_grad()
-    def forced(self, inputs: DecoderInputs, reference: Dense, layer: int) -> Dense:
-        """The model as it is now, shown another one's answer, up to the input of layer K = `layer`."""
+    def begun(self, inputs: DecoderInputs, tokens: list[int]) -> Answered:
+        """A prompt and an answer, by whatever model or on whatever prompt, that no layer has seen."""
         prompt = inputs.visual.numel()
-        said = self._embed(reference.tokens[:-1])
-        hidden = torch.cat([inputs.embedded, said], 1)
-        positions = _answered(inputs.position_ids, said.shape[1])
+        hidden = torch.cat([inputs.embedded, self._embed(tokens[:-1])], 1)
+        positions = _answered(inputs.position_ids, len(tokens) - 1)
         rotary = hf.rotary_of(self._decoder)(hidden, _as_taken(positions))
-        with self._observed(prompt) as seen:
-            hidden = self._through(0, layer, hidden, rotary, inputs, torch.arange(prompt)[None])
-        states = {layer: hidden}
-        return Dense(
-            inputs,
-            reference.tokens,
-            reference.logits,
-            states,
-            seen.attended,
-            seen.scores,
-            seen.pre_rope,
-            rotary,
-        )
+        return Answered(inputs, tokens, rotary, {0: Arrived(torch.arange(prompt), hidden[0], None)})
 
     def _embed(self, tokens: list[int]) -> Float[torch.Tensor, "1 n D"]:
         rows: torch.Tensor = hf.embeddings_of(self._decoder)(torch.tensor([tokens], dtype=torch.int64))
         return rows
 
-    def _through(
-        self,
-        first: int,
-        last: int,
-        hidden: Float[torch.Tensor, "plans rows D"],
-        rotary: tuple[torch.Tensor, torch.Tensor],
-        inputs: DecoderInputs,
-        keeps: Int[torch.Tensor, "plans M"],
-    ) -> Float[torch.Tensor, "plans rows D"]:
-        """Layers `first` to `last` - 1, on rows that begin with the tokens `keeps` of the prompt."""
-        if first == 0:
-            hidden = hidden * hf_probe.entry_factor(self._decoder)
-        mask = torch.full((hidden.shape[1],) * 2, torch.finfo(hidden.dtype).min).triu(1)[None, None]
-        for index, each in enumerate(hf.layers_of(self._decoder)[first:last], first):
-            hidden = hf.run_layer(each, hidden, mask=mask, rotary=rotary)
-            if index < len(inputs.deepstack):
-                hidden[:, : keeps.shape[1]] += inputs.deepstack[index][0, keeps]
-        return hidden
-
     @contextmanager
-    def _observed(self, prompt: int) -> Iterator[_Seen]:
+    def _observed(self, inputs: DecoderInputs) -> Iterator[_Seen]:
         """Within this context the decoder's forwards leave their states behind."""
-        seen = _Seen({layer: [] for layer in self._layers})
+        prompt, layers = inputs.visual.numel(), hf.layers_of(self._decoder)
+        seen = _Seen({layer: LayerWatch(looks, prompt) for layer, looks in self._looks.items()})
 
-        def scores(inputs: hf.LayerInputs, weights: torch.Tensor) -> None:
-            if not weights.shape[2] == weights.shape[3] >= prompt:
-                return
-            seen.scores.append(_last_row(weights, prompt))
-            following = len(seen.scores)
-            if self._pre_rope and following in self._layers:
-                seen.pre_rope[following] = _last_row(inputs.weights_without_rotary(), prompt)
+        def attention(_: hf.LayerInputs, weights: torch.Tensor) -> None:
+            if weights.shape[2] == weights.shape[3] == prompt:
+                seen.attention.append(float(weights[0, :, -1, inputs.visual].float().sum(-1).mean()))
 
-        def hidden(layer: int, inputs: hf.LayerInputs) -> None:
-            seen.hidden[layer].append(inputs.hidden)
+        def hidden(layer: int, given: hf.LayerInputs) -> None:
+            seen.hidden.setdefault(layer, []).append(given.hidden)
 
-        def attended(layer: int, states: torch.Tensor) -> None:
-            if states.shape[1] >= prompt:
-                seen.attended[layer] = states[:, :prompt]
-
-        layers = hf.layers_of(self._decoder)
-        handles = [hf.after_attention(each, scores) for each in layers]
-        for layer in self._layers:
-            handles.append(hf.before_layer(layers[layer], partial(hidden, layer)))
-            handles.append(hf.before_mlp(layers[layer - 1], partial(attended, layer)))
-        with hf.hooked(*handles):
+        handles = [hf.after_attention(each, attention) for each in layers]
+        handles += [hf.before_layer(layers[layer], partial(hidden, layer)) for layer in self._looks]
+        with hf.hooked(*handles, *hooks(self._decoder, seen.watches, range(len(layers)))):
             yield seen
 
 
 @dataclass
 class _Seen:
-    hidden: dict[int, list[torch.Tensor]]
-    scores: list[torch.Tensor] = field(default_factory=list)
-    attended: dict[int, torch.Tensor] = field(default_factory=dict)
-    pre_rope: dict[int, torch.Tensor] = field(default_factory=dict)
-
-
-def _last_row(weights: Float[torch.Tensor, "1 H rows rows"], prompt: int) -> Float[torch.Tensor, " S"]:
-    """Of the prompt's S rows, before those of an answer."""
-    return weights[0, :, prompt - 1, :prompt].float().mean(0)
+    watches: dict[int, LayerWatch]
+    """By K, as all below."""
+    hidden: dict[int, list[torch.Tensor]] = field(default_factory=dict)
+    attention: list[float] = field(default_factory=list)
 
 
 def _prompt(decoder: Any, inputs: DecoderInputs) -> tuple[torch.Tensor, Any]:

@@ -10,10 +10,10 @@ from jaxtyping import Bool, Float
 from PIL import Image
 
 from fastv_calib.choice.choose import best
-from fastv_calib.measurement.measure import Measured, PlanOutcome
+from fastv_calib.measurement.outcomes import Measured, PlanOutcome
 from fastv_calib.samples.data import Sample
 from fastv_calib.samples.masks import unpacked
-from fastv_export.calibration import Calibration, KeptPoint, PlanFigures
+from fastv_export.calibration import Calibration, PlanFigures
 from fastv_runtime.preprocessing import View
 
 EXAMPLES, CHANGED = 6, 4
@@ -58,7 +58,9 @@ class Evidence:
     plan: PlanFigures
     examples: list[Example]
     heat: dict[str, Float[np.ndarray, "rows columns"]]
-    """By ranker, at the plan's K and keep: the share of images in which a place is kept. NaN is no place."""
+    """By ranker, with the plan's cuts: the share of images in which a place is kept. NaN is no place.
+
+    A plan whose cuts differ in their ranker is there as "by cut"."""
     own_grid: bool
     """The map's places are visual tokens; otherwise images of several grids are laid over each other."""
     texts: list[int]
@@ -76,9 +78,9 @@ def gather(
     index = _shown(calibration)
     plan = calibration.plans[index]
     alike = {
-        each.point.ranker: number
+        str(each.point.ranker or "by cut"): number
         for number, each in enumerate(calibration.plans)
-        if each.point == plan.point.model_copy(update={"ranker": each.point.ranker})
+        if each is plan or (each.point.ranker is not None and each.point == plan.point.ranked_by(each.point.ranker))
     }
     telling = _telling(samples, [(sample, sample.outcomes[index]) for sample in measured])
     examples: dict[int, Example] = {}
@@ -105,9 +107,7 @@ def gather(
 def _shown(calibration: Calibration) -> int:
     if calibration.chosen is None:
         return best(calibration.plans)
-    chosen = calibration.chosen
-    point = KeptPoint(layer=chosen.layer, keep=chosen.keep, ranker=chosen.ranker, precision=chosen.precision)
-    return [plan.point for plan in calibration.plans].index(point)
+    return [plan.point for plan in calibration.plans].index(calibration.chosen.point)
 
 
 def _telling(samples: Sequence[Sample], outcomes: Sequence[tuple[Measured, PlanOutcome]]) -> list[int]:

@@ -7,18 +7,21 @@ from pathlib import Path
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
+from fastv_calib.choice.beside import beside
 from fastv_calib.report.evidence import Evidence
 from fastv_calib.report.images import SHARES, heat_map, kept_image, opacity
-from fastv_calib.report.plots import (
-    attention_plot,
-    budget_plot,
-    lengths_plot,
+from fastv_calib.report.plan_plot import (
+    baseline_swatch,
+    chain_swatch,
+    chains_of,
+    layers_of,
     plan_plot,
     ranker_class,
-    stages_plot,
+    rankers_of,
     swatch,
 )
-from fastv_export.calibration import Calibration, Estimate, KeptPoint, PlanFigures, Spread
+from fastv_calib.report.plots import attention_plot, budget_plot, lengths_plot, stages_plot
+from fastv_export.calibration import BASELINES, Calibration, Estimate, PlanFigures, Spread
 from fastv_export.rankers import CONTROLS
 from fastv_runtime.generation.kept_image import FRAME, GREY, SHOWN
 from fastv_runtime.report.numbers import mib, milliseconds, share, share_interval, spread
@@ -40,13 +43,21 @@ def report(calibration: Calibration, evidence: Evidence, source: str, output: st
     }
     template = environment.from_string((Path(__file__).parent / TEMPLATE).read_text(encoding="utf-8"))
     chosen = chosen_plan(calibration)
-    plans = sorted(calibration.plans, key=lambda plan: (-plan.flops, plan.point.ranker))
+    plans = sorted(calibration.plans, key=lambda plan: (-plan.flops, str(plan.point)))
+    names = rankers_of(calibration)
+    near = beside(calibration, evidence.plan)
+    measured = {each.name for each in calibration.baselines}
     return template.render(
         calibration=calibration,
         chosen=chosen,
         unpruned=calibration.plans[-1],
-        colours={name: ranker_class(calibration, name) for name in calibration.settings.rankers},
-        controls=[name for name in calibration.settings.rankers if name in CONTROLS],
+        colours={name: ranker_class(calibration, name) for name in names},
+        layers=[(layer, Markup(swatch(number))) for number, layer in enumerate(layers_of(calibration))],
+        chains=[(count, Markup(chain_swatch(count))) for count in chains_of(calibration)],
+        baselines=[(name, Markup(baseline_swatch(name))) for name in BASELINES if name in measured],
+        near=list(near.rows()),
+        kinds=sorted({kind for _, figures in near.rows() for kind in figures.kinds}),
+        controls=[name for name in names if name in CONTROLS],
         plans=[(calibration.plans.index(plan), plan) for plan in plans],
         evidence=evidence,
         examples=[
@@ -57,11 +68,11 @@ def report(calibration: Calibration, evidence: Evidence, source: str, output: st
         shares=[(share, f"{opacity(share):.2g}") for share in SHARES],
         pareto=[calibration.plans[index].point for index in calibration.pareto],
         plot=Markup(plan_plot(calibration, chosen)),
-        attention=Markup(attention_plot(calibration.attention, evidence.plan.point.layer)),
+        attention=Markup(attention_plot(calibration.attention, evidence.plan.point.cuts)),
         lengths=Markup(lengths_plot(evidence.texts, calibration)),
         budget=Markup(budget_plot(calibration)),
         stages=None if calibration.latency is None else Markup(stages_plot(calibration.latency)),
-        marks=[Markup(swatch(index)) for index in range(4)],
+        circle=Markup(swatch(0)),
         grey=_colour(GREY),
         dimmed=1 - SHOWN,
         frame=_colour(FRAME),
@@ -75,8 +86,7 @@ def chosen_plan(calibration: Calibration) -> PlanFigures | None:
     chosen = calibration.chosen
     if chosen is None:
         return None
-    point = KeptPoint(layer=chosen.layer, keep=chosen.keep, ranker=chosen.ranker, precision=chosen.precision)
-    return next(plan for plan in calibration.plans if plan.point == point)
+    return next(plan for plan in calibration.plans if plan.point == chosen.point)
 
 
 def _colour(levels: tuple[int, int, int]) -> str:

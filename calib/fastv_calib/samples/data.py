@@ -28,6 +28,8 @@ class Sample:
     where: str
     """The file, and its line, for errors."""
     video: Path | None = None
+    kind: str | None = None
+    """Of question, by any name: figures are given by kind as well."""
 
     @cached_property
     def key(self) -> str:
@@ -41,8 +43,10 @@ class Sample:
 def read_data(path: Path, prompt: str | None) -> list[Sample]:
     """Samples of a folder, all asked `prompt`, or of a file with a JSON object a line.
 
-    An object has "image" (or "images", a list) or "video", "prompt" and, where it is known, "answer"; paths are
-    relative to the file. Raises UserError that names file and line of whatever cannot be used.
+    An object has "image" (or "images", a list) or "video", "prompt" and, where it is known, "answer"; "kind", if
+    given, is what sort of question it is. Paths are relative to the file.
+
+    Raises UserError that names file and line of whatever cannot be used.
     """
     if not path.exists():
         raise UserError(f"`data` {path}: no such file or folder")
@@ -83,6 +87,7 @@ class _Line(BaseModel):
     video: str | None = None
     prompt: str
     answer: str | None = None
+    kind: str | None = None
 
 
 def _sample(path: Path, number: int, text: str) -> Sample:
@@ -97,6 +102,8 @@ def _sample(path: Path, number: int, text: str) -> Sample:
         raise UserError(f"{where}: the prompt is empty")
     if line.answer is not None and not line.answer.strip():
         raise UserError(f'{where}: the answer is empty: leave "answer" out where none is known')
+    if line.kind is not None and not line.kind.strip():
+        raise UserError(f'{where}: the kind is empty: leave "kind" out where the question has none')
     images = tuple(path.parent / name for name in ([line.image] if line.image is not None else line.images or []))
     for image in images:
         if not image.is_file():
@@ -104,4 +111,4 @@ def _sample(path: Path, number: int, text: str) -> Sample:
     video = None if line.video is None else path.parent / line.video
     if video is not None and not video.is_file():
         raise UserError(f"{where}: no such video: {video}")
-    return Sample(images, line.prompt, line.answer, where, video)
+    return Sample(images, line.prompt, line.answer, where, video, line.kind)
