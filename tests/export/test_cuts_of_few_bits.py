@@ -97,6 +97,6 @@ def test_weights_exist_once(tiny_llava: Path, make_bundle: MakeBundle) -> None:
         for name, tensor in Checkpoint(tiny_llava).tensors.items()
         if ("language_model" in name and "embed_tokens" not in name) or "lm_head" in name
     )
-    # Offsets in files are rounded up to pages.
+    # Offsets in files are rounded up, and norms are small enough to be in the graphs themselves.
     assert max(sizes) - min(sizes) < 16 << 10
-    assert 0 <= sizes[1] - stored < 64 << 10
+    assert abs(sizes[1] - stored) < 16 << 10
