@@ -73,14 +73,14 @@ def test_half_precision(target: str, tiny_llava: Path, tmp_path: Path) -> None:
     ids=["int8", "fp8", "nvfp4"],
 )
 def test_activations_in_ranges(weights: Weights, wide: set[str], tiny_llava: Path, tmp_path: Path) -> None:
-    """Of an attention two inputs are rounded (of queries, keys and values, and of the output), of an MLP two, and the
-    head's; in nvfp4 those of the suffix' MLPs as they come."""
+    """Of an attention two inputs are rounded (of queries, keys and values, and of the output) and of an MLP two; in
+    nvfp4 those of the suffix' MLPs as they come. The head's beside floating-point weights."""
     manifest = export(tiny_llava, tmp_path / "out", target="trt", weights=weights)
     assert manifest.verified is not None and max(manifest.verified.values()) < 0.05
     for graph in ATTENTIONS:
         found = Counter(node.op_type for node in nodes_of(tmp_path / "out", manifest, graph))
         dynamic = 2 * MLPS[graph] if weights.name == "nvfp4" and graph not in wide else 0
-        head = graph == "suffix" and weights.name != "nvfp4"
+        head = graph == "suffix" and weights.floating
         assert found["QuantizeLinear"] == 2 * (ATTENTIONS[graph] + MLPS[graph]) - dynamic + head, graph
         assert found["TRT_FP4DynamicQuantize"] == dynamic, graph
 
@@ -95,8 +95,8 @@ def test_weights_exist_once(tiny_llava: Path, make_bundle: MakeBundle) -> None:
     stored = sum(
         tensor.stop - tensor.start
         for name, tensor in Checkpoint(tiny_llava).tensors.items()
-        if "language_model.layers" in name or "lm_head" in name or "language_model.norm" in name
+        if ("language_model" in name and "embed_tokens" not in name) or "lm_head" in name
     )
-    # Offsets in files are rounded up to pages.
+    # Offsets in files are rounded up, and norms are small enough to be in the graphs themselves.
     assert max(sizes) - min(sizes) < 16 << 10
-    assert 0 <= sizes[1] - stored < 64 << 10
+    assert abs(sizes[1] - stored) < 16 << 10
