@@ -23,7 +23,6 @@ from fastv_export.verify.choices import choose
 from fastv_export.verify.reference import ReferenceCut, load_model, pruned_by
 from fastv_runtime.config.lengths import kept_count
 from tests.conftest import noise_image
-from tests.export.test_rankers import kept as kept_by_graph
 from tests.families.row import Row, noise_video, stock_inputs
 from tests.families.rows import ROWS
 from tests.tiny import write_tiny_llava
@@ -139,10 +138,14 @@ def test_attention_by_layer_is_that_of_the_stock_model(tiny_llava: Path) -> None
 
 
 def test_random_is_its_select_graph() -> None:
+    from tests.export.test_rankers import Given
+    from tests.export.test_rankers import kept as kept_by_graph
+
     count, length = 200, 90
     scores = torch.rand(count, generator=torch.Generator().manual_seed(3))
     visual, hidden = torch.arange(count) % 5 > 0, torch.zeros(count, 6)
-    graph = kept_by_graph("random", hidden.numpy(), scores.numpy(), visual.numpy(), length)
+    given = Given(hidden.numpy(), {"scores": scores.numpy()}, visual.numpy(), length)
+    graph = kept_by_graph("random", given)
     ours = kept("random", SeenByAll({"scores": scores}, {}, hidden, visual), length).tolist()
     # The sine of a large angle differs in its last bits from one library to another, and that may swap a token.
     assert len(ours) == length and len(set(ours) ^ set(graph)) <= 4
