@@ -100,7 +100,7 @@ def test_explicit_cuts_are_instead_of_all_that_were_chosen(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    from fastv_export.plan import _cuts
+    from fastv_export.plan.cuts import cuts_of
 
     seen = []
 
@@ -111,7 +111,7 @@ def test_explicit_cuts_are_instead_of_all_that_were_chosen(
     monkeypatch.setattr("fastv_export.api.export_through", stop)
     with pytest.raises(UserError, match="stopped"), caplog.at_level("INFO", logger="fastv_export"):
         export(tiny_llava, tmp_path / "x.fastv", calibration=found[1] / "calibration.json", **given)  # type: ignore[arg-type]
-    assert " ".join(f"{cut.layer}:{cut.keep:g}:{cut.ranker}" for cut in _cuts(seen[0])) == cuts
+    assert " ".join(f"{cut.layer}:{cut.keep:g}:{cut.ranker}" for cut in cuts_of(seen[0])) == cuts
     unused = [line for line in caplog.messages if "is not used" in line]
     assert len(unused) == (said is not None) and all(said in line for line in unused if said)
 

@@ -58,7 +58,7 @@ def test_the_question_is_what_the_runtime_makes_of_it(tiny_bundle: Path) -> None
     question = ask(tiny_bundle / PROCESSOR, manifest.tokens, manifest.vision, manifest.decoder, manifest.plan)
     image = Image.new("RGB", asked.SIZE[::-1])
     answer = Pipeline.load(tiny_bundle, threads=1).generate([image], asked.QUESTION, max_new_tokens=1)
-    assert (question.length, question.pruned) == (answer.prompt_tokens, answer.pruned_length)
+    assert (question.length, question.pruned) == (answer.prompt_tokens, (answer.pruned_length,))
 
 
 def test_a_table_that_is_not_the_models_is_found(tiny_bundle: Path, tiny_llava: Path, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from fastv_export.rankers import RANKERS
 from fastv_export.tracing.trace import graph_inputs, name_outputs
 from fastv_export.verify.reference import select
 from fastv_runtime.config.bundle import DecoderConfig
+from fastv_runtime.config.cuts import TEXT_ROWS, Cut
 from fastv_runtime.config.io_spec import decoder_io_specs
 from tests.runtime.test_lengths import make_plan
 
@@ -36,8 +37,10 @@ def session(ranker: str) -> Any:
         vocab_size=8,
         gated_mlp=True,
     )
-    inputs, outputs = decoder_io_specs(decoder, make_plan(), "float32")["select"]
-    model = build_select(graph_inputs(inputs), 24, ranker)
+    cut = Cut(layer=2, keep=0.5, ranker=ranker, signals=RANKERS[ranker].signals)
+    plan = make_plan().model_copy(update={"cuts": (cut,)})
+    inputs, outputs = decoder_io_specs(decoder, plan, "float32")["select"]
+    model = build_select(graph_inputs(inputs), 24, ranker, [tensor.name for tensor in outputs])
     name_outputs(model, outputs)
     return onnxruntime.InferenceSession(ir.to_proto(model).SerializeToString())
 
@@ -45,9 +48,18 @@ def session(ranker: str) -> Any:
 def run(ranker: str, scores: np.ndarray, prunable: np.ndarray, length: int) -> dict[str, np.ndarray]:
     count = scores.size
     hidden = np.arange(count * WIDTH, dtype=np.float32).reshape(1, count, WIDTH)
+    scores = scores[None].astype(np.float32)
+    signals = {
+        "scores": scores,
+        "earlier_scores": scores[:, ::-1],
+        "head_scores": scores[:, None],
+        "row_scores": np.repeat(scores[:, None], TEXT_ROWS, axis=1),
+        "key_norms": scores,
+        "change": scores,
+    }
     feeds = {
         "hidden": hidden,
-        "scores": scores[None].astype(np.float32),
+        **{name: signals[name] for name in RANKERS[ranker].signals},
         "position_ids": 10 + np.arange(count)[None],
         "prunable": prunable[None],
         "length": np.asarray([length]),

@@ -19,6 +19,7 @@ from fastv_export.verify.reference import load_model
 from fastv_runtime import Pipeline, Sampling
 from fastv_runtime.config.bundle import Bundle, read_manifest
 from fastv_runtime.config.generation_config import GenerationDefaults
+from fastv_runtime.config.lengths import with_keep
 from fastv_runtime.generation.logit_rules import LogitRules
 from tests.conftest import noise_image
 
@@ -117,7 +118,7 @@ def test_an_answer_is_what_generate_makes_of_the_checkpoint(tiny_llava: Path, ti
     assert expected[:16] != plain
 
     manifest = read_manifest(tiny_bundle)
-    plan = manifest.plan.model_copy(update={"keep": 1.0})
+    plan = with_keep(manifest.plan, 1.0)
     manifest = manifest.model_copy(update={"plan": plan, "generation": GenerationDefaults(**settings)})
     pipeline = Pipeline(Bundle(tiny_bundle, manifest), threads=1)
     assert pipeline.generate([image], QUESTION).token_ids == expected

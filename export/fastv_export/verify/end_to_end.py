@@ -111,9 +111,12 @@ class EndToEnd:
         with hf.hooked(hf_models.before_decoder(self._family.decoder(stock), embedded.append)):
             ours, theirs, signals = self._forward(stock)
         found = {"prompt": (self._prompt, embedded[0].numpy()), "logits": (ours[None], theirs[None])}
-        found |= {name: (self._made[name], value) for name, value in signals.items()}
+        for (graph, name), value in signals.items():
+            # Of several cuts only those behind the first are named after their graphs.
+            called = name if graph == self._plan.decoder_graphs[0] else f"{graph} {name}"
+            found[called] = (self._made[f"{graph}/prefill/{name}"], value)
         compared = [
-            compare(END_TO_END, name, *values, self._limit(name.rpartition("/")[2])) for name, values in found.items()
+            compare(END_TO_END, name, *values, self._limit(name.rpartition(" ")[2])) for name, values in found.items()
         ]
         tokens = [int(self._made[f"{self._last}/{case}/token"][0, -1]) for case in ("prefill", "decode")]
         missed = _missed(theirs, tokens)
@@ -132,8 +135,8 @@ class EndToEnd:
         ours, theirs, _ = self._forward(stock)
         return ours, theirs
 
-    def _forward(self, stock: Any) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
-        """Logits of both, and what the stock model gives rankers to read, by `GRAPH/prefill/SIGNAL`."""
+    def _forward(self, stock: Any) -> tuple[np.ndarray, np.ndarray, dict[tuple[str, str], np.ndarray]]:
+        """Logits of both, and what the stock model gives rankers to read, by graph and signal."""
         question, plan = self._question, self._plan
         visual = torch.from_numpy(question.prompt.visual)
         following = torch.zeros(self._answered, dtype=torch.bool)
@@ -160,8 +163,8 @@ class EndToEnd:
         ]
         with pruned_by(self._family.decoder(stock), visual, cuts) as prunings:
             theirs = self._family.last_logits(stock, *arguments)
-        signals = {
-            f"{graph}/prefill/{name}": value[None].numpy()
+        signals: dict[tuple[str, str], np.ndarray] = {
+            (graph, name): value[None].numpy()
             for graph, pruning in zip(plan.decoder_graphs, prunings, strict=False)
             for name, value in pruning.signals.items()
             if name != "change"
