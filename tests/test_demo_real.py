@@ -28,7 +28,7 @@ from demo.real.language import IMAGE
 from demo.real.lowrank import attach, merge
 from demo.real.packing import IGNORED, Packer, states
 from demo.real.split import write_split
-from demo.real.stored import WEIGHTS, restore, write_weights
+from demo.real.stored import restore, write_weights
 from demo.real.train import Trained
 from demo.scenes import CANVAS, PATCH, draw_scene
 from fastv_calib.samples.data import read_data
@@ -229,7 +229,6 @@ def test_a_split_is_read_by_calibration(tmp_path: Path) -> None:
 
 def test_what_is_committed_is_small() -> None:
     assert sum(path.stat().st_size for path in HERE.iterdir() if path.is_file()) <= LIMIT
-    assert (HERE / WEIGHTS).is_file()
 
 
 def _inputs(processor: object, question: str, answer: str = "") -> dict[str, torch.Tensor]:
