@@ -1,8 +1,8 @@
 r"""Exact match of a checkpoint for every ranker, one cut and several, where plans cost the same, and at few tokens.
 
     make real
-    python demo/real/split.py demo/out/real --count 600
-    python benchmarks/accuracy.py demo/real/checkpoint demo/out/real/heldout.jsonl --name SmolLM2 \
+    python demo/real/split.py demo/out/real-questions --split held-out --count 300
+    python benchmarks/accuracy.py demo/out/real demo/out/real-questions/data.jsonl --name "SmolLM2-135M LLaVA" \
         --json docs/benchmarks/accuracy.json --markdown docs/benchmarks/accuracy.md
 
 QUESTIONS: JSON lines as fastv-calibrate takes them, with answers and kinds. A plan is shown the true answer, token by
@@ -46,7 +46,7 @@ FEW = 0.11
 SHARES = (0.5, 0.33)
 """Of visual rows x layers, which most of a prefill's FLOPs follow."""
 DEPTHS = (1 / 15, 1 / 6, 1 / 3, 1 / 2)
-"""Of cuts, of the decoder's layers: K=2 of 30, 5, 10 and 15; the first is never less than FastV's K=2."""
+"""Of cuts, of the decoder's layers: 2, 5, 10 and 15 of 30."""
 CHAINS = {"two cuts": (2 / 15, 1 / 3), "two late cuts": (7 / 30, 7 / 15), "three cuts": (2 / 15, 1 / 3, 2 / 3)}
 """Depths of several cuts."""
 FIRST = {2: (0.5,), 3: (0.5, 0.2)}
@@ -61,7 +61,7 @@ def rankers() -> list[str]:
 
 def depths(layers: int) -> list[int]:
     """K of single cuts."""
-    return sorted({max(2, round(depth * layers)) for depth in DEPTHS})
+    return sorted({max(1, round(depth * layers)) for depth in DEPTHS})
 
 
 def chain(layers: Sequence[int], keeps: Sequence[float], ranker: str) -> Chain:
@@ -85,7 +85,7 @@ def plans(count: int) -> dict[str, list[Chain]]:
     found = {f"keep {FEW:g}": [chain([layer], [FEW], each) for layer in depths(count) for each in rankers()]}
     for share in SHARES:
         table = []
-        several = [[max(2, round(depth * count)) for depth in each] for each in CHAINS.values()]
+        several = [[max(1, round(depth * count)) for depth in each] for each in CHAINS.values()]
         for layers in [*([layer] for layer in depths(count)), *several]:
             keeps = at_cost(layers, share, count) if len(set(layers)) == len(layers) else None
             if keeps is not None:
