@@ -39,6 +39,11 @@ from fastv_runtime.config.plan import KEEP_STEPS, SHARE, Length, Part, Weights
 from fastv_runtime.errors import UserError
 from fastv_runtime.generation.calls.keep import AUTO
 
+PLACE_NOTE = (
+    f"note: K={Options.layer} is FastV's for LLaVA-1.5, not a rule for every model: fastv-calibrate finds where yours "
+    "may be cut, and how much of your own images it must keep"
+)
+"""Where nobody says where to cut."""
 PLACES = ("layer", "keep", "cuts")
 """Options that say where tokens are dropped and how many stay."""
 
@@ -170,6 +175,8 @@ def export(
             target=target,
             verify=verify,
         )
+        if calibrated is None and prune and not cuts and layer is None:
+            progress.note(PLACE_NOTE)
         manifest = export_through(folder, source, output, options, progress, activations, digests=digests)
         build_after_export(output, manifest, target, progress)
     return manifest

@@ -43,7 +43,9 @@ class Clock:
 
     def timings(self) -> dict[str, float]:
         """Milliseconds: every stage, `ttft` (0 before the first token) and `decode_per_token`, the mean of the rest."""
-        seconds = {**self._stages, "ttft": 0.0, "decode_per_token": 0.0}
+        stages = dict(self._stages)
+        stages["suffix"] = stages.pop("suffix")  # behind those of further cuts, as it runs
+        seconds = {**stages, "ttft": 0.0, "decode_per_token": 0.0}
         if self._tokens:
             seconds["ttft"] = self._tokens[0] - self._start
             seconds["decode_per_token"] = (self._tokens[-1] - self._tokens[0]) / max(1, len(self._tokens) - 1)

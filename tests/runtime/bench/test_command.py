@@ -152,10 +152,11 @@ def interrupted(signal_number: int, after: int, run: Callable[..., Any]) -> Call
 
 @pytest.fixture
 def interruptible() -> Iterator[None]:
-    """Interrupts reach this process, which in a background job of a shell they would not."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    """Interrupts reach this process, which in a background job of a shell, and behind nohup, they would not."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler), signal.signal(signal.SIGHUP, signal.SIG_DFL)
     yield
-    signal.signal(signal.SIGINT, before)
+    signal.signal(signal.SIGINT, before[0])
+    signal.signal(signal.SIGHUP, before[1])
 
 
 @pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
