@@ -17,6 +17,7 @@ import argparse
 import json
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,7 @@ def at_cost(layers: Sequence[int], share: float, count: int) -> tuple[float, ...
     """
     before = FIRST.get(len(layers), ())
     bounds = (0, *layers)
-    spent = sum(keep * (stop - start) for keep, start, stop in zip((1.0, *before), bounds, bounds[1:], strict=True))
+    spent = sum(keep * (stop - start) for keep, (start, stop) in zip((1.0, *before), pairwise(bounds), strict=True))
     last = round((share * count - spent) / (count - layers[-1]), 3)
     return (*before, last) if 0.01 <= last < min((1.0, *before)) else None
 
@@ -281,7 +282,7 @@ def _best(run: dict[str, Any]) -> list[int]:
 
 def _kinds(run: dict[str, Any], indices: Sequence[int]) -> Iterator[str]:
     kinds = list(run["plans"][0]["kinds"])
-    yield f"| plan | FLOPs | right | less than unpruned, points | told apart | {' | '.join(kinds)} |"
+    yield f"| {' | '.join(['plan', 'FLOPs', 'right', 'less than unpruned, points', 'told apart', *kinds])} |"
     yield "| --- " * (5 + len(kinds)) + "|"
     for index in indices:
         plan = run["plans"][index]
