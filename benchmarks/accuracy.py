@@ -35,6 +35,7 @@ from fastv_export.families import family_of
 from fastv_export.plan import decoder_dimensions
 from fastv_export.points import Chain, PointCut
 from fastv_export.rankers import RANKERS
+from fastv_export.rankers.parts.needs import crowded
 from fastv_export.verify.reference import load_model
 from fastv_runtime.config.cost import decoder_flops, tokens_per_layer
 from fastv_runtime.config.lengths import kept_count
@@ -92,16 +93,10 @@ def plans(count: int) -> dict[str, list[Chain]]:
             if keeps is not None:
                 table += [chain(layers, keeps, each) for each in rankers()]
         found[f"share {share:g}"] = table
-    return {name: [each for each in table if _possible(each)] for name, table in found.items()}
-
-
-def _possible(cuts: Chain) -> bool:
-    """A ranker that reads two layers needs two of its own stage."""
-    starts = (0, *(cut.layer for cut in cuts))
-    return all(
-        "earlier_scores" not in RANKERS[cut.ranker].signals or cut.layer - start >= 2
-        for cut, start in zip(cuts, starts, strict=False)
-    )
+    return {
+        name: [cuts for cuts in table if crowded((cut.layer, cut.ranker) for cut in cuts) is None]
+        for name, table in found.items()
+    }
 
 
 class Asker:

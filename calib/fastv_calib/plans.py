@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from itertools import product
 
-from fastv_calib.measurement.rankers import reads_earlier
 from fastv_export.calibration import CalibrationSettings
 from fastv_export.points import Chain, KeptPoint, PointCut
 from fastv_export.quantization.presets import FEW_BITS
 from fastv_export.rankers import CONTROLS
+from fastv_export.rankers.parts.needs import crowded
 
 DEPTHS = (1 / 7, 1 / 3, 1 / 2)
 """Of a decoder's layers, where single cuts are tried beside the paper's K=2. The best K of published models and of our
@@ -65,7 +65,7 @@ def _single_cuts(settings: CalibrationSettings) -> list[Chain]:
     return [
         (PointCut(layer=layer, keep=keep, ranker=ranker),)
         for layer, keep, ranker in product(settings.layers, settings.keeps, settings.rankers)
-        if layer > 1 or not reads_earlier(ranker)
+        if crowded([(layer, ranker)]) is None
     ]
 
 
@@ -101,13 +101,4 @@ def ranked(chains: Collection[Sequence[tuple[int, float]]], rankers: Sequence[st
         tuple(PointCut(layer=layer, keep=keep, ranker=ranker) for layer, keep in chain)
         for chain, ranker in product(chains, rankers)
     ]
-    return [cuts for cuts in found if not misplaced(cuts)]
-
-
-def misplaced(cuts: Chain) -> PointCut | None:
-    """The first cut whose ranker reads layer K-2, where that is none or comes before the cut before."""
-    starts = (0, *(cut.layer for cut in cuts))
-    return next(
-        (cut for start, cut in zip(starts, cuts, strict=False) if reads_earlier(cut.ranker) and cut.layer - 2 < start),
-        None,
-    )
+    return [cuts for cuts in found if crowded((cut.layer, cut.ranker) for cut in cuts) is None]

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from fastv_calib import defaults
-from fastv_calib.plans import choosable, default_chains, default_layers, misplaced, points, ranked
+from fastv_calib.plans import choosable, default_chains, default_layers, points, ranked
 from fastv_calib.samples.baselines import baselines_of
 from fastv_export.calibration import BASELINES, CalibrationSettings
 from fastv_export.points import Chain, PointCut, said
 from fastv_export.quantization.presets import PRESETS
 from fastv_export.rankers import RANKERS
+from fastv_export.rankers.parts.needs import crowded
 from fastv_runtime.config.bundle import DecoderConfig
 from fastv_runtime.config.cuts import MOST_CUTS
 from fastv_runtime.config.layouts import VideoLayout, Vision
@@ -131,10 +132,11 @@ def _check_chain(chain: Chain, count: int) -> None:
             raise UserError(
                 f"`cuts` {said(chain)}: layers must rise and fractions kept, which are of all visual tokens, must fall"
             )
-    wrong = misplaced(chain)
+    wrong = crowded((cut.layer, cut.ranker) for cut in chain)
     if wrong is not None:
+        _, layer, ranker = wrong
         raise UserError(
-            f"`cuts` {said(chain)}: {wrong.ranker} reads two layers before layer {wrong.layer}, after any earlier cut: "
+            f"`cuts` {said(chain)}: {ranker} reads two layers before layer {layer}, after any earlier cut: "
             "give a later layer, or another ranker"
         )
 

@@ -12,13 +12,13 @@ import torch
 from fastv_calib.measurement.chains import following
 from fastv_calib.measurement.quantized import QuantizedModel
 from fastv_calib.measurement.sweep import Sweep
-from fastv_calib.plans import misplaced
 from fastv_calib.samples.inputs import InputMaker
 from fastv_export.checkpoint.checkpoint import Checkpoint
 from fastv_export.families import FAMILIES
 from fastv_export.points import Chain, PointCut, said
 from fastv_export.quantization.presets import FEW_BITS
 from fastv_export.rankers import RANKERS
+from fastv_export.rankers.parts.needs import crowded
 from fastv_export.verify.choices import choose
 from fastv_export.verify.reference import Pruning, ReferenceCut, load_model, pruned_by
 from fastv_runtime.config.lengths import kept_count
@@ -46,7 +46,7 @@ CHAINS = [
     chain("1:0.8:fastv 2:0.4:fastv 3:0.1:fastv"),
     *(chain(f"1:0.7:fastv 3:0.3:{name}") for name in EXACT if name != "fastv"),
 ]
-CHAINS = [each for each in CHAINS if misplaced(each) is None]
+CHAINS = [each for each in CHAINS if crowded((cut.layer, cut.ranker) for cut in each) is None]
 MODELS = [LLAVA, *(row for row in ROWS if str(row) in ("qwen2_vl", "qwen3_vl"))]
 
 

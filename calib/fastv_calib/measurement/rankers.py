@@ -48,11 +48,6 @@ class Looks:
         return bool(EARLIER & (self.signals | self.unrotated))
 
 
-def reads_earlier(ranker: str) -> bool:
-    """Whether a ranker reads layer K-2 as well, which an earlier cut must then be before."""
-    return bool(EARLIER & set(RANKERS[ranker].signals))
-
-
 def kept(ranker: str, seen: SeenByAll, length: int) -> Int[torch.Tensor, " M"]:
     """Which `length` of the rows stay, ascending. ranker: of `fastv_export.rankers.RANKERS`."""
     signals = dict(seen.signals if RANKERS[ranker].rotary else {**seen.signals, **seen.unrotated})
