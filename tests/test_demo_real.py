@@ -229,6 +229,7 @@ def test_a_split_is_read_by_calibration(tmp_path: Path) -> None:
 
 def test_what_is_committed_is_small() -> None:
     assert sum(path.stat().st_size for path in HERE.iterdir() if path.is_file()) <= LIMIT
+    assert (HERE / WEIGHTS).is_file()
 
 
 def _inputs(processor: object, question: str, answer: str = "") -> dict[str, torch.Tensor]:
