@@ -28,7 +28,7 @@ from demo.real.language import IMAGE
 from demo.real.lowrank import attach, merge
 from demo.real.packing import IGNORED, Packer, states
 from demo.real.split import write_split
-from demo.real.stored import restore, write_weights
+from demo.real.stored import WEIGHTS, restore, write_weights
 from demo.real.train import Trained
 from demo.scenes import CANVAS, PATCH, draw_scene
 from fastv_calib.samples.data import read_data
