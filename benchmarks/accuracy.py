@@ -84,15 +84,15 @@ def at_cost(layers: Sequence[int], share: float, count: int) -> tuple[float, ...
 
 def plans(count: int) -> dict[str, list[Chain]]:
     """Tables, by name: plans of a decoder of `count` layers."""
-    found = {f"keep {FEW:g}": [chain([layer], [FEW], each) for layer in depths(count) for each in rankers()]}
-    for share in SHARES:
-        table = []
-        several = [[max(1, round(depth * count)) for depth in each] for each in CHAINS.values()]
-        for layers in [*([layer] for layer in depths(count)), *several]:
-            keeps = at_cost(layers, share, count) if len(set(layers)) == len(layers) else None
-            if keeps is not None:
-                table += [chain(layers, keeps, each) for each in rankers()]
-        found[f"share {share:g}"] = table
+    several = [[max(1, round(depth * count)) for depth in each] for each in CHAINS.values()]
+    places = [*([layer] for layer in depths(count)), *(each for each in several if len(set(each)) == len(each))]
+    last = [(layers, (*FIRST.get(len(layers), ()), FEW)) for layers in places if len(layers) < 3]
+    costs = {share: [(layers, at_cost(layers, share, count)) for layers in places] for share in SHARES}
+    tables = {f"keep {FEW:g}": last, **{f"share {share:g}": table for share, table in costs.items()}}
+    found = {
+        name: [chain(layers, keeps, each) for layers, keeps in table if keeps is not None for each in rankers()]
+        for name, table in tables.items()
+    }
     return {
         name: [cuts for cuts in table if crowded((cut.layer, cut.ranker) for cut in cuts) is None]
         for name, table in found.items()
@@ -209,7 +209,8 @@ def page(runs: Sequence[dict[str, Any]]) -> str:
         "transformers' own layers in fp32.",
         "",
         "`K=10` is a cut before layer 10; `4:0.5+10:0.15` are two, each with the fraction of the prompt's visual "
-        "tokens that it leaves. `random` and `uniform` are controls: what knows nothing gets their figures.",
+        "tokens that it leaves. `random` and `uniform` are controls: what knows nothing gets their figures. The best of a "
+        "table is picked by the questions that its figure is of, so that figure flatters it a little.",
     ]
     for run in runs:
         unpruned = run["plans"][0]["right"]
@@ -232,7 +233,7 @@ def page(runs: Sequence[dict[str, Any]]) -> str:
 def _title(name: str) -> str:
     kind, value = name.split()
     if kind == "keep":
-        return f"One cut, {value} of the visual tokens"
+        return f"{value} of the visual tokens after the last cut"
     return f"Equal cost: {value} of visual rows x layers"
 
 

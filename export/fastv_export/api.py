@@ -175,9 +175,9 @@ def export(
             target=target,
             verify=verify,
         )
+        manifest = export_through(folder, source, output, options, progress, activations, digests=digests)
         if calibrated is None and prune and not cuts and layer is None:
             progress.note(PLACE_NOTE)
-        manifest = export_through(folder, source, output, options, progress, activations, digests=digests)
         build_after_export(output, manifest, target, progress)
     return manifest
 
