@@ -209,8 +209,8 @@ def page(runs: Sequence[dict[str, Any]]) -> str:
         "transformers' own layers in fp32.",
         "",
         "`K=10` is a cut before layer 10; `4:0.5+10:0.15` are two, each with the fraction of the prompt's visual "
-        "tokens that it leaves. `random` and `uniform` are controls: what knows nothing gets their figures. The best of a "
-        "table is picked by the questions that its figure is of, so that figure flatters it a little.",
+        "tokens that it leaves. `random` and `uniform` are controls: what knows nothing gets their figures. The best "
+        "of a table is picked by the questions that its figure is of, so that figure flatters it a little.",
     ]
     for run in runs:
         unpruned = run["plans"][0]["right"]

@@ -13,7 +13,7 @@ from fastv_calib.report.page import chosen_plan
 from fastv_export.api import export
 from fastv_export.calibration import Calibration
 from fastv_runtime.errors import UserError
-from tests.calib.test_calibrate import SAMPLES, calibrate
+from tests.calib.calibrating import SAMPLES, calibrate
 from tests.conftest import noise_image
 
 KINDS = ["count", "place", "count", None]

@@ -16,7 +16,7 @@ from fastv_runtime.config.bundle import EMBEDDING, MANIFEST, Manifest, read_mani
 from fastv_runtime.config.cost import BYTES
 from fastv_runtime.config.io_spec import io_specs
 from fastv_runtime.generation.clock import STAGES
-from tests.calib.test_calibrate import SAMPLES, calibrate, data, fails  # noqa: F401  `data` is a fixture
+from tests.calib.calibrating import SAMPLES, calibrate, fails
 
 HALF = KeptPoint(cuts=(PointCut(layer=2, keep=0.5, ranker="fastv"),))
 OUTSIDE, FIXED, RATE = 5.0, 2.0, 1e-3
@@ -91,7 +91,7 @@ def test_timed_samples_are_spread() -> None:
 def test_plans_are_timed(
     tiny_llava: Path,
     tiny_bundle: Path,
-    data: Path,  # noqa: F811
+    data: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -121,7 +121,7 @@ def test_plans_are_timed(
 def test_what_is_no_bundle_of_it(
     tiny_llava: Path,
     tiny_bundle: Path,
-    data: Path,  # noqa: F811
+    data: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:

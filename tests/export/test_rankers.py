@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import math
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cache
 from itertools import pairwise
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -23,26 +18,18 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastv_export import cli
 from fastv_export.graphs.select import build_select
-from fastv_export.plan import CutOption, Options, make_plan
-from fastv_export.rankers import CONTROLS, RANKERS
-from fastv_export.rankers.base import Ranker, Seen
+from fastv_export.rankers import RANKERS
+from fastv_export.rankers.base import Seen
 from fastv_export.targets import TARGETS
 from fastv_export.tracing.trace import OPSET, graph_inputs, name_outputs
 from fastv_export.verify.choices import choose
 from fastv_runtime.config.base import DType
 from fastv_runtime.config.cuts import TEXT_ROWS, Cut
 from fastv_runtime.config.io_spec import decoder_io_specs
-from fastv_runtime.config.layouts import FramesVideo
-from fastv_runtime.errors import UserError
 from tests.export.tensorrt_operators import violations
-from tests.runtime.test_build_profiles import DECODER, FIXED, PLAN
+from tests.runtime.test_build_profiles import DECODER, PLAN
 
-DOCS = Path(__file__).parents[2] / "docs" / "rankers.md"
-HEAVY = ("torch", "onnx", "onnx_ir", "transformers")
-WIDE = {"COLUMNS": "2000"}
-"""Of a terminal, so that argparse breaks no line."""
 HEADS = 8
 DEEP = DECODER.model_copy(
     update={"hidden_size": 6, "position_axes": 3, "deepstack_layers": 4, "num_attention_heads": HEADS}
@@ -326,77 +313,7 @@ def test_dart_keeps_one_of_many_duplicates_and_whatever_is_different() -> None:
     assert len(kept("dart", given_of(np.zeros((12, 6)), scores, np.ones(12), 6))) == 6
 
 
-@pytest.mark.parametrize("ranker", RANKERS.values(), ids=lambda ranker: ranker.name)
-def test_the_documentation_says_what_help_says(ranker: Ranker) -> None:
-    row = f"| `{ranker.name}` | {ranker.summary} |"
-    assert row in DOCS.read_text(encoding="utf-8").splitlines(), f"add to docs/rankers.md: {row}"
-
-
-def test_help_names_every_ranker_and_needs_neither_torch_nor_onnx() -> None:
-    code = f"import sys; sys.modules.update(dict.fromkeys({HEAVY})); from {{0}}.cli import main; main(['--help'])"
-    for package in ("fastv_export", "fastv_calib"):
-        done = subprocess.run(
-            [sys.executable, "-c", code.format(package)], capture_output=True, text=True, env=os.environ | WIDE
-        )
-        assert done.returncode == 0, done.stderr
-        for ranker in RANKERS.values():
-            assert ranker.name in done.stdout
-            assert package != "fastv_export" or f"{ranker.name}: {ranker.summary}" in done.stdout
-
-
-def test_an_unknown_ranker_is_refused_by_name() -> None:
-    options = Options(ranker="best")
-    with pytest.raises(UserError, match=r"`ranker` best: no such ranker; known rankers: fastv, random, uniform"):
-        make_plan(options, DECODER, FIXED, None)
-    with pytest.raises(SystemExit) as failure:
-        cli.main(["somewhere", "-o", "out", "--ranker", "best"])
-    assert failure.value.code == 2
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (
-            {"layer": 1, "ranker": "rank-shift"},
-            "`ranker` rank-shift: it compares the scores of two layers, and there is one between the decoder's "
-            "beginning and the cut at layer 1: leave two or more, or use another ranker",
-        ),
-        (
-            {"cuts": (CutOption(2, 0.5), CutOption(3, 0.2, "rank-shift"))},
-            "`ranker` rank-shift: it compares the scores of two layers, and there is one between the cut at layer 2 "
-            "and the cut at layer 3: leave two or more, or use another ranker",
-        ),
-        (
-            {"ranker": "frame-change"},
-            "`ranker` frame-change: it compares the frames of a video, and this model takes none: use another ranker",
-        ),
-        (
-            {"ranker": "rank-shift", "target": "trt", "max_visual": 4000, "keep": 0.1},
-            "`ranker` rank-shift: it orders all of the 4128 tokens that may come to the cut at layer 2, and target trt "
-            "orders at most 3840: lower `max_visual` or `image_tokens`, or use another ranker",
-        ),
-    ],
-)
-def test_a_ranker_that_cannot_be_is_refused_by_name(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(UserError) as refused:
-        make_plan(Options(**options), DECODER, FIXED, None)
-    assert str(refused.value) == message
-
-
-def test_rankers_that_can_be_are_planned() -> None:
-    cuts = (CutOption(1, 0.5, "knorm"), CutOption(3, 0.2, "rank-shift"))
-    assert [cut.signals for cut in make_plan(Options(cuts=cuts), DECODER, FIXED, None).cuts] == [
-        ("key_norms",),
-        ("scores", "earlier_scores"),
-    ]
-    video = FramesVideo(graph="vision", frames=4, image=FIXED, tokens_per_frame=FIXED.tokens)
-    (cut,) = make_plan(Options(ranker="frame-change"), DECODER, FIXED, video).cuts
-    assert cut.signals == ("scores", "change")
-    # Where nothing came before, `frame-change` is `fastv`, to the last bit of a score.
+def test_where_nothing_came_before_frame_change_is_fastv_to_the_last_bit_of_a_score() -> None:
     given = given_of(np.zeros((9, 6)), np.asarray([1e-9, 2e-9, 0, 3e-9, 1, 0.5, 4e-9, 0, 0]), np.arange(9) != 4, 5)
     given.signals["change"][:] = 1
     assert kept("frame-change", given) == kept("fastv", given) == [1, 3, 4, 5, 6]
-
-
-def test_controls_know_nothing() -> None:
-    assert CONTROLS == ("random", "uniform")
