@@ -86,9 +86,10 @@ def plans(count: int) -> dict[str, list[Chain]]:
     """Tables, by name: plans of a decoder of `count` layers."""
     several = [[max(1, round(depth * count)) for depth in each] for each in CHAINS.values()]
     places = [*([layer] for layer in depths(count)), *(each for each in several if len(set(each)) == len(each))]
-    last = [(layers, (*FIRST.get(len(layers), ()), FEW)) for layers in places if len(layers) < 3]
-    costs = {share: [(layers, at_cost(layers, share, count)) for layers in places] for share in SHARES}
-    tables = {f"keep {FEW:g}": last, **{f"share {share:g}": table for share, table in costs.items()}}
+    tables: dict[str, list[tuple[list[int], tuple[float, ...] | None]]] = {
+        f"keep {FEW:g}": [(layers, (*FIRST.get(len(layers), ()), FEW)) for layers in places if len(layers) < 3],
+        **{f"share {share:g}": [(layers, at_cost(layers, share, count)) for layers in places] for share in SHARES},
+    }
     found = {
         name: [chain(layers, keeps, each) for layers, keeps in table if keeps is not None for each in rankers()]
         for name, table in tables.items()
