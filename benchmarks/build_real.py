@@ -98,7 +98,7 @@ def write_graphs(folder: Path) -> str:
     family = family_of(checkpoint.model_type(), str(checkpoint.path))
     config = family.config(checkpoint)
     decoder, vision = decoder_dimensions(config, family), family.vision(config, None)
-    plan = make_plan(Options(target="trt-rtx"), decoder, vision, None)
+    plan = make_plan(Options(layer=2, keep=0.5, target="trt-rtx"), decoder, vision, None)
     skeleton = Skeleton(checkpoint, family, attention=attention.IMPLEMENTATION, precision=plan.precision)
     graphs = {}
     for name, io_spec in decoder_io_specs(decoder, plan, plan.precision).items():

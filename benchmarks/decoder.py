@@ -105,7 +105,7 @@ def prepare(folder: Path) -> dict[str, Path]:
         if not bundles[name].exists():
             # Unverified: the self-test runs the same golden vectors, with activations rounded too.
             options = Options(
-                layer=None, cuts=cuts, max_text=TEXT, max_new_tokens=DECODED + 8, weights=weights, verify=False
+                prune=bool(cuts), cuts=cuts, max_text=TEXT, max_new_tokens=DECODED + 8, weights=weights, verify=False
             )
             with Progress(console) as progress:
                 export_bundle(checkpoint, bundles[name], options, progress)

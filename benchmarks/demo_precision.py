@@ -14,6 +14,7 @@ import json
 import sys
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from itertools import repeat
 from multiprocessing import get_context
 from pathlib import Path
@@ -39,16 +40,17 @@ ROOT = Path(__file__).resolve().parent.parent
 CHECKPOINT = ROOT / "demo" / "checkpoint"
 console = Console(stderr=True)
 WIDE: tuple[Part, ...] = ("vision", "prefix", "head")
+CUT = Options(layer=2, keep=0.5)
 SETTINGS: dict[str, Options] = {
-    "fp32": Options(),
-    "fp16": Options(precision="float16"),
-    "int8 (activations too)": Options(weights=Weights(bits=8, block=None)),
-    "int8, block 128": Options(weights=Weights(bits=8, block=128)),
-    "int8, block 64": Options(weights=Weights(bits=8, block=64)),
-    "int4, block 128": Options(weights=Weights(bits=4, block=128, wide=WIDE)),
-    "int4, block 64": Options(weights=Weights(bits=4, block=64, wide=WIDE)),
-    "int4, block 32": Options(weights=Weights(bits=4, block=32, wide=WIDE)),
-    "int4, block 64, every part": Options(weights=Weights(bits=4, block=64)),
+    "fp32": CUT,
+    "fp16": replace(CUT, precision="float16"),
+    "int8 (activations too)": replace(CUT, weights=Weights(bits=8, block=None)),
+    "int8, block 128": replace(CUT, weights=Weights(bits=8, block=128)),
+    "int8, block 64": replace(CUT, weights=Weights(bits=8, block=64)),
+    "int4, block 128": replace(CUT, weights=Weights(bits=4, block=128, wide=WIDE)),
+    "int4, block 64": replace(CUT, weights=Weights(bits=4, block=64, wide=WIDE)),
+    "int4, block 32": replace(CUT, weights=Weights(bits=4, block=32, wide=WIDE)),
+    "int4, block 64, every part": replace(CUT, weights=Weights(bits=4, block=64)),
 }
 SCALED = {
     "int8 (activations too)": "SmoothQuant",

@@ -53,10 +53,10 @@ def main() -> None:
 
 def measure(folder: Path, questions: int, prompts: int) -> dict[str, Any]:
     """Export the bundles into a folder, then compare logits and answers."""
-    plan = Options(max_new_tokens=STEPS)
+    plan = Options(layer=2, keep=0.5, max_new_tokens=STEPS)
     pipelines = {REFERENCE: _pipeline(folder / "reference", plan)}
     for target in TARGETS:
-        options = Options(max_new_tokens=STEPS, target=target, precision="float16")
+        options = Options(layer=2, keep=0.5, max_new_tokens=STEPS, target=target, precision="float16")
         pipelines[f"{target} fp16"] = _pipeline(folder / target, options)
     samples = heldout.samples(questions)
     reference = pipelines.pop(REFERENCE)

@@ -59,7 +59,7 @@ def table() -> Iterator[str]:
         weights = Weights(bits=4, block=BLOCK, wide=WIDE)
         decoder = decoder_dimensions(config, family)
         vision, video = family.vision(config, None), family.video(config)
-        plan = make_plan(Options(target="trt", weights=weights), decoder, vision, video)
+        plan = make_plan(Options(layer=2, keep=0.5, target="trt", weights=weights), decoder, vision, video)
         caches = plan_cost(decoder, plan, capacity(plan)).cache_capacity_bytes / GIB
         half, four = (each / GIB for each in weight_bytes(build_on_meta(config), family, plan.cut_layers[0]))
         modules = " | ".join(smallest(size + caches) for size in (half, four))

@@ -77,7 +77,7 @@ def measured(checkpoint: Path, folder: Path, settings: list[str], threads: int |
     exact, answers = np.empty(0, np.float32), dict[str, Answers]()
     for setting in settings:
         bundle = folder / f"{len(rows)}.fastv"
-        options = Options(max_text=256, max_new_tokens=MOST, weights=SETTINGS[setting], verify=False)
+        options = Options(layer=2, keep=0.5, max_text=256, max_new_tokens=MOST, weights=SETTINGS[setting], verify=False)
         export_bundle(checkpoint, bundle, options, Progress(None))
         pipelines[setting] = pipeline = Pipeline.load(bundle, threads=threads)
         found = read_text(pipeline, ids)

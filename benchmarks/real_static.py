@@ -153,7 +153,7 @@ def write_decoder(
     family = family_of(checkpoint.model_type(), str(source))
     config = check_config(checkpoint, family)
     dimensions, vision = decoder_dimensions(config, family), family.vision(config, None)
-    options = Options(layer=None, target="trt", max_text=tokens, weights=variant.weights)
+    options = Options(prune=False, target="trt", max_text=tokens, weights=variant.weights)
     plan = make_plan(options, dimensions, vision, None)
     dialect = TARGETS[options.target]
     skeleton = Skeleton(checkpoint, family, attention=attention.IMPLEMENTATION, precision=plan.precision)

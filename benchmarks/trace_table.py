@@ -87,7 +87,7 @@ def traced(path: Path) -> Row:
     start = time.process_time()
     attention.register()
     tower_attention.register()
-    checkpoint, options = Checkpoint(path), Options()
+    checkpoint, options = Checkpoint(path), Options(layer=2, keep=0.5)
     family = family_of(checkpoint.model_type(), str(path))
     config = family.config(checkpoint)
     dimensions = decoder_dimensions(config, family)

@@ -39,8 +39,8 @@ def show() -> None:
     if OUT.exists():
         shutil.rmtree(OUT)
     OUT.mkdir()
-    pruned = export("pruned.fastv", "--precision fp32 --layer 2 --keep 0.5", Options())
-    dense = export("dense.fastv", "--precision fp32 --no-prune", Options(layer=None))
+    pruned = export("pruned.fastv", "--precision fp32 --layer 2 --keep 0.5", Options(layer=2, keep=0.5))
+    dense = export("dense.fastv", "--precision fp32 --no-prune", Options(prune=False))
     questions = json.loads((HERE / "images" / "questions.json").read_text(encoding="utf-8"))
     for index, entry in enumerate(questions, 1):
         ask(pruned, entry["image"], entry["question"], OUT / f"kept-{index}.png")

@@ -17,7 +17,7 @@ from fastv_runtime.preprocessing.images.loading import open_image
 
 HERE = Path(__file__).resolve().parent
 IMAGE, QUESTION = "scene3.png", "Tell me about the white object."
-PLANS = [Options(layer=None), Options(keep=0.5), Options(keep=0.25), Options(keep=0.1)]
+PLANS = [Options(prune=False), *(Options(layer=2, keep=keep) for keep in (0.5, 0.25, 0.1))]
 GAP = 24
 GROUND, INK, QUIET = "#f5f6f8", "#1b1f24", "#5d6673"
 SIZE = 32
@@ -47,7 +47,7 @@ def ask(options: Options, bundle: Path) -> Panel:
     list(generation)
     answer = generation.answer
     kept = f"{len(answer.kept_visual_tokens)} of {answer.visual_tokens}"
-    title = f"all {answer.visual_tokens} visual tokens" if options.layer is None else f"keep {options.keep:.0%}: {kept}"
+    title = f"keep {options.keep:.0%}: {kept}" if options.prune else f"all {answer.visual_tokens} visual tokens"
     print(f"{title},{answer.text}")
     return Panel(generation.draw_kept(), title, answer.text.strip())
 

@@ -102,7 +102,7 @@ def test_a_profile_has_a_row_for_every_call_of_a_token(
 ) -> None:
     for name, value in (("TEXT", 16), ("VISUAL", 144), ("DECODED", 2)):
         monkeypatch.setattr(decode_profile, name, value)
-    dense = make_bundle(tiny_llava, layer=None, max_text=64, max_new_tokens=16)
+    dense = make_bundle(tiny_llava, prune=False, max_text=64, max_new_tokens=16)
     paths = {benchmark.UNSPLIT: dense, benchmark.SPLIT: tiny_bundle, benchmark.TWO: tiny_chain}
     runners = {name: decode_profile.Stepper(path, 1) for name, path in paths.items()}
     found = decode_profile.measure(runners, 1)

@@ -39,7 +39,7 @@ def test_the_checkpoint_is_small() -> None:
     assert sum(path.stat().st_size for path in DEMO.iterdir()) <= LIMIT
 
 
-@pytest.mark.parametrize(("options", "least"), [({"layer": None}, 0.9), ({"layer": 2, "keep": 0.5}, 0.9)])
+@pytest.mark.parametrize(("options", "least"), [({"prune": False}, 0.9), ({"layer": 2, "keep": 0.5}, 0.9)])
 def test_answers_are_right(
     make_bundle: MakeBundle, samples: list[heldout.Sample], options: dict[str, float | None], least: float
 ) -> None:

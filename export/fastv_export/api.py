@@ -40,8 +40,8 @@ from fastv_runtime.errors import UserError
 from fastv_runtime.generation.calls.keep import AUTO
 
 PLACE_NOTE = (
-    f"note: K={Options.layer} is FastV's for LLaVA-1.5, not a rule for every model: fastv-calibrate finds where yours "
-    "may be cut, and how much of your own images it must keep"
+    "note: to cut at a third of the layers is a rule of thumb: fastv-calibrate finds where your model may be cut, and "
+    "how much of your own images it must keep"
 )
 """Where nobody says where to cut."""
 PLACES = ("layer", "keep", "cuts")
@@ -92,8 +92,9 @@ def export(
     calibration: the file that `fastv_calib.calibrate` wrote for this checkpoint. Its cuts stand in for `layer`,
         `keep` and `cuts` where all three are None; its `ranker`, `length`, `max_text`, `image_tokens` and a `precision`
         of few bits where these are. What it saw scales weights and activations.
-    layer: K, prune after this many decoder layers; None means 2.
-    keep: fraction of visual tokens kept, above 0 and at most 1; None means 0.5. `auto` means a `share` of 0.9.
+    layer: K, prune after this many decoder layers; None means a third of them.
+    keep: fraction of visual tokens kept, above 0 and at most 1; None means 0.25, with a share 0.5. `auto` means a
+        `share` of 0.9.
     ranker: what chooses the tokens that stay; None means `fastv`.
     length: pruned length, `exact` per prompt or `fixed` in steps of `text_step`; None means `exact`.
     max_text: text tokens a prompt may have; None means 128.
@@ -200,13 +201,11 @@ def _planned(chosen: ChosenPlan | None, given: dict[str, Any], prune: bool) -> d
 
     Where tokens are dropped and how many is one choice: an option that says it is instead of all cuts that were chosen.
     """
-    options = {name: value for name, value in given.items() if value is not None}
+    options = {name: value for name, value in given.items() if value is not None} | {"prune": prune}
     if chosen is None:
-        return options if prune else options | {"layer": None}
+        return options
     options = chosen.model_dump(include={"length", "max_text", "image_tokens"}) | options
-    if not prune:
-        return options | {"layer": None}
-    if not any(given[name] for name in PLACES):
+    if prune and not any(given[name] for name in PLACES):
         ranker = given["ranker"]
         options["cuts"] = tuple(CutOption(cut.layer, cut.keep, ranker or cut.ranker) for cut in chosen.cuts)
     return options

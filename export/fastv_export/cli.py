@@ -79,13 +79,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "SmoothQuant), and activations in fp8 and nvfp4 have their ranges",
     )
     parser.add_argument(
-        "--layer", type=whole(1, limits.LAYERS), metavar="K", help="prune after this many layers (default: 2)"
+        "--layer",
+        type=whole(1, limits.LAYERS),
+        metavar="K",
+        help="prune after this many layers (default: a third of them)",
     )
     parser.add_argument(
         "--keep",
         type=keep,
         metavar="R",
-        help="fraction of visual tokens kept (default: 0.5), or auto: as few as hold --share of attention, 0.5 at most",
+        help="fraction of visual tokens kept (default: 0.25), or auto: as few as hold --share of attention, half at most",
     )
     parser.add_argument(
         "--share",

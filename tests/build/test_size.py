@@ -53,7 +53,7 @@ def weights_of(bundle: Path, graph: str) -> int:
 
 def test_an_engine_holds_its_weights_once(wide: Path, make_bundle: MakeBundle, device: Device) -> None:
     """The decoder is the unsplit one, which no other test builds."""
-    bundle = make_bundle(wide, target="trt", verify=False, layer=None)
+    bundle = make_bundle(wide, target="trt", verify=False, prune=False)
     weights = weights_of(bundle, "decoder")
     profiles = graph_profiles("decoder", read_manifest(bundle), shared_weights=False)
     assert weights < engine_size(bundle, "decoder", device, profiles) < 1.15 * weights

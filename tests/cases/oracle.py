@@ -53,7 +53,7 @@ def answers_as_transformers(
                 with pruned(family.decoder(model), layer, visual, length - count + round(keep * count)) as pruning:
                     expected = _generate(model, given)
                 kept = pruning.keep
-        pipeline = Pipeline(with_keeps(made, [] if layer is None else [keep]), threads=1)
+        pipeline = Pipeline(with_keeps(made, [keep] if chosen.get("prune", True) else []), threads=1)
         generation = pipeline.stream([image], QUESTION, max_new_tokens=NEW_TOKENS, ignore_stop=True)
         logits, answer = pipeline.logits.copy(), generation.answer
         for _ in generation:

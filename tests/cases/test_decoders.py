@@ -41,7 +41,7 @@ def test_answers_are_those_of_transformers(tmp_path: Path, what: str) -> None:
 def test_a_decoder_in_one_piece_scales_embeddings_too(tmp_path: Path) -> None:
     name, options = EXPORTED["embeddings scaled by the decoder"]
     source = write_llava(tmp_path / "source", config(name), options=options)
-    answers_as_transformers(source, tmp_path, keeps=(1.0,), layer=None)
+    answers_as_transformers(source, tmp_path, keeps=(1.0,), prune=False)
 
 
 def test_a_table_of_few_bits_is_scaled_and_the_head_tied_to_it_is_not(tmp_path: Path) -> None:

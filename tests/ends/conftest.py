@@ -41,7 +41,7 @@ def start(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReque
 
 @pytest.fixture(scope="session")
 def dense_bundle(tiny_llava: Path, make_bundle: MakeBundle) -> Path:
-    return make_bundle(tiny_llava, layer=None, max_text=64, max_new_tokens=16)
+    return make_bundle(tiny_llava, prune=False, max_text=64, max_new_tokens=16)
 
 
 @pytest.fixture(scope="session")

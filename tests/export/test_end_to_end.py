@@ -98,10 +98,10 @@ def test_a_chain_that_differs_writes_no_bundle(
     positions = asked.position_ids
     monkeypatch.setattr(asked, "position_ids", lambda *arguments: 2 * positions(*arguments))
     with pytest.raises(VerificationError, match=r"from image to tokens, the bundle differs .* logits by"):
-        export_bundle(tiny_llava, tmp_path / "wrong.fastv", Options(layer=None, max_new_tokens=8), Progress(None))
+        export_bundle(tiny_llava, tmp_path / "wrong.fastv", Options(prune=False, max_new_tokens=8), Progress(None))
     assert not list(tmp_path.iterdir())
 
 
 def test_a_plan_without_room_for_a_question_says_so(make_bundle: MakeBundle, tiny_llava: Path) -> None:
-    verified = read_manifest(make_bundle(tiny_llava, layer=None, max_text=4, max_new_tokens=8)).verified
+    verified = read_manifest(make_bundle(tiny_llava, prune=False, max_text=4, max_new_tokens=8)).verified
     assert verified is not None and END_TO_END not in verified

@@ -32,7 +32,7 @@ def test_an_export_says_how_it_reads_a_checkpoint(tiny_llava: Path, tmp_path: Pa
     (source / "model.safetensors.index.json").write_text(json.dumps(index))
     console = Console(record=True, width=200, file=io.StringIO())
     with Progress(console) as progress:
-        manifest = export_bundle(source, tmp_path / "out.fastv", Options(max_new_tokens=8, layer=None), progress)
+        manifest = export_bundle(source, tmp_path / "out.fastv", Options(max_new_tokens=8, prune=False), progress)
     said = console.export_text().replace("\n", "")
     for note in (
         "weights are read from model.safetensors, as transformers does, and not from "

@@ -24,7 +24,7 @@ def test_the_command_offers_every_target() -> None:
 
 @pytest.mark.parametrize("target", ["trt", "trt-rtx", "trt-legacy"])
 def test_more_tokens_than_tensorrt_picks_are_refused(tiny_llava: Path, target: str) -> None:
-    most = {"max_text": 128, "max_visual": 7424, "target": target}
+    most = {"keep": 0.5, "max_text": 128, "max_visual": 7424, "target": target}
     assert capacity(_plan(tiny_llava, Options(**most))).pruned == 3840
     with pytest.raises(
         UserError,
@@ -35,7 +35,7 @@ def test_more_tokens_than_tensorrt_picks_are_refused(tiny_llava: Path, target: s
 
 
 def test_nothing_is_picked_elsewhere(tiny_llava: Path) -> None:
-    for options in (Options(max_visual=9000), Options(max_visual=9000, layer=None, target="trt")):
+    for options in (Options(keep=0.5, max_visual=9000), Options(max_visual=9000, prune=False, target="trt")):
         assert capacity(_plan(tiny_llava, options)).pruned > 3840
 
 
@@ -57,7 +57,7 @@ def test_steps_of_fixed_lengths_fit_the_text(tiny_llava: Path) -> None:
     for step in (0, -1, 129):
         with pytest.raises(UserError, match=rf"`text_step` {step}: must be 1 to 128"):
             _plan(tiny_llava, Options(length="fixed", text_step=step))
-    for options in (Options(text_step=16), Options(layer=None, length="fixed", text_step=16)):
+    for options in (Options(text_step=16), Options(prune=False, length="fixed", text_step=16)):
         with pytest.raises(UserError, match="`text_step` 16: steps are of fixed pruned lengths: add `length` fixed"):
             _plan(tiny_llava, options)
 

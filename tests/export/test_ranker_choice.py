@@ -69,7 +69,7 @@ def test_an_unknown_ranker_is_refused_by_name() -> None:
             "`ranker` frame-change: it compares the frames of a video, and this model takes none: use another ranker",
         ),
         (
-            {"ranker": "rank-shift", "target": "trt", "max_visual": 4000, "keep": 0.1},
+            {"layer": 2, "ranker": "rank-shift", "target": "trt", "max_visual": 4000, "keep": 0.1},
             "`ranker` rank-shift: it orders all of the 4128 tokens that may come to the cut at layer 2, and target trt "
             "orders at most 3840: lower `max_visual` or `image_tokens`, or use another ranker",
         ),

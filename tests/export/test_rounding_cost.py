@@ -39,7 +39,7 @@ def test_what_is_recorded_is_the_distance_from_the_unrounded_checkpoint(
     notes: list[str] = []
     progress = Progress(None)
     progress.note = notes.append  # type: ignore[method-assign]
-    options = Options(layer=None, max_new_tokens=TOKENS, weights=weights)
+    options = Options(prune=False, max_new_tokens=TOKENS, weights=weights)
     manifest = export_bundle(tiny_llava, tmp_path / "out.fastv", options, progress)
     recorded = manifest.quantization
     assert recorded is not None

@@ -62,7 +62,7 @@ def test_products_with_outliers_keep_their_activations(tmp_path: Path) -> None:
     activations = tiny_activations(3)
     wide = activations["layers.1.mlp.down_proj"]
     wide.max_abs[5] *= 3000
-    options = Options(layer=None, target="trt", weights=Weights(bits=8, block=None, static=True), verify=False)
+    options = Options(prune=False, target="trt", weights=Weights(bits=8, block=None, static=True), verify=False)
     source = write_tiny_llava(tmp_path / "source", layers=3)
     notes: list[str] = []
     progress = Progress(None)

@@ -28,7 +28,7 @@ def nothing_is_small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("nothing_is_small")
-@pytest.mark.parametrize("options", [{}, {"layer": None}, {"precision": "float16"}], ids=["split", "dense", "fp16"])
+@pytest.mark.parametrize("options", [{}, {"prune": False}, {"precision": "float16"}], ids=["split", "dense", "fp16"])
 @pytest.mark.parametrize("factor", [1.0, 1.01], ids=["right", "wrong"])
 def test_chunks_differ_by_what_the_whole_graph_differs(
     tiny_llava: Path, make_bundle: MakeBundle, options: dict[str, object], factor: float

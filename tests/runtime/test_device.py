@@ -85,7 +85,7 @@ def test_answers_are_those_of_the_cpu(
 def test_the_unsplit_decoder_answers_as_on_the_cpu(
     tiny_llava: Path, make_bundle: MakeBundle, on_tensorrt: OnTensorRt
 ) -> None:
-    bundle = make_bundle(tiny_llava, layer=None, verify=False, max_text=64, max_new_tokens=16)
+    bundle = make_bundle(tiny_llava, prune=False, verify=False, max_text=64, max_new_tokens=16)
     assert_answers_agree(on_tensorrt(bundle, FakeCuda()), Pipeline.load(bundle, threads=1), [noise_image(0)])
 
 

@@ -74,7 +74,7 @@ def test_text_only_prompts_have_nothing_to_prune_and_say_so(tiny_pipeline: Pipel
 def test_the_baseline_says_that_it_does_not_prune(
     tiny_llava: Path, make_bundle: MakeBundle, image: Image.Image
 ) -> None:
-    pipeline = Pipeline.load(make_bundle(tiny_llava, layer=None, max_text=64, max_new_tokens=16), threads=1)
+    pipeline = Pipeline.load(make_bundle(tiny_llava, prune=False, max_text=64, max_new_tokens=16), threads=1)
     answer = pipeline.generate([image], QUESTION, max_new_tokens=4, ignore_stop=True)
     assert answer.kept_visual_tokens == list(range(VISUAL_TOKENS))
     assert "exported without pruning" in answer.notes[0] and answer.keep == 1.0
@@ -83,7 +83,7 @@ def test_the_baseline_says_that_it_does_not_prune(
 
 
 def test_keep_1_answers_as_the_baseline_does(tiny_llava: Path, make_bundle: MakeBundle) -> None:
-    dense = Pipeline.load(make_bundle(tiny_llava, layer=None, max_text=64, max_new_tokens=16), threads=1)
+    dense = Pipeline.load(make_bundle(tiny_llava, prune=False, max_text=64, max_new_tokens=16), threads=1)
     split = Pipeline.load(make_bundle(tiny_llava, layer=2, keep=1.0, max_text=64, max_new_tokens=16), threads=1)
     for seed in range(3):
         answers = [p.generate([noise_image(seed)], QUESTION, ignore_stop=True) for p in (dense, split)]

@@ -7,6 +7,7 @@ from dataclasses import replace
 from itertools import pairwise
 
 from fastv_export.plan.options import CutOption, Options
+from fastv_export.plan.rule import KEEP, MOST, rule_layer
 from fastv_export.rankers import RANKERS
 from fastv_runtime.config.cuts import MOST_CUTS
 from fastv_runtime.config.layouts import Vision
@@ -14,11 +15,15 @@ from fastv_runtime.config.lengths import kept_count
 from fastv_runtime.errors import UserError
 
 
-def cuts_of(options: Options) -> tuple[CutOption, ...]:
-    """Those asked for, each with its ranker; none for the baseline."""
+def cuts_of(options: Options, layers: int) -> tuple[CutOption, ...]:
+    """Those asked for of a decoder of `layers` layers, each with its ranker; none for the baseline."""
+    if not options.prune:
+        return ()
     if options.cuts:
         return tuple(replace(cut, ranker=cut.ranker or options.ranker) for cut in options.cuts)
-    return () if options.layer is None else (CutOption(options.layer, options.keep, options.ranker),)
+    layer = rule_layer(layers) if options.layer is None else options.layer
+    keep = (KEEP if options.share is None else MOST) if options.keep is None else options.keep
+    return (CutOption(layer, keep, options.ranker),)
 
 
 def check_cuts(options: Options, cuts: Sequence[CutOption], layers: int, vision: Vision) -> None:
@@ -34,10 +39,9 @@ def check_cuts(options: Options, cuts: Sequence[CutOption], layers: int, vision:
                 f"`layer` {cut.layer}: must be 1 to {layers - 1}; this decoder has {layers} layers and the scores "
                 "come from the layer before"
             )
-    for cut in cuts or (CutOption(0, options.keep, options.ranker),):
         if not 0 < cut.keep <= 1:
             raise UserError(f"`keep` {cut.keep:g}: must be above 0 and at most 1, the fraction of visual tokens kept")
-        if cuts and kept_count(vision.tokens, cut.keep) == 0:
+        if kept_count(vision.tokens, cut.keep) == 0:
             raise UserError(f"`keep` {cut.keep:g}: keeps none of {vision.tokens} visual tokens: give a larger one")
         if cut.ranker not in RANKERS:
             raise UserError(f"`ranker` {cut.ranker}: no such ranker; known rankers: {', '.join(RANKERS)}")

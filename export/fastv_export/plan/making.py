@@ -43,7 +43,7 @@ def decoder_dimensions(config: Any, family: Family) -> DecoderConfig:
 def make_plan(options: Options, decoder: DecoderConfig, vision: Vision, video: VideoLayout | None) -> Plan:
     """The plan that the options ask for; UserError for one that makes no sense for this model."""
     layers = decoder.num_hidden_layers
-    cuts = cuts_of(options)
+    cuts = cuts_of(options, layers)
     check_cuts(options, cuts, layers, vision)
     for name, value, most in (
         ("max_text", options.max_text, limits.TOKENS),
@@ -103,7 +103,7 @@ def _check_step(options: Options) -> None:
         return
     if not 1 <= step <= options.max_text:
         raise UserError(f"`text_step` {step}: must be 1 to {options.max_text}, the text tokens a prompt may have")
-    if not cuts_of(options) or options.length != "fixed":
+    if not options.prune or options.length != "fixed":
         raise UserError(f"`text_step` {step}: steps are of fixed pruned lengths: add `length` fixed, or leave it out")
 
 

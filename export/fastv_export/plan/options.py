@@ -20,8 +20,9 @@ class CutOption:
 
 @dataclass(frozen=True)
 class Options:
-    """What the user may choose. `layer` None writes the unsplit, unpruned baseline.
+    """What the user may choose. `prune` False writes the unsplit, unpruned baseline.
 
+    `layer`: None means the rule of thumb of `plan.rule`. `keep`: None means its KEEP, or MOST.
     `cuts`: several, in place of the one at `layer` that leaves `keep` of the visual tokens.
 
     `max_visual`: visual tokens of a prompt; None means room for `max_images` images (or one video, if that is more).
@@ -32,8 +33,8 @@ class Options:
     `target`: of `dialects.TARGETS`. `precision` None means the target's own.
     """
 
-    layer: int | None = 2
-    keep: float = 0.5
+    layer: int | None = None
+    keep: float | None = None
     ranker: str = "fastv"
     cuts: tuple[CutOption, ...] = ()
     share: float | None = None
@@ -48,4 +49,5 @@ class Options:
     precision: Precision | None = None
     weights: Weights | None = None
     target: str = "ort"
+    prune: bool = True
     verify: bool = True

@@ -101,7 +101,7 @@ def test_a_chain_is_measured_at_several_keeps(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(prepare, "measure_memory", lambda *arguments: None)
-    dense = make_bundle(tiny_llava, layer=None, max_text=64, max_new_tokens=16)
+    dense = make_bundle(tiny_llava, prune=False, max_text=64, max_new_tokens=16)
     out, drawn = tmp_path / "report.json", tmp_path / "report.html"
     quick = ["--rounds", "2", "--warmup", "0", "--max-new-tokens", "2", "--threads", "1"]
     keeps = ["--keep", "0.1", "0.6", "--length", "exact"]

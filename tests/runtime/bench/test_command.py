@@ -31,7 +31,7 @@ QUICK = ["--rounds", "2", "--warmup", "0", "--max-new-tokens", "2", "--threads",
 
 @pytest.fixture(scope="module")
 def dense(tiny_llava: Path, make_bundle: MakeBundle) -> Path:
-    return make_bundle(tiny_llava, layer=None, max_text=64, max_new_tokens=16)
+    return make_bundle(tiny_llava, prune=False, max_text=64, max_new_tokens=16)
 
 
 @pytest.fixture
