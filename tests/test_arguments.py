@@ -55,6 +55,10 @@ def refused(call: Callable[..., Any], name: str, value: Any, folder: Path, **opt
         ("revision", b"main", "must be text or None"),
         ("block", 32.0, "must be a whole number or None"),
         ("max_text", "x" * 1000, "..."),
+        ("cuts", "2:0.5", "must be a list of (a whole number, a number) or (a whole number, a number, text) or None"),
+        ("cuts", [(2,)], "must be a list of (a whole number, a number) or "),
+        ("cuts", [(2, 0.5, None)], "must be a list of (a whole number, a number) or "),
+        ("cuts", [], "give one or more, or leave it out"),
     ],
 )
 def test_exports_arguments_have_types(name: str, value: Any, words: str, tmp_path: Path) -> None:

@@ -230,7 +230,9 @@ def test_an_export_refuses_a_share_of_scores_that_its_ranker_does_not_read(
     with pytest.raises(UserError) as caught:
         api.export(tiny_llava, tmp_path / "a.fastv", cuts=[(2, 0.5), (3, 0.2, "dart")], share=0.8)
     line = str(caught.value)
-    assert line.startswith("`share` 0.8: is of scores, and `ranker` dart, at layer 3, reads none: leave `share` out")
+    assert line.startswith(
+        "`share` 0.8: is of the last prompt token's scores, which `ranker` dart, at layer 3, does not read: leave "
+    )
     assert "fastv, " in line and "dart" not in line.split("use one of ")[1]
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from fastv_calib import defaults
 from fastv_export.rankers import CONTROLS, RANKERS
 from fastv_runtime import limits
-from fastv_runtime.cli.options.arguments import Parser, number, path, share, text, whole
+from fastv_runtime.cli.options.arguments import Parser, cut, number, path, share, text, whole
 from fastv_runtime.console import command, export_extras, stderr, with_flags
 from fastv_runtime.errors import UserError, missing_extra
 from fastv_runtime.streams import require_stdout
@@ -202,16 +202,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _chain(value: str) -> list[tuple[int, float] | tuple[int, float, str]]:
     """LAYER:KEEP[:RANKER], joined by +."""
-    found: list[tuple[int, float] | tuple[int, float, str]] = []
-    for each in _CUT.split(value):
-        layer, *rest = each.split(":")
-        if len(rest) not in (1, 2):
-            raise argparse.ArgumentTypeError(
-                f"{value!r} is not LAYER:KEEP or LAYER:KEEP:RANKER joined by +, as 4:0.5+10:0.15"
-            )
-        at, keep = whole(1, limits.LAYERS)(layer), share(rest[0])
-        found.append((at, keep, rest[1]) if rest[1:] else (at, keep))
-    return found
+    return [cut(each) for each in _CUT.split(value)]
 
 
 def run(args: argparse.Namespace) -> None:

@@ -57,7 +57,8 @@ def measured_line(settings: CalibrationSettings) -> str:
     single = f"K {' '.join(map(str, settings.layers))}; keep {' '.join(f'{keep:g}' for keep in settings.keeps)}"
     parts = [*([single] if settings.layers else []), *([f"cuts {' '.join(chains)}"] if chains else [])]
     beside = len(baseline_points(settings))
-    return f"{len(found)} plans and {beside} baselines are measured of every sample: {'; '.join(parts)}"
+    baselines = f"{beside} baseline{'' if beside == 1 else 's'}"
+    return f"{len(found)} plans and {baselines} are measured of every sample: {'; '.join(parts)}"
 
 
 def _single_cuts(settings: CalibrationSettings) -> list[Chain]:

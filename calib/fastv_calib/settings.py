@@ -100,7 +100,7 @@ class Asked:
         for name in ("layers", "keeps", "rankers", "precisions", "baselines"):
             values = getattr(self, name) or ()
             if len(set(values)) != len(values):
-                raise UserError(f"`{name}` {' '.join(map(str, values))}: each one only once")
+                raise UserError(f"`{name}` {' '.join(map(str, values))}: give each only once")
         for name, number in (("answer_tokens", self.answer_tokens), ("image_tokens", self.image_tokens)):
             if number is not None and number < 1:
                 raise UserError(f"`{name}` {number}: must be at least 1")

@@ -126,10 +126,12 @@ def export(
         _check("keep", [keep], [AUTO])
         share, keep = SHARE if share is None else share, None
     given: dict[str, Any] = {"layer": layer, "keep": keep, "ranker": ranker, "length": length, "max_text": max_text}
-    if cuts:
+    if cuts is not None:
+        if not cuts:
+            raise UserError("`cuts` []: give one or more, or leave it out")
         for name in ("layer", "keep"):
             if given[name] is not None:
-                raise UserError(f"`{name}` {given[name]}: `cuts` say where and how many: leave one of them out")
+                raise UserError(f"`{name}` {given[name]}: `cuts` says where and how many: leave one of them out")
         if not prune:
             raise UserError("`cuts`: an unpruned model (`prune`) has none: leave one of them out")
     if not prune:
@@ -150,7 +152,8 @@ def export(
             taken = chosen.precision if chosen.precision in FEW_BITS else None  # others are the target's own
             for warning in calibration_warnings(
                 calibrated,
-                places={name: given[name] for name in ("layer", "keep")} | {"cuts": cuts or None},
+                places={name: given[name] for name in ("layer", "keep")} | {"cuts": cuts},
+                ranker=ranker if prune else None,
                 precision=None if precision else (taken or _own(target), DEFAULTS.get(target) or _own(target)),
                 max_text=None if max_text else (chosen.max_text, Options.max_text),
             ):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from fastv_export.quantization.presets import BLOCKS, PARTS, PRESETS
 from fastv_export.rankers import RANKERS
 from fastv_runtime import limits
-from fastv_runtime.cli.options.arguments import Parser, keep, part, path, share, text, whole
+from fastv_runtime.cli.options.arguments import Parser, cut, keep, part, path, text, whole
 from fastv_runtime.console import command, export_extras, stderr, with_flags
 from fastv_runtime.errors import missing_extra
 from fastv_runtime.streams import require_stdout
@@ -88,7 +88,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--keep",
         type=keep,
         metavar="R",
-        help="fraction of visual tokens kept (default: 0.25), or auto: as few as hold --share of attention, half at most",
+        help="fraction of visual tokens kept (default: 0.25); auto: as few as hold --share of attention, 0.5 at most",
     )
     parser.add_argument(
         "--share",
@@ -106,7 +106,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--cut",
         dest="cuts",
-        type=_cut,
+        type=cut,
         action="append",
         metavar="LAYER:KEEP[:RANKER]",
         help="one of several cuts, given once for each: prune after LAYER layers to the fraction KEEP of the prompt's "
@@ -166,15 +166,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--no-verify", dest="verify", action="store_false", help="do not compare the graphs with transformers"
     )
     parser.add_argument("--json", action="store_true", help="print the bundle's manifest on stdout")
-
-
-def _cut(value: str) -> tuple[int, float] | tuple[int, float, str]:
-    """LAYER:KEEP or LAYER:KEEP:RANKER."""
-    layer, *rest = value.split(":")
-    if len(rest) not in (1, 2):
-        raise argparse.ArgumentTypeError(f"{value!r} is not LAYER:KEEP, as 7:0.33, or LAYER:KEEP:RANKER")
-    at, keep = whole(1, limits.LAYERS)(layer), share(rest[0])
-    return (at, keep, rest[1]) if rest[1:] else (at, keep)
 
 
 def run(args: argparse.Namespace) -> None:

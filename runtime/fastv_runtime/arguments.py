@@ -86,6 +86,8 @@ def _named(hint: Any, number: int) -> Iterator[str]:
         yield " or ".join(map(repr, get_args(hint)))
     elif get_origin(hint) is Sequence:
         yield f"a list of {' or '.join(dict.fromkeys(_named(get_args(hint)[0], 1)))}"
+    elif get_origin(hint) is tuple:
+        yield f"({', '.join(next(_named(each, 0)) for each in get_args(hint))})"
     elif get_args(hint):
         for each in get_args(hint):
             yield from _named(each, number)

@@ -168,4 +168,4 @@ def test_what_is_no_bundle_of_it(
     error = fails(capsys, tiny_llava, data, output, "--bundle", str(tiny_bundle), half)
     assert "of float32 and float16" in error
     error = fails(capsys, tiny_llava, data, output, "--bundle", str(tiny_bundle), str(tiny_bundle))
-    assert "each one only once" in error
+    assert "give each only once" in error

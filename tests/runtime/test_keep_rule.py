@@ -120,6 +120,6 @@ def test_plans_without_cuts_or_scores_are_refused(keep: Any, share: float | None
     with pytest.raises(UserError) as caught:
         read_keep(blind, keep, share)
     assert str(caught.value).startswith(
-        f"{name}: is of scores, and ranker knorm, at layer 3 of this bundle, reads none"
+        f"{name}: is of the last prompt token's scores, which ranker knorm, at layer 3 of this bundle, does not read"
     )
     assert read_keep(blind, 0.1, None).share is None

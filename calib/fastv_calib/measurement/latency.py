@@ -50,7 +50,7 @@ def check_bundles(
             )
         kinds.setdefault(point_of(manifest.plan).precision, {})[_kind(manifest.plan)] = path
     if len(set(paths)) != len(paths):
-        raise UserError(f"`bundles` {' '.join(paths)}: each one only once")
+        raise UserError(f"`bundles` {' '.join(paths)}: give each only once")
     if kinds and not kinds.keys() & set(precisions):
         raise UserError(
             f"`bundles` {' '.join(paths)}: of {' and '.join(kinds)}, and what these take predicts nothing of plans in "

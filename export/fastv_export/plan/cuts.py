@@ -28,6 +28,8 @@ def cuts_of(options: Options, layers: int) -> tuple[CutOption, ...]:
 
 def check_cuts(options: Options, cuts: Sequence[CutOption], layers: int, vision: Vision) -> None:
     """UserError for cuts that make no sense for a decoder of so many layers. cuts: as `cuts_of` has them."""
+    if len(cuts) > MOST_CUTS:
+        raise UserError(f"`cuts`: {len(cuts)} of them: a plan has {MOST_CUTS} at most")
     if cuts and layers < 2:
         raise UserError(
             f"`layer` {cuts[0].layer}: this decoder has one layer, and pruning takes two: one whose attention scores "
@@ -36,33 +38,51 @@ def check_cuts(options: Options, cuts: Sequence[CutOption], layers: int, vision:
     for cut in cuts:
         if not 1 <= cut.layer < layers:
             raise UserError(
-                f"`layer` {cut.layer}: must be 1 to {layers - 1}; this decoder has {layers} layers and the scores "
-                "come from the layer before"
+                f"{_said(options, cut, 'layer')}: must be 1 to {layers - 1}; this decoder has {layers} layers and the "
+                "scores come from the layer before"
             )
         if not 0 < cut.keep <= 1:
-            raise UserError(f"`keep` {cut.keep:g}: must be above 0 and at most 1, the fraction of visual tokens kept")
+            raise UserError(
+                f"{_said(options, cut, 'keep')}: must be above 0 and at most 1, the fraction of visual tokens kept"
+            )
         if kept_count(vision.tokens, cut.keep) == 0:
-            raise UserError(f"`keep` {cut.keep:g}: keeps none of {vision.tokens} visual tokens: give a larger one")
+            raise UserError(
+                f"{_said(options, cut, 'keep')}: keeps none of {vision.tokens} visual tokens: give a larger one"
+            )
         if cut.ranker not in RANKERS:
-            raise UserError(f"`ranker` {cut.ranker}: no such ranker; known rankers: {', '.join(RANKERS)}")
-    _check_order(cuts)
+            raise UserError(f"{_said(options, cut, 'ranker')}: no such ranker; known rankers: {', '.join(RANKERS)}")
+    _check_order(cuts, vision)
     _check_share(options, cuts)
 
 
-def _check_order(cuts: Sequence[CutOption]) -> None:
+def _said(options: Options, cut: CutOption, part: str) -> str:
+    """A part of a cut as it was asked for: by an option of its own, or as one of several."""
+    value = getattr(cut, part)
+    value = f"{value:g}" if isinstance(value, float) else value
+    return f"`cuts` {cut.layer}:{cut.keep:g}: {part} {value}" if options.cuts else f"`{part}` {value}"
+
+
+def _check_order(cuts: Sequence[CutOption], vision: Vision) -> None:
     """UserError for cuts that do not follow one another, or of which one does nothing."""
-    if len(cuts) > MOST_CUTS:
-        raise UserError(f"`cuts`: {len(cuts)} of them: a plan has {MOST_CUTS} at most")
+    if len(cuts) > 1 and cuts[0].keep == 1:
+        raise UserError(f"`cuts` {cuts[0].layer}:1: drops nothing: leave it out")
     for before, after in pairwise(cuts):
+        said = f"`cuts` {after.layer}:{after.keep:g}:"
         if after.layer <= before.layer:
             raise UserError(
-                f"`cuts` {after.layer}:{after.keep:g}: its layer does not come after {before.layer}, that of the cut "
-                "before: give cuts from the first layer to the last"
+                f"{said} its layer does not come after {before.layer}, that of the cut before: give cuts from the "
+                "first layer to the last"
             )
         if after.keep >= before.keep:
             raise UserError(
-                f"`cuts` {after.layer}:{after.keep:g}: keeps no fewer visual tokens than the cut before, which keeps "
-                f"{before.keep:g}: fractions are of all visual tokens of the prompt, so each must be lower"
+                f"{said} keeps no fewer visual tokens than the cut before, which keeps {before.keep:g}: fractions are "
+                "of all visual tokens of the prompt, so each must be lower"
+            )
+        kept = kept_count(vision.tokens, after.keep)
+        if kept == kept_count(vision.tokens, before.keep):
+            raise UserError(
+                f"{said} leaves {kept} of an image's {vision.tokens} visual tokens, as the cut before does: keep "
+                "fewer, or leave it out"
             )
 
 
@@ -79,6 +99,6 @@ def _check_share(options: Options, cuts: Sequence[CutOption]) -> None:
         if "scores" not in RANKERS[cut.ranker or options.ranker].signals:
             reading = ", ".join(name for name, ranker in RANKERS.items() if "scores" in ranker.signals)
             raise UserError(
-                f"`share` {share:g}: is of scores, and `ranker` {cut.ranker}, at layer {cut.layer}, reads none: leave "
-                f"`share` out, or use one of {reading}"
+                f"`share` {share:g}: is of the last prompt token's scores, which `ranker` {cut.ranker}, at layer "
+                f"{cut.layer}, does not read: leave `share` out, or use one of {reading}"
             )

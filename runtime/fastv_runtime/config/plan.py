@@ -104,9 +104,7 @@ class Plan(StrictModel):
             raise ValueError(f"share: {self.share:g} of attention is held at cuts, and there are none")
         for cut in self.cuts:
             if self.share is not None and "scores" not in cut.signals:
-                raise ValueError(
-                    f"share: is of scores, which the ranker at layer {cut.layer}, {cut.ranker}, does not read"
-                )
+                raise ValueError(f"share: is of scores, which ranker {cut.ranker}, at layer {cut.layer}, does not read")
         return self
 
     @property

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
+from fastv_runtime import limits
 from fastv_runtime.console import one_line
 
 SHOWN = 60
@@ -20,6 +21,7 @@ SHOWN = 60
 LONGEST_NAME, LONGEST_PATH = 255, 4095
 """Bytes, as Linux has them."""
 WHOLE = re.compile(r"[+-]?[0-9]{1,30}")
+CUT = re.compile(r"(?P<layer>[^:+,\s]+):(?P<keep>[^:+,\s]+)(?::(?P<ranker>[^:,\s]+))?")
 NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,4})?")
 
 
@@ -145,6 +147,18 @@ def keep(value: str) -> float | Literal["auto"]:
         return share(value)
     except argparse.ArgumentTypeError:
         raise refused(value, "above 0 and at most 1, or auto") from None
+
+
+def cut(value: str) -> tuple[int, float] | tuple[int, float, str]:
+    """Type of LAYER:KEEP or LAYER:KEEP:RANKER."""
+    found = CUT.fullmatch(value)
+    if found is None:
+        raise refused(value, "LAYER:KEEP, as 7:0.33, or LAYER:KEEP:RANKER")
+    try:
+        layer, keep = whole(1, limits.LAYERS)(found["layer"]), share(found["keep"])
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(f"{shown(value)}: {error}") from None
+    return (layer, keep) if found["ranker"] is None else (layer, keep, found["ranker"])
 
 
 def text(value: str) -> str:

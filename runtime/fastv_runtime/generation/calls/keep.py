@@ -63,8 +63,8 @@ def read_keep(plan: Plan, keep: Keep | None, share: float | None) -> AskedKeep:
     for cut in plan.cuts:
         if "scores" not in cut.signals:
             raise UserError(
-                f"{name}: is of scores, and ranker {cut.ranker}, at layer {cut.layer} of this bundle, reads none: "
-                "give a number as `keep`, or export with another `export.ranker`"
+                f"{name}: is of the last prompt token's scores, which ranker {cut.ranker}, at layer {cut.layer} of "
+                "this bundle, does not read: give a number as `keep`, or export with another `export.ranker`"
             )
     return AskedKeep(number, share)
 
