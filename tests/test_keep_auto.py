@@ -191,10 +191,10 @@ def test_an_export_hands_the_share_to_its_plan(
     ):
         api.export(tiny_llava, tmp_path / "a.fastv", **options)  # type: ignore[arg-type]
     assert [(each.share, each.keep, each.keep_steps, len(each.cuts)) for each in asked] == [
-        (0.9, 0.5, 16, 0),
-        (0.7, 0.5, 8, 0),
+        (0.9, None, 16, 0),
+        (0.7, None, 8, 0),
         (0.8, 0.25, 16, 0),
-        (0.9, 0.5, 16, 2),
+        (0.9, None, 16, 2),
     ]
 
 
@@ -243,7 +243,7 @@ def test_an_export_refuses_a_share_of_scores_that_its_ranker_does_not_read(
         ({"share": 1}, "share"),
         ({"keep_steps": 0}, "keep_steps"),
         ({"share": 0.9, "cuts": []}, "share: 0.9 of attention is held at cuts, and there are none"),
-        ({"share": 0.9, "signals": ["key_norms"]}, "share: is of scores, which the ranker at layer 2, fastv, does not"),
+        ({"share": 0.9, "signals": ["key_norms"]}, "share: is of scores, which ranker fastv, at layer 2, does not"),
     ],
 )
 def test_a_manifest_that_contradicts_itself_is_refused(

@@ -67,7 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="*",
         choices=PARTS,
         metavar="PART",
-        help="parts that keep 8 bits in int4: vision (towers), prefix (layers before K), first or last (one layer), "
+        help="parts that keep 8 bits in int4: vision (towers), prefix (layers before the last cut), first or last (one layer), "
         "values (of attention), head (default: vision prefix values head; with --no-prune first for prefix)",
     )
     parser.add_argument(

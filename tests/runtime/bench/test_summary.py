@@ -76,6 +76,7 @@ def test_the_bound_is_that_of_the_flops_and_its_share_is_of_the_time_saved() -> 
     [
         ([60.0] * 5, "the prefill takes 60% of the unpruned model's: 1.67x, 90% of the saving"),
         ([120.0] * 5, "pruning does not pay for the prefill: it takes 1.20x as long"),
+        ([20.0] * 5, "5.00x, more than the 1.80x that arithmetic allows: measure again when the machine is quiet"),
         ([80.0, 90.0, 100.0, 110.0, 120.0], "these repeats cannot tell whether pruning pays for the prefill"),
     ],
 )

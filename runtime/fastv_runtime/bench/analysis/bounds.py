@@ -14,6 +14,9 @@ from fastv_runtime.config.cost import cache_bytes, decoder_flops, tokens_per_lay
 WORTH = 1.02
 """A bound below it is next to nothing: what share of it was reached would be a share of the noise."""
 
+MOST_REACHED = 1.25
+"""Fewer rows may fit a processor's caches better, and gain a little more than their FLOPs; not more than this."""
+
 
 def prefill_bound(facts: BundleFacts, tokens: int, pruned: Sequence[int]) -> float:
     """FLOPs of a dense prefill by those of the plan's. `pruned`: tokens after each cut."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fastv_runtime.bench.analysis.bounds import WORTH, reached
+from fastv_runtime.bench.analysis.bounds import MOST_REACHED, WORTH, reached
 from fastv_runtime.bench.analysis.metrics import HEADLINE_FIRST, QUANTITIES, Gain, Pair, quantities
 from fastv_runtime.bench.analysis.statistics import figure
 from fastv_runtime.bench.models import BundleFacts, Figure, Ratio, Result, Round, RunnerRecord
@@ -122,6 +122,8 @@ def _verdict(gain: Gain, ratio: Figure, bound: float | None, share: float | None
     what = gain.words
     if ratio.p5 > 1:
         line = f"{what} takes {1 / ratio.median:.0%} of the unpruned model's: {ratio.median:.2f}x"
+        if share is not None and share > MOST_REACHED:
+            return f"{line}, more than the {bound:.2f}x that arithmetic allows: measure again when the machine is quiet"
         return line if share is None else f"{line}, {share:.0%} of the saving that arithmetic allows ({bound:.2f}x)"
     if bound is not None and bound < WORTH:
         line = f"pruning does not pay for {what}, as expected: {gain.no_gain} (at most {bound:.2f}x)"
