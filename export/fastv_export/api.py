@@ -40,7 +40,7 @@ from fastv_runtime.errors import UserError
 from fastv_runtime.generation.calls.keep import AUTO
 
 PLACE_NOTE = (
-    "note: to cut at a third of the layers is a rule of thumb: fastv-calibrate finds where your model may be cut, and "
+    "note: to cut at a sixth of the layers is a rule of thumb: fastv-calibrate finds where your model may be cut, and "
     "how much of your own images it must keep"
 )
 """Where nobody says where to cut."""
@@ -92,8 +92,8 @@ def export(
     calibration: the file that `fastv_calib.calibrate` wrote for this checkpoint. Its cuts stand in for `layer`,
         `keep` and `cuts` where all three are None; its `ranker`, `length`, `max_text`, `image_tokens` and a `precision`
         of few bits where these are. What it saw scales weights and activations.
-    layer: K, prune after this many decoder layers; None means a third of them.
-    keep: fraction of visual tokens kept, above 0 and at most 1; None means 0.25, with a share 0.5. `auto` means a
+    layer: K, prune after this many decoder layers; None means a sixth of them.
+    keep: fraction of visual tokens kept, above 0 and at most 1; None means 0.4, with a share 0.5. `auto` means a
         `share` of 0.9.
     ranker: what chooses the tokens that stay; None means `fastv`.
     length: pruned length, `exact` per prompt or `fixed` in steps of `text_step`; None means `exact`.

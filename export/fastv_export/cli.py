@@ -82,13 +82,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--layer",
         type=whole(1, limits.LAYERS),
         metavar="K",
-        help="prune after this many layers (default: a third of them)",
+        help="prune after this many layers (default: a sixth of them)",
     )
     parser.add_argument(
         "--keep",
         type=keep,
         metavar="R",
-        help="fraction of visual tokens kept (default: 0.25); auto: as few as hold --share of attention, 0.5 at most",
+        help="fraction of visual tokens kept (default: 0.4); auto: as few as hold --share of attention, 0.5 at most",
     )
     parser.add_argument(
         "--share",

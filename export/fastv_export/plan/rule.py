@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-DEPTH = 1 / 3
+DEPTH = 1 / 6
 """Of the decoder's layers, those that see all visual tokens."""
-KEEP = 0.25
+KEEP = 0.4
 """As much work, in visual rows x layers, as FastV's K=2 and keep 0.5."""
 MOST = 0.5
 """The bound that `keep` is where a share says how many tokens stay."""
