@@ -156,14 +156,16 @@ def answers(
             yield job.result()
 
 
-def measure(path: Path, samples: Sequence[Sample], workers: int) -> dict[str, Any]:
-    """All plans on all samples."""
+def measure(path: Path, samples: Sequence[Sample], workers: int, known: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """All plans on all samples, but for those that are `known`: of the same samples and checkpoint."""
     checkpoint = Checkpoint(path)
     family = family_of(checkpoint.model_type(), str(path / "config.json"))
     dimensions = decoder_dimensions(family.config(checkpoint), family)
     tables = plans(dimensions.num_hidden_layers)
     chains: list[Chain] = [(), *dict.fromkeys(each for table in tables.values() for each in table)]
-    asked = list(answers(path, samples, chains, workers))
+    found = {tuple(PointCut(**cut) for cut in plan["cuts"]): plan for plan in known}
+    missing = [cuts for cuts in chains if not cuts or cuts not in found]
+    asked = list(answers(path, samples, missing, workers))
     kinds = sorted({sample.kind for sample in samples if sample.kind is not None})
 
     def flops(cuts: Chain) -> float:
@@ -175,27 +177,24 @@ def measure(path: Path, samples: Sequence[Sample], workers: int) -> dict[str, An
         return total / whole
 
     unpruned = [hits[0] for hits, *_ in asked]
-    rows = []
-    for index, cuts in enumerate(chains):
+    for index, cuts in enumerate(missing):
         hits = [each[index] for each, *_ in asked]
-        rows.append(
-            {
-                "cuts": [cut.model_dump() for cut in cuts],
-                "flops": flops(cuts),
-                "right": wilson(hits).model_dump(),
-                "less": bootstrap([a - b for a, b in zip(hits, unpruned, strict=True)]).model_dump(),
-                "told_apart": told_apart(hits, unpruned),
-                "kinds": {
-                    kind: wilson([hit for hit, sample in zip(hits, samples, strict=True) if sample.kind == kind]).mean
-                    for kind in kinds
-                },
-            }
-        )
+        found[cuts] = {
+            "cuts": [cut.model_dump() for cut in cuts],
+            "flops": flops(cuts),
+            "right": wilson(hits).model_dump(),
+            "less": bootstrap([a - b for a, b in zip(hits, unpruned, strict=True)]).model_dump(),
+            "told_apart": told_apart(hits, unpruned),
+            "kinds": {
+                kind: wilson([hit for hit, sample in zip(hits, samples, strict=True) if sample.kind == kind]).mean
+                for kind in kinds
+            },
+        }
     return {
         "layers": dimensions.num_hidden_layers,
         "questions": len(samples),
         "machine": machine(),
-        "plans": rows,
+        "plans": [found[cuts] for cuts in chains],
         "tables": {name: [chains.index(each) for each in table] for name, table in tables.items()},
     }
 
@@ -311,15 +310,21 @@ def main() -> None:
     parser.add_argument("--name", required=True, help="of the model, in the report")
     parser.add_argument("--samples", type=int, help="of the questions, from the first (default: all)")
     parser.add_argument("--workers", type=int, default=2, help="processes, a thread each (default: %(default)s)")
+    parser.add_argument(
+        "--rankers", nargs="+", choices=rankers(), help="measure these anew; others keep what the file has of them"
+    )
     parser.add_argument("--json", type=Path)
     parser.add_argument("--markdown", type=Path)
     args = parser.parse_args()
     samples = read_data(args.questions, None)[: args.samples]
-    run = {"name": args.name, **measure(args.checkpoint, samples, args.workers)}
-    runs = [run]
+    before = json.loads(args.json.read_text(encoding="utf-8")) if args.json and args.json.exists() else []
+    known = []
+    if args.rankers:
+        (same,) = (each for each in before if (each["name"], each["questions"]) == (args.name, len(samples)))
+        known = [plan for plan in same["plans"] if not {cut["ranker"] for cut in plan["cuts"]} & set(args.rankers)]
+    run = {"name": args.name, **measure(args.checkpoint, samples, args.workers, known)}
+    runs = [*(each for each in before if each["name"] != run["name"]), run]
     if args.json:
-        before = json.loads(args.json.read_text(encoding="utf-8")) if args.json.exists() else []
-        runs = [*(each for each in before if each["name"] != run["name"]), run]
         args.json.write_text(json.dumps(runs, indent=1) + "\n", encoding="utf-8")
     if args.markdown:
         args.markdown.write_text(page(runs), encoding="utf-8")

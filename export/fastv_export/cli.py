@@ -67,8 +67,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="*",
         choices=PARTS,
         metavar="PART",
-        help="parts that keep 8 bits in int4: vision (towers), prefix (layers before the last cut), first or last (one layer), "
-        "values (of attention), head (default: vision prefix values head; with --no-prune first for prefix)",
+        help="parts that keep 8 bits in int4: vision (towers), prefix (layers before the last cut), first or last (one "
+        "layer), values (of attention), head (default: vision prefix values head; with --no-prune first for prefix)",
     )
     parser.add_argument(
         "--calibration",

@@ -142,7 +142,7 @@ def fastv_uniform(given: Given, visual: list[int], count: int) -> list[int]:
 def dart(given: Given, visual: list[int], count: int) -> list[int]:
     states = given.hidden.astype(np.float64)
     norms = np.linalg.norm(states, axis=1)
-    pivots = by_score(norms, visual, 4)
+    pivots = by_score(given.scores, visual, 4)
     redundancy = {
         index: max(states[index] @ states[pivot] / norms[index] / norms[pivot] for pivot in pivots) for index in visual
     }
@@ -306,7 +306,7 @@ def test_dart_keeps_one_of_many_duplicates_and_whatever_is_different() -> None:
     for index, axis in ((4, 1), (9, 2)):
         hidden[index] = np.eye(6)[axis]
     scores = np.linspace(1, 0, 12)
-    # Pivots: the largest and, by index, three of the background. Next come the two that are different.
+    # Pivots: four of the background, by their scores. Next come the two that are different.
     assert kept("dart", given_of(hidden, scores, np.ones(12), 6)) == [0, 1, 2, 3, 4, 9]
     assert kept("dart", given_of(hidden, scores, np.ones(12), 7)) == [0, 1, 2, 3, 4, 5, 9]
     # States of zero have no direction; nothing is divided by their norm.

@@ -2,7 +2,8 @@
 
 The paper picks pivots by the norm of their keys, from image and text, and adds, pivot after pivot, the tokens least
 similar to each. `select` sees no keys, and a loop over pivots is no graph for every target: here pivots are the
-prunable tokens of largest state, and a token is as redundant as its likeness to the nearest of them.
+prunable tokens of highest score, and a token is as redundant as its likeness to the nearest of them. By the norm of
+their states, pivots did no better than chance where a cut is, behind an attention and before its MLP.
 """
 
 from __future__ import annotations
@@ -24,18 +25,17 @@ PIVOTS = 4
 def rank(tape: Tape, inputs: RankerInputs) -> ir.Value:
     """Of hidden states h after layer K-1's attention, in fp32: -max over pivots p of cos(h, h_p), and 2 for the pivots.
 
-    Pivots: the PIVOTS prunable tokens of largest Euclidean norm (all, if there are fewer), ties to the lower index.
+    Pivots: the PIVOTS prunable tokens of highest score (all, if there are fewer), ties to the lower index.
     """
     hidden = tape.to_float(inputs["hidden"])
     squares = tape.op("ReduceSum", [tape.op("Mul", [hidden, hidden]), tape.constant([2])], {"keepdims": 1})
     norm = tape.op("Max", [tape.op("Sqrt", [squares]), tape.constant(1e-6)])
     unit = tape.op("Div", [hidden, norm])
-    sizes = tape.op("Squeeze", [norm, tape.constant([2])])
-    sizes = tape.op("Where", [inputs["prunable"], sizes, tape.constant(-1.0)])
-    count = tape.op("Min", [tape.op("Shape", [sizes], {"start": 1, "end": 2}), tape.constant([PIVOTS])])
-    largest, pivots = tape.op_multi_out("TopK", [sizes, count], {"axis": 1, "largest": 1, "sorted": 1}, num_outputs=2)
+    scores = tape.op("Where", [inputs["prunable"], inputs["scores"], tape.constant(-1.0)])
+    count = tape.op("Min", [tape.op("Shape", [scores], {"start": 1, "end": 2}), tape.constant([PIVOTS])])
+    highest, pivots = tape.op_multi_out("TopK", [scores, count], {"axis": 1, "largest": 1, "sorted": 1}, num_outputs=2)
     # Where fewer tokens are prunable than there are pivots, others were picked: they count for nothing.
-    valid = tape.op("Greater", [largest, tape.constant(0.0)])
+    valid = tape.op("Greater", [highest, tape.constant(-0.5)])
     rows = tape.op("Squeeze", [pivots, tape.constant([0])])
     likeness = tape.op(
         "MatMul", [unit, tape.op("Transpose", [tape.op("Gather", [unit, rows], {"axis": 1})], {"perm": [0, 2, 1]})]
@@ -52,7 +52,7 @@ def ranks(seen: Seen, length: int) -> torch.Tensor:
 
     visual = seen.prunable.nonzero()[:, 0]
     states = seen.hidden[visual]
-    pivots = states.norm(dim=1).argsort(descending=True, stable=True)[:PIVOTS]
+    pivots = seen.signals["scores"][visual].argsort(descending=True, stable=True)[:PIVOTS]
     likeness = cosine_similarity(states[:, None], states[None, pivots], dim=-1)
     found = states.new_zeros(len(seen.hidden))
     found[visual] = -likeness.amax(dim=1)
@@ -62,7 +62,7 @@ def ranks(seen: Seen, length: int) -> torch.Tensor:
 
 RANKER = Ranker(
     name="dart",
-    summary="four pivots (the largest states at layer K), then those whose nearest pivot is least like them (cosine)",
+    summary="four pivots (the highest scores), then those whose nearest pivot is least like them (cosine)",
     rank=rank,
     ranks=ranks,
 )
