@@ -56,6 +56,7 @@ def measured_line(settings: CalibrationSettings) -> str:
     chains = list(dict.fromkeys("+".join(f"{cut.layer}:{cut.keep:g}" for cut in cuts) for cuts in settings.cuts))
     single = f"K {' '.join(map(str, settings.layers))}; keep {' '.join(f'{keep:g}' for keep in settings.keeps)}"
     parts = [*([single] if settings.layers else []), *([f"cuts {' '.join(chains)}"] if chains else [])]
+    parts.append(f"rankers {' '.join(dict.fromkeys(cut.ranker for point in found for cut in point.cuts))}")
     beside = len(baseline_points(settings))
     baselines = f"{beside} baseline{'' if beside == 1 else 's'}"
     return f"{len(found)} plans and {baselines} are measured of every sample: {'; '.join(parts)}"

@@ -174,7 +174,7 @@ def _print(manifest: Manifest, facts: dict[str, Any], console: Console) -> None:
     row("key-value cache after prefill, MiB", cost["cache_bytes"] / MIB, cost["dense_cache_bytes"] / MIB, 2)
     console.print(table)
     _print_keeps(plan, facts["effective_keep"], console)
-    others = Table("other plans", "pruned length", "GFLOPs, paper", "GFLOPs, gated", "of unpruned", "cache MiB")
+    others = Table("other plans", "pruned length", "GFLOPs, paper", "GFLOPs, gated", "ratio", "cache MiB")
     others.columns[0].no_wrap = True
     for other in facts["other_plans"]:
         flops = other["flops"]
