@@ -85,8 +85,8 @@ def test_baselines_and_kinds_are_shown_beside(found: tuple[Calibration, Path]) -
     [
         ({}, "1:0.3:dart 3:0.1:fastv+uniform", None),
         ({"ranker": "dart"}, "1:0.3:dart 3:0.1:dart", None),
-        ({"layer": 2}, "2:0.5:fastv", "`layer` says where"),
-        ({"keep": 0.4, "ranker": "dart"}, "2:0.4:dart", "`keep` says where"),
+        ({"layer": 2}, "2:0.4:fastv", "`layer` says where"),
+        ({"keep": 0.4, "ranker": "dart"}, "1:0.4:dart", "`keep` says where"),
         ({"cuts": [(1, 0.9), (2, 0.2)]}, "1:0.9:fastv 2:0.2:fastv", "`cuts` says where"),
     ],
 )
@@ -111,9 +111,11 @@ def test_explicit_cuts_are_instead_of_all_that_were_chosen(
     monkeypatch.setattr("fastv_export.api.export_through", stop)
     with pytest.raises(UserError, match="stopped"), caplog.at_level("INFO", logger="fastv_export"):
         export(tiny_llava, tmp_path / "x.fastv", calibration=found[1] / "calibration.json", **given)  # type: ignore[arg-type]
-    assert " ".join(f"{cut.layer}:{cut.keep:g}:{cut.ranker}" for cut in cuts_of(seen[0])) == cuts
+    assert " ".join(f"{cut.layer}:{cut.keep:g}:{cut.ranker}" for cut in cuts_of(seen[0], 5)) == cuts
     unused = [line for line in caplog.messages if "is not used" in line]
     assert len(unused) == (said is not None) and all(said in line for line in unused if said)
+    replaced = any("`ranker` dart in place of dart and fastv+uniform" in line for line in caplog.messages)
+    assert replaced == (given == {"ranker": "dart"})
 
 
 def test_kept_masks_are_those_after_the_last_cut(found: tuple[Calibration, Path]) -> None:
