@@ -8,7 +8,6 @@ from typing import Any, Literal, get_args
 
 from fastv_export.calibration import (
     ChosenPlan,
-    calibration_warnings,
     chosen_for,
     read_calibration,
     source_digests,
@@ -18,6 +17,7 @@ from fastv_export.checkpoint.hub import resolve
 from fastv_export.engines import build_after_export
 from fastv_export.exporting import export_through
 from fastv_export.plan import CutOption, Options
+from fastv_export.plan.calibrated import calibration_warnings
 from fastv_export.progress import Progress
 from fastv_export.quantization.activations import read_activations, sidecar_of
 from fastv_export.quantization.presets import (

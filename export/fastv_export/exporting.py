@@ -127,7 +127,7 @@ def _write(
     beyond = position_note(plan, getattr(config.get_text_config(), "max_position_embeddings", None))
     if beyond is not None:
         progress.note(beyond)
-    for line in plan_lines(plan, options.target):
+    for line in plan_lines(plan, options.target, vision):
         progress.note(line)
     generation = generation_defaults(checkpoint)
     skeleton = Skeleton(checkpoint, family, attention=attention.IMPLEMENTATION, precision=plan.precision)

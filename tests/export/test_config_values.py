@@ -93,7 +93,7 @@ def test_sizes_of_tiles_are_bounded(checkpoint_of: Any, tmp_path: Path) -> None:
 
 def test_a_decoder_of_one_layer_can_be_exported_unpruned_alone(tmp_path: Path) -> None:
     source = write_tiny_llava(tmp_path / "one", layers=1)
-    with pytest.raises(UserError, match=r"`layer` 2: this decoder has one layer, and pruning takes two.*\(`prune`\)"):
+    with pytest.raises(UserError, match=r"`layer` 1: this decoder has one layer, and pruning takes two.*\(`prune`\)"):
         plan_of(source)
 
 

@@ -34,8 +34,10 @@ def graphs(tiny_llava: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
     skeleton = Skeleton(checkpoint, family, attention=attention.IMPLEMENTATION)
     folder = tmp_path_factory.mktemp("dialects")
     made = {}
-    for layer in (LAYER, None):
-        plan = make_plan(Options(layer=layer, keep=0.25, max_text=64, max_new_tokens=16), dimensions, vision, None)
+    for prune in (True, False):
+        plan = make_plan(
+            Options(layer=LAYER, keep=0.25, max_text=64, max_new_tokens=16, prune=prune), dimensions, vision, None
+        )
         for name, io_spec in io_specs(dimensions, vision, None, plan, "float32").items():
             if name != "select":
                 files = _write(name, io_spec, skeleton, family, vision, plan, folder)

@@ -249,7 +249,7 @@ def test_export_by_hub_id(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     default_hub.repositories["org/tiny"] = {path.name: path.read_bytes() for path in tiny_llava.iterdir()}
-    flags = ["--revision", "v1", "--precision", "fp32", "--no-verify"]
+    flags = ["--revision", "v1", "--layer", "2", "--keep", "0.5", "--precision", "fp32", "--no-verify"]
     fastv_export(["org/tiny", "-o", str(tmp_path / "out.fastv"), *flags])
     assert "org/tiny at v1: " in capsys.readouterr().err
     assert read_manifest(tmp_path / "out.fastv") == read_manifest(make_bundle(tiny_llava, verify=False))

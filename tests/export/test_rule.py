@@ -9,7 +9,7 @@ import pytest
 
 from fastv_export.api import PLACE_NOTE
 from fastv_export.cli import main as fastv_export
-from fastv_export.plan import Options, make_plan
+from fastv_export.plan import CutOption, Options, make_plan, plan_lines
 from tests.runtime.test_build_profiles import DECODER, FIXED
 
 
@@ -33,3 +33,11 @@ def test_an_export_says_that_it_is_a_rule_of_thumb(
     (cut,) = json.loads(printed.out)["plan"]["cuts"]
     assert cut["layer"] == (max(1, round(layers / 6)) if said else 2)
     assert cut["keep"] == (0.5 if "--keep" in flags else 0.4)
+
+
+def test_a_cut_that_drops_nothing_is_said() -> None:
+    cuts = (CutOption(1, 1), CutOption(2, 0.5), CutOption(3, 0.499))
+    plan = make_plan(Options(cuts=cuts), DECODER, FIXED, None)
+    notes = [line for line in plan_lines(plan, "ort", FIXED) if line.startswith("note")]
+    assert [line.split(" drops none of the ")[1].split()[0] for line in notes] == [str(FIXED.tokens), "72"]
+    assert "the cut at layer 1 " in notes[0] and "the cut at layer 3 " in notes[1]

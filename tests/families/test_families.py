@@ -85,7 +85,9 @@ def compare(
     options: of the export, beside the row's.
     """
     layers, keeps = [layer for layer, _ in cuts], [keep for _, keep in cuts]
-    asked: dict[str, Any] = {"cuts": cuts_at(*layers)} if len(layers) > 1 else {"layer": (*layers, None)[0]}
+    asked: dict[str, Any] = (
+        {"cuts": cuts_at(*layers)} if len(layers) > 1 else {"layer": (*layers, None)[0], "prune": bool(layers)}
+    )
     # The export verifies all but the unsplit: its golden vectors must hold for every family as well.
     options = {"verify": bool(layers)} | LENGTHS | row.options | asked | options
     bundle = with_keeps(make_bundle(source, **options), keeps)

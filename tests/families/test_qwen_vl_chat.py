@@ -83,7 +83,9 @@ def test_bundles_answer_as_the_published_layout(
     source: Path, plain: PlainQwenVL, make_bundle: MakeBundle, cuts: list[tuple[int, float]], count: int
 ) -> None:
     layers, keep = [layer for layer, _ in cuts], ([1.0] + [keep for _, keep in cuts])[-1]
-    asked: dict[str, Any] = {"cuts": cuts_at(*layers)} if len(layers) > 1 else {"layer": (*layers, None)[0]}
+    asked: dict[str, Any] = (
+        {"cuts": cuts_at(*layers)} if len(layers) > 1 else {"layer": (*layers, None)[0], "prune": bool(layers)}
+    )
     bundle = make_bundle(source, max_text=128, max_images=2, max_new_tokens=NEW_TOKENS, **asked)
     images = [noise_image(index) for index in range(count)]
     expected = _expected(plain, source, images, cuts)

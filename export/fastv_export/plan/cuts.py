@@ -9,7 +9,7 @@ from itertools import pairwise
 from fastv_export.plan.options import CutOption, Options
 from fastv_export.plan.rule import KEEP, MOST, rule_layer
 from fastv_export.rankers import RANKERS
-from fastv_runtime.config.cuts import MOST_CUTS
+from fastv_runtime.config.cuts import MOST_CUTS, Cut
 from fastv_runtime.config.layouts import Vision
 from fastv_runtime.config.lengths import kept_count
 from fastv_runtime.errors import UserError
@@ -51,7 +51,7 @@ def check_cuts(options: Options, cuts: Sequence[CutOption], layers: int, vision:
             )
         if cut.ranker not in RANKERS:
             raise UserError(f"{_said(options, cut, 'ranker')}: no such ranker; known rankers: {', '.join(RANKERS)}")
-    _check_order(cuts, vision)
+    _check_order(cuts)
     _check_share(options, cuts)
 
 
@@ -62,10 +62,8 @@ def _said(options: Options, cut: CutOption, part: str) -> str:
     return f"`cuts` {cut.layer}:{cut.keep:g}: {part} {value}" if options.cuts else f"`{part}` {value}"
 
 
-def _check_order(cuts: Sequence[CutOption], vision: Vision) -> None:
-    """UserError for cuts that do not follow one another, or of which one does nothing."""
-    if len(cuts) > 1 and cuts[0].keep == 1:
-        raise UserError(f"`cuts` {cuts[0].layer}:1: drops nothing: leave it out")
+def _check_order(cuts: Sequence[CutOption]) -> None:
+    """UserError for cuts that do not follow one another, or of which one can do nothing."""
     for before, after in pairwise(cuts):
         said = f"`cuts` {after.layer}:{after.keep:g}:"
         if after.layer <= before.layer:
@@ -78,12 +76,18 @@ def _check_order(cuts: Sequence[CutOption], vision: Vision) -> None:
                 f"{said} keeps no fewer visual tokens than the cut before, which keeps {before.keep:g}: fractions are "
                 "of all visual tokens of the prompt, so each must be lower"
             )
-        kept = kept_count(vision.tokens, after.keep)
-        if kept == kept_count(vision.tokens, before.keep):
-            raise UserError(
-                f"{said} leaves {kept} of an image's {vision.tokens} visual tokens, as the cut before does: keep "
-                "fewer, or leave it out"
+
+
+def idle_notes(cuts: Sequence[Cut], vision: Vision) -> list[str]:
+    """Cuts that drop none of an image's visual tokens, for people: a plan may have them for the sake of other keeps."""
+    left, notes = vision.tokens, []
+    for cut in cuts:
+        before, left = left, kept_count(vision.tokens, cut.keep)
+        if left == before:
+            notes.append(
+                f"note: the cut at layer {cut.layer} drops none of the {left} visual tokens of an image that come to it"
             )
+    return notes
 
 
 def _check_share(options: Options, cuts: Sequence[CutOption]) -> None:

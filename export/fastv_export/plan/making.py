@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fastv_export.families import Family
-from fastv_export.plan.cuts import check_cuts, cuts_of
+from fastv_export.plan.cuts import check_cuts, cuts_of, idle_notes
 from fastv_export.plan.options import Options
 from fastv_export.plan.room import check_room
 from fastv_export.plan.target import check_heads, check_pruned, check_weights
@@ -86,14 +86,15 @@ def make_plan(options: Options, decoder: DecoderConfig, vision: Vision, video: V
     return plan
 
 
-def plan_lines(plan: Plan, target: str) -> tuple[str, str]:
+def plan_lines(plan: Plan, target: str, vision: Vision) -> list[str]:
     """What an export is about to write, for people."""
     longest = capacity(plan)
     pruned = f"; the longest prompt, {longest.prompt} tokens, is pruned to {longest.pruned}"
-    return (
+    return [
         f"plan: {plan_of(plan)}; {precision_of(plan, TARGETS[target].name)}",
         f"room: {room_of(plan)}{pruned if longest.pruned < longest.prompt else ''}",
-    )
+        *idle_notes(plan.cuts, vision),
+    ]
 
 
 def _check_step(options: Options) -> None:
