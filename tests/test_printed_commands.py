@@ -47,6 +47,7 @@ NOT_RUN = {
     r"fastv-bench --compare": "takes two reports of it: tests/runtime/bench/test_compare.py",
     r"fastv-export: ": "is what one prints",
     r"fastv-(export|run) .*demo/out/": "is part of `make demo`",
+    r"python demo/real/|fastv-calibrate demo/out/real ": "is of what `make real` puts together, a quarter of an hour",
     r".* -i$": "waits for somebody at the keyboard: tests/test_run_questions.py types",
     r"minisign |.*--public-key": "wants a key: tests/runtime/test_signature.py signs and checks",
 }
@@ -136,7 +137,6 @@ def export_once(arguments: list[str], made: dict[str, Path]) -> None:
     asked = vars(export.parser().parse_args(arguments))
     output = Path(asked.pop("output"))
     shutil.rmtree(output, ignore_errors=True)  # a page's alternative for another device
-    asked |= {} if not asked["prune"] else {"layer": asked["layer"] or 2, "keep": asked["keep"] or 0.5}
     key = json.dumps(asked | {"source": str(Path(asked["source"]).resolve())})
     if key in made and asked["calibration"] is None:
         shutil.copytree(made[key], output)
