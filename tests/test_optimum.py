@@ -17,7 +17,7 @@ def test_it_writes_the_same_bundle(
     tiny_llava: Path, make_bundle: MakeBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     output = tmp_path / "out.fastv"
-    arguments = [str(tiny_llava), "-o", str(output), "--target", "ort", "--no-verify"]
+    arguments = [str(tiny_llava), "-o", str(output), "--layer", "2", "--keep", "0.5", "--target", "ort", "--no-verify"]
     monkeypatch.setattr(sys, "argv", ["optimum-cli", "export", "fastv", *arguments])
     optimum_cli()  # what the script does
     # Of the CPU's default precision.
