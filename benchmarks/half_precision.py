@@ -176,8 +176,8 @@ def _pipeline(path: Path, options: Options) -> Pipeline:
 
 def _advance(pipeline: Pipeline, token: int) -> None:
     """One decoding step with a token that is not the pipeline's own choice."""
-    pipeline._embed(np.asarray([token]))
-    pipeline._decoder.step()
+    pipeline._slot.embed(np.asarray([token]))
+    pipeline.decoder.step()
 
 
 if __name__ == "__main__":

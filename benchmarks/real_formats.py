@@ -37,7 +37,7 @@ from fastv_export.quantization.scaling import smoothing
 from fastv_export.quantization.text_activations import text_activations
 from fastv_export.quantization.weights import Quantization
 from fastv_runtime.config.bundle import Tokens
-from fastv_runtime.generation.prompt import PromptBuilder
+from fastv_runtime.generation.prompts.prompt import PromptBuilder
 
 TEXT = Path(__file__).with_name("held_out.txt")
 GROUPS = {

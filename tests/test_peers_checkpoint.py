@@ -16,7 +16,7 @@ from configurations import CONFIGURATIONS, as_config
 from peers import checkpoint
 
 from fastv_runtime.config.bundle import Tokens
-from fastv_runtime.generation.prompt import PromptBuilder
+from fastv_runtime.generation.prompts.prompt import PromptBuilder
 from fastv_runtime.preprocessing import GraphRun, Visual
 from fastv_runtime.preprocessing.images.loading import open_image
 

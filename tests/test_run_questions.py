@@ -218,7 +218,7 @@ def test_an_interrupted_answer_is_forgotten_and_the_conversation_goes_on(
 def test_what_is_printed_begins_with_no_space_and_says_how_fast_it_was(
     run: Run, monkeypatch: pytest.MonkeyPatch, file: Path, tiny_pipeline: Pipeline
 ) -> None:
-    tokenizer = tiny_pipeline._prompts.tokenizer
+    tokenizer = tiny_pipeline._slot.model.prompts.tokenizer
     ids = tokenizer("  a circle \n", add_special_tokens=False)["input_ids"]
     monkeypatch.setattr("fastv_runtime.generation.sampling.Sampler.greedy", False)
     script = {"left": iter(())}

@@ -57,7 +57,7 @@ from fastv_runtime.config.layouts import Vision
 from fastv_runtime.config.plan import Plan, Precision
 from fastv_runtime.errors import UserError
 from fastv_runtime.files import require_space
-from fastv_runtime.generation.prompt import PromptBuilder
+from fastv_runtime.generation.prompts.prompt import PromptBuilder
 
 RECORDED_VERSIONS = ("fastv-edge", "torch", "transformers", "onnx", "onnx-ir", "onnxscript", "onnxruntime")
 

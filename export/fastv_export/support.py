@@ -29,7 +29,7 @@ from fastv_export.tracing.parts import VisionPart
 from fastv_runtime.config.base import TensorSpec
 from fastv_runtime.config.layouts import VideoLayout, Vision
 from fastv_runtime.errors import UserError
-from fastv_runtime.generation.positions import position_ids
+from fastv_runtime.generation.prompts.positions import position_ids
 from fastv_runtime.preprocessing import GraphRun
 
 PROBE = "fastv_probe"

@@ -22,7 +22,7 @@ from fastv_export.verify.question import ask
 from fastv_export.verify.whole import VerificationError
 from fastv_runtime import Pipeline
 from fastv_runtime.config.bundle import EMBEDDING, END_TO_END, PROCESSOR, read_manifest
-from fastv_runtime.generation.prompt import Prompt
+from fastv_runtime.generation.prompts.prompt import Prompt
 from fastv_runtime.preprocessing import Visual
 from tests.conftest import MakeBundle
 from tests.tiny import write_tiny_llava

@@ -18,7 +18,7 @@ from fastv_export.quantization.text_activations import TEXT, text_activations
 from fastv_export.verify.reference import load_model
 from fastv_runtime.config.bundle import Tokens
 from fastv_runtime.config.plan import Weights
-from fastv_runtime.generation.prompt import PromptBuilder
+from fastv_runtime.generation.prompts.prompt import PromptBuilder
 from fastv_runtime.hf import load_tokenizer
 
 

@@ -52,7 +52,7 @@ def test_engines_answer_as_the_cpu_does(
         if kept == wanted:
             logits = cpu.logits.copy()
             np.testing.assert_allclose(pipeline.logits, logits, rtol=0, atol=TOLERANCE * np.abs(logits).max())
-        assert int(np.argmax(pipeline.logits)) == pipeline._decoder.token
+        assert int(np.argmax(pipeline.logits)) == pipeline.decoder.token
         for _ in generation:
             pass
         answer = generation.answer

@@ -14,7 +14,7 @@ from transformers.utils.chat_template_utils import render_jinja_template
 from demo.tokenizer import CHAT_TEMPLATE as DEMO
 from fastv_export.families.qwen_vl_chat.processor import CHAT_TEMPLATE as QWEN_VL_CHAT
 from fastv_runtime import UserError
-from fastv_runtime.generation.bounded_template import render
+from fastv_runtime.generation.prompts.bounded_template import render
 from tests.families.rows import internvl, qwen_patches, smolvlm
 from tests.tiny import CHAT_TEMPLATE as TINY
 

@@ -14,7 +14,7 @@ from transformers import AutoProcessor, AutoTokenizer
 from fastv_export.checkpoint.processor_files import copy_processor
 from fastv_runtime import UserError
 from fastv_runtime.config.bundle import Tokens
-from fastv_runtime.generation.prompt import PromptBuilder
+from fastv_runtime.generation.prompts.prompt import PromptBuilder
 from fastv_runtime.preprocessing import GraphRun, Visual
 from tests.tiny import CHAT_TEMPLATE, VISUAL_TOKENS
 

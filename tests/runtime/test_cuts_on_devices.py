@@ -65,7 +65,7 @@ def test_tensorrt_answers_as_the_cpu(
     assert Counter(steps) == {8: 5 * (NEW - 1), row: NEW - 1}
     assert cuda.copies[-1] == TOKEN
     # One execution context for prompts and one for decoding; selects take no part in decoding.
-    engines = {name: pipeline._backend.engine(name)._engine for name in pipeline.bundle.manifest.graphs}  # type: ignore[attr-defined]
+    engines = {name: pipeline.backend.engine(name)._engine for name in pipeline.bundle.manifest.graphs}  # type: ignore[attr-defined]
     assert [engines[name].contexts for name in STAGES] == [2] * 4
     assert [engines[name].contexts for name in ("select", "select_2", "select_3")] == [1] * 3
 
@@ -97,7 +97,7 @@ def test_a_step_is_one_call_a_stage(cpu: Pipeline, monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize("full", range(4), ids=STAGES)
 def test_the_cache_that_is_full_is_named_before_anything_is_written(cpu: Pipeline, full: int) -> None:
     """Each has room for its own longest prompt and the new tokens: a prompt that is longest in one stage fills it."""
-    decoder, most = cpu._decoder, cpu.capacity.rows
+    decoder, most = cpu._slot.decoder, cpu.capacity.rows
     assert most == (64 + 288, 64 + 230, 64 + 144, 64 + 58)
     rows = [length if index == full else length - 5 for index, length in enumerate(most)]
     generator = np.random.default_rng(0)

@@ -184,7 +184,7 @@ def test_decoding_is_one_graph_from_the_second_step_on(
     pipeline.generate([noise_image(1)], QUESTION, max_new_tokens=8, ignore_stop=True)
     assert cuda.launches == 6 + 7
     # One execution context for the prompts and one for decoding, however many prompts there are.
-    assert pipeline._backend.engine("suffix")._engine.contexts == 2  # type: ignore[attr-defined]
+    assert pipeline.backend.engine("suffix")._engine.contexts == 2  # type: ignore[attr-defined]
 
 
 def test_decoding_goes_on_where_no_graph_can_be_recorded_and_says_so(
@@ -204,7 +204,7 @@ def test_a_full_cache_is_an_error_before_anything_is_written(
     pipeline = on_tensorrt(tiny_bundle, FakeCuda()) if on_device else Pipeline.load(tiny_bundle, threads=1)
     answer = pipeline.generate([noise_image(0), noise_image(1)], QUESTION, length="fixed", max_new_tokens=1)
     assert answer.pruned_length == pipeline.capacity.pruned
-    decoder = pipeline._decoder
+    decoder = pipeline._slot.decoder
     for _ in range(pipeline.capacity.keys[-1] - answer.pruned_length):
         decoder.step()
     before = {name: decoder.arena[name].array().copy() for name in decoder.arena.layout}

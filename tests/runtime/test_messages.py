@@ -20,7 +20,7 @@ from fastv_export.families.qwen_vl_chat.processor import CHAT_TEMPLATE as QWEN_V
 from fastv_runtime import Pipeline, UserError
 from fastv_runtime.config.bundle import Tokens
 from fastv_runtime.generation.calls.messages import read_messages
-from fastv_runtime.generation.prompt import PromptBuilder
+from fastv_runtime.generation.prompts.prompt import PromptBuilder
 from fastv_runtime.preprocessing import GraphRun, Visual
 from tests.conftest import DEMO, noise_image
 from tests.families.rows import ROWS

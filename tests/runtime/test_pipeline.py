@@ -126,14 +126,14 @@ def test_streamed_pieces_are_whole_characters_and_add_up(tiny_pipeline: Pipeline
         sampling = Sampling(temperature=3.0, seed=seed)
         generation = tiny_pipeline.stream([image], QUESTION, sampling=sampling, ignore_stop=True)
         pieces = list(generation)
-        tokenizer = tiny_pipeline._prompts.tokenizer
+        tokenizer = tiny_pipeline._slot.model.prompts.tokenizer
         assert "".join(pieces) == generation.answer.text
         assert generation.answer.text == tokenizer.decode(generation.answer.token_ids, skip_special_tokens=True)
 
 
 def test_characters_of_several_tokens_are_not_split(tiny_pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     text = "naïve 数字 🙂🙃 ok"
-    tokens = iter(tiny_pipeline._prompts.tokenizer(text, add_special_tokens=False)["input_ids"])
+    tokens = iter(tiny_pipeline._slot.model.prompts.tokenizer(text, add_special_tokens=False)["input_ids"])
     monkeypatch.setattr("fastv_runtime.generation.sampling.Sampler.pick", lambda self, logits: next(tokens, 1))
     pieces = list(tiny_pipeline.stream([], QUESTION, sampling=Sampling(temperature=1.0)))
     assert "".join(pieces) == text
@@ -173,7 +173,7 @@ def test_decoding_allocates_nothing_that_grows(tiny_pipeline: Pipeline, image: I
     generation = tiny_pipeline.stream([image], QUESTION, ignore_stop=True)
     for _ in range(8):
         next(generation)
-    cache = tiny_pipeline._decoder.arena["suffix.key_2"].array()
+    cache = tiny_pipeline._slot.decoder.arena["suffix.key_2"].array()
     where, before = cache.ctypes.data, cache.copy()
     tracemalloc.start()
     for _ in range(20):
@@ -190,11 +190,11 @@ def test_decoding_allocates_nothing_that_grows(tiny_pipeline: Pipeline, image: I
 
 def test_image_features_land_in_the_prompt_without_a_copy(tiny_pipeline: Pipeline, image: Image.Image) -> None:
     tiny_pipeline.generate([image], "<image>" + QUESTION, max_new_tokens=1)
-    visual = tiny_pipeline._images(image)
+    visual = tiny_pipeline._slot.model._images(image)
     features = np.zeros((VISUAL_TOKENS, 64), np.float32)
-    tiny_pipeline._backend.engine("vision").bind(visual.pieces[0].inputs, {"image_features": features}).run()
-    ((start, _),) = tiny_pipeline._prompts.build("<image>" + QUESTION, [visual]).runs
-    prompt = tiny_pipeline._decoder.prompt
+    tiny_pipeline.backend.engine("vision").bind(visual.pieces[0].inputs, {"image_features": features}).run()
+    ((start, _),) = tiny_pipeline._slot.model.prompts.build("<image>" + QUESTION, [visual]).runs
+    prompt = tiny_pipeline._slot.decoder.prompt
     np.testing.assert_array_equal(prompt.rows(start, start + VISUAL_TOKENS).array(), features)
 
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoConfig, AutoModelForImageTextToText
 
-from fastv_runtime.generation.positions import position_ids
+from fastv_runtime.generation.prompts.positions import position_ids
 from fastv_runtime.preprocessing import GraphRun
 
 TEXT, IMAGE, VIDEO = 0, 1, 2

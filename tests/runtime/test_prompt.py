@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from transformers import AutoProcessor
 
 from fastv_runtime.config.bundle import Tokens, read_manifest
-from fastv_runtime.generation.prompt import PromptBuilder
+from fastv_runtime.generation.prompts.prompt import PromptBuilder
 from fastv_runtime.preprocessing import GraphRun, Visual, load_images
 from tests.conftest import DEMO, noise_image
 from tests.tiny import CHAT_TEMPLATE, VISUAL_TOKENS

@@ -122,7 +122,7 @@ def test_a_step_that_fails_ends_the_stream(pipeline: Pipeline, monkeypatch: pyte
     def interrupted() -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(pipeline.__dict__["_decoder"], "step", interrupted)
+    monkeypatch.setattr(pipeline._slot.decoder, "step", interrupted)
     with pytest.raises(KeyboardInterrupt):
         list(stream)
     assert not stream.is_open
@@ -134,7 +134,7 @@ def test_a_pipeline_is_closed_at_the_end_of_its_block(tiny_bundle: Path) -> None
     with Pipeline.load(tiny_bundle, threads=1) as pipeline:
         stream = begin(pipeline)
         next(stream)
-        held = [weakref.ref(each) for each in (pipeline.backend.engine("suffix"), pipeline._decoder.arena)]
+        held = [weakref.ref(each) for each in (pipeline.backend.engine("suffix"), pipeline._slot.decoder.arena)]
         gc.disable()
     try:
         assert [each() for each in held] == [None, None], "freed at once"

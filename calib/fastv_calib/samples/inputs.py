@@ -18,7 +18,7 @@ from fastv_export.families import Family
 from fastv_export.hf import models as hf_models
 from fastv_export.tracing import tower_attention
 from fastv_runtime.generation.kept_image import numbered
-from fastv_runtime.generation.positions import position_ids
+from fastv_runtime.generation.prompts.positions import position_ids
 from fastv_runtime.preprocessing import Visual
 from fastv_runtime.preprocessing.videos.change import frame_change
 from fastv_runtime.preprocessing.videos.decoding import Video

@@ -11,7 +11,7 @@ from fastv_export.checkpoint.checkpoint import Checkpoint
 from fastv_export.checkpoint.reading import within_bounds
 from fastv_export.families import Family
 from fastv_runtime.config.bundle import PROCESSOR
-from fastv_runtime.generation.prompt import PromptBuilder
+from fastv_runtime.generation.prompts.prompt import PromptBuilder
 from fastv_runtime.preprocessing import Visual, load_images, load_videos, no_videos
 from fastv_runtime.preprocessing.videos.decoding import Video
 

@@ -16,7 +16,7 @@ from fastv_export import hf
 from fastv_export.families import Family
 from fastv_export.quantization.activations import Activation, activations_of
 from fastv_export.quantization.observer import Observer, Statistics, means
-from fastv_runtime.generation.prompt import PromptBuilder
+from fastv_runtime.generation.prompts.prompt import PromptBuilder
 
 TOKENS = 320
 """Most of the text's that are read: a 13B model's rows of them stay small."""

@@ -23,7 +23,7 @@ from fastv_runtime.config.io_spec import IOSpec, computed, decoder_io_specs, dee
 from fastv_runtime.config.layouts import FramesVideo, VideoLayout, Vision
 from fastv_runtime.config.lengths import kept_count
 from fastv_runtime.config.plan import Plan
-from fastv_runtime.generation.positions import position_ids
+from fastv_runtime.generation.prompts.positions import position_ids
 from fastv_runtime.preprocessing import GraphRun
 
 Tensors = dict[str, torch.Tensor]

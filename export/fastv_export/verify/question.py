@@ -14,8 +14,8 @@ from fastv_runtime.config.layouts import Vision
 from fastv_runtime.config.lengths import capacity, pruned_lengths
 from fastv_runtime.config.plan import Plan
 from fastv_runtime.errors import UserError
-from fastv_runtime.generation.positions import position_ids
-from fastv_runtime.generation.prompt import Prompt, PromptBuilder
+from fastv_runtime.generation.prompts.positions import position_ids
+from fastv_runtime.generation.prompts.prompt import Prompt, PromptBuilder
 from fastv_runtime.preprocessing import Visual, load_images
 
 QUESTION = "What is in the picture?"

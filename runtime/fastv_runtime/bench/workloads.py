@@ -14,7 +14,7 @@ from fastv_runtime.bench.models import ImageRecord
 from fastv_runtime.bench.protocol import Request
 from fastv_runtime.config.bundle import PROCESSOR, Bundle, sha256
 from fastv_runtime.errors import UserError
-from fastv_runtime.generation.prompt import PromptBuilder
+from fastv_runtime.generation.prompts.prompt import PromptBuilder
 from fastv_runtime.preprocessing import load_images
 from fastv_runtime.preprocessing.images.loading import open_image
 

@@ -14,7 +14,7 @@ from fastv_runtime.bench.runners.child import Child
 from fastv_runtime.config.base import StrictModel
 from fastv_runtime.config.bundle import PROCESSOR, Bundle
 from fastv_runtime.errors import UserError
-from fastv_runtime.generation.prompt import PromptBuilder
+from fastv_runtime.generation.prompts.prompt import PromptBuilder
 from fastv_runtime.preprocessing import load_images
 from fastv_runtime.preprocessing.images.loading import open_image
 from fastv_runtime.strict_json import read_model

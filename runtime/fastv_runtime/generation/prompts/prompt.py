@@ -13,7 +13,7 @@ import numpy as np
 
 from fastv_runtime.config.bundle import Tokens
 from fastv_runtime.errors import UserError
-from fastv_runtime.generation.chat_template import Turn, chat_template, conversation, takes_parts
+from fastv_runtime.generation.prompts.chat_template import Turn, chat_template, conversation, takes_parts
 from fastv_runtime.hf import load_tokenizer
 from fastv_runtime.preprocessing import GraphRun, Visual
 

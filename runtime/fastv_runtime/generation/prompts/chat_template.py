@@ -10,7 +10,7 @@ from typing import Any
 import jinja2
 
 from fastv_runtime.errors import UserError
-from fastv_runtime.generation.bounded_template import render
+from fastv_runtime.generation.prompts.bounded_template import render
 
 Turn = Mapping[str, Any]
 """{"role": ..., "content": parts}, as transformers has it; a part has a `type`, and a `text` if that is its type."""

@@ -12,7 +12,7 @@ from jinja2 import nodes
 from jinja2.visitor import NodeTransformer
 
 from fastv_runtime.errors import UserError
-from fastv_runtime.generation.template_environment import CHARACTERS, BoundedEnvironment, unbounded
+from fastv_runtime.generation.prompts.template_environment import CHARACTERS, BoundedEnvironment, unbounded
 
 MOST_SOURCE, MOST_OUTPUT = 200_000, 1_000_000
 """Characters of a template, and of what it writes beside what it is given."""

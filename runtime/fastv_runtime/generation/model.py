@@ -1,0 +1,110 @@
+"""A loaded bundle: graphs on a backend, and what makes prompts for them. What every slot shares."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fastv_runtime.backends.registry import open_backend
+from fastv_runtime.config.bundle import PROCESSOR, Bundle
+from fastv_runtime.config.layouts import Aspect
+from fastv_runtime.config.lengths import capacity
+from fastv_runtime.generation.calls.arguments import VideoInput, check_settings
+from fastv_runtime.generation.calls.question import GenerationInput
+from fastv_runtime.generation.clock import Clock
+from fastv_runtime.generation.prompts.positions import position_ids
+from fastv_runtime.generation.prompts.prompt import Prompt, PromptBuilder
+from fastv_runtime.preprocessing import Visual, load_images, load_videos, no_videos
+from fastv_runtime.preprocessing.images.aspect import with_aspect
+from fastv_runtime.preprocessing.images.loading import as_image
+from fastv_runtime.preprocessing.videos.decoding import Video, open_video
+
+if TYPE_CHECKING:
+    from jaxtyping import Int
+
+
+@dataclass(frozen=True)
+class PreparedPrompt:
+    """A question as the graphs take it: pixels and token ids, nothing computed yet."""
+
+    visuals: tuple[Visual, ...]
+    """As they were given: images, then videos."""
+    prompt: Prompt
+    positions: Int[np.ndarray, "axes S"]
+    notes: tuple[str, ...]
+    """Of what was shown."""
+
+    @property
+    def length(self) -> int:
+        """S."""
+        return self.prompt.token_ids.size
+
+    @property
+    def visual(self) -> int:
+        """Visual tokens."""
+        return int(self.prompt.visual.sum())
+
+    @property
+    def text(self) -> int:
+        """Other tokens."""
+        return self.length - self.visual
+
+    @property
+    def shown(self) -> list[Visual]:
+        """The visuals in the order of the prompt."""
+        return [self.visuals[index] for index in self.prompt.order]
+
+
+class Model:
+    """A bundle's graphs, loaded once, however many slots run them.
+
+    Arguments as for `fastv_runtime.Pipeline`. `prepare` may be called in any thread, whatever the graphs are at.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        threads: int | None = None,
+        aspect: Aspect | None = None,
+        backend: str = "ort",
+        device: str | None = None,
+    ):
+        check_settings(threads, aspect)
+        manifest = bundle.manifest
+        vision, video = manifest.vision, manifest.video
+        if aspect is not None:
+            vision, video = with_aspect(vision, video, aspect)
+        self.bundle = bundle
+        self.manifest = manifest
+        self.capacity = capacity(manifest.plan)
+        self.backend = open_backend(bundle, backend, device, threads=threads)
+        self.embedding = bundle.embedding()
+        self.prompts = PromptBuilder(bundle.file(PROCESSOR), manifest.tokens, manifest.decoder.vocab_size)
+        self._images = load_images(bundle.file(PROCESSOR), vision)
+        self._videos = None if video is None else load_videos(bundle.file(PROCESSOR), video)
+
+    def prepare(self, question: GenerationInput, clock: Clock) -> PreparedPrompt:
+        """Preprocess what is shown and write the prompt. Raises UserError for what cannot be used."""
+        with clock("preprocess"):
+            videos = [self._video(video) for video in question.videos]
+            visuals = [*(self._images(as_image(image)) for image in question.images), *(each for _, each in videos)]
+            build = (
+                partial(self.prompts.build, question.text, system=question.system)
+                if question.turns is None
+                else partial(self.prompts.build_conversation, question.turns)
+            )
+            prompt = build(visuals=visuals)
+            positions = position_ids(self.manifest.decoder.position_axes, prompt.token_ids.size, prompt.runs)
+        notes = tuple(note for video, _ in videos for note in video.notes)
+        return PreparedPrompt(tuple(visuals), prompt, positions, notes)
+
+    def _video(self, video: VideoInput) -> tuple[Video, Visual]:
+        layout = self.manifest.video
+        if self._videos is None or layout is None:
+            raise no_videos(self.manifest.family)
+        sampled = video if isinstance(video, Video) else open_video(video, layout.frames)
+        return sampled, self._videos(sampled)
