@@ -203,6 +203,6 @@ def test_logits_that_are_no_numbers_are_an_error_and_no_answer(
 ) -> None:
     with Pipeline(tiny_pipeline.bundle) as pipeline:
         table = np.full_like(np.asarray(tiny_pipeline.bundle.embedding()), np.nan)
-        monkeypatch.setattr(pipeline, "_embedding", table)
+        monkeypatch.setattr(pipeline._slot.model, "embedding", table)
         with pytest.raises(UserError, match="logits are no numbers"):
             pipeline.generate([image], QUESTION, max_new_tokens=2)
