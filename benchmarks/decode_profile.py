@@ -30,7 +30,7 @@ from fastv_runtime.backends.registry import open_backend
 from fastv_runtime.config.bundle import Bundle
 from fastv_runtime.config.lengths import capacity, pruned_lengths
 from fastv_runtime.generation.clock import Clock
-from fastv_runtime.generation.decoder import LinkedDecoder
+from fastv_runtime.generation.decoding.linked import LinkedDecoder
 
 Times = dict[str, list[float]]
 """Milliseconds by graph, `between` and `step`, a value a token."""

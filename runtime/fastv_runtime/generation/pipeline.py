@@ -20,7 +20,7 @@ from fastv_runtime.generation.calls.settings import read_settings
 from fastv_runtime.generation.calls.streaming import Generation
 from fastv_runtime.generation.calls.turns import Turns
 from fastv_runtime.generation.clock import Clock
-from fastv_runtime.generation.decoder import Decoder
+from fastv_runtime.generation.decoding.decoder import Decoder
 from fastv_runtime.generation.model import Model
 from fastv_runtime.generation.sampling import Sampling
 from fastv_runtime.generation.slot import Slot

@@ -9,7 +9,7 @@ from fastv_runtime.generation.calls.answer import begun_answer
 from fastv_runtime.generation.calls.settings import Settings
 from fastv_runtime.generation.calls.streaming import TokenLoop
 from fastv_runtime.generation.clock import Clock
-from fastv_runtime.generation.decoder import load_decoder
+from fastv_runtime.generation.decoding.linked import load_decoder
 from fastv_runtime.generation.encoder import Encoder
 from fastv_runtime.generation.logit_rules import LogitRules
 from fastv_runtime.generation.model import Model, PreparedPrompt
