@@ -109,7 +109,7 @@ class Stepper:
     def step(self) -> dict[str, float]:
         """One token. Milliseconds."""
         token = self.decoder.token
-        self.decoder.prompt.rows(0, 1).write(self.embedding[[token]])
+        self.decoder.following.rows(0, 1).write(self.embedding[[token]])
         start = perf_counter()
         self.decoder.step()
         whole = perf_counter() - start
