@@ -72,7 +72,9 @@ def test_five_turns_with_two_images_are_what_transformers_says(
     for question, shown in TURNS:
         answer = chat.ask(question, shown)
         images += shown
-        said.append({"role": "user", "content": [{"type": "image"}] * len(shown) + [{"type": "text", "text": question}]})
+        said.append(
+            {"role": "user", "content": [{"type": "image"}] * len(shown) + [{"type": "text", "text": question}]}
+        )
         wanted = expected(stock, said, images, cuts)
         length = len(answer.token_ids)  # a stop token may end it early
         assert (answer.kept_visual_tokens, answer.token_ids) == (wanted.kept, wanted.tokens[:length])
