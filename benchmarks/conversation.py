@@ -1,6 +1,7 @@
-"""What a second question costs beside the first: time to the first token, turn by turn, in one run.
+r"""What a second question costs beside the first: time to the first token, turn by turn, in one run.
 
-    python benchmarks/conversation.py --json docs/benchmarks/conversation.json --markdown docs/benchmarks/conversation.md
+    python benchmarks/conversation.py --json docs/benchmarks/conversation.json \
+        --markdown docs/benchmarks/conversation.md
 
 A random decoder of Qwen2-0.5B dimensions behind a tower of next to nothing, so that all of it is the decoder's: 576
 visual tokens of an image, a question, an answer of 16 tokens, a second question. `anew`: without what the first turn
@@ -136,7 +137,7 @@ def markdown(report: dict[str, Any]) -> str:
         "Made by `benchmarks/conversation.py`: time to the first token of the second turn of a conversation",
         "over that of the first, in one run. Random weights at Qwen2-0.5B dimensions, fp32, behind a tower of",
         "next to nothing; 576 visual tokens an image, an answer of 16 tokens between the questions.",
-        f"{report['machine']}, {report['threads']} threads, {report['rounds']} rounds; in brackets the spread.",
+        f"{report['machine']['cpu']}, {report['threads']} threads, {report['rounds']} rounds; in brackets the spread.",
         "",
         "| plan | first turn | read anew | tokens chosen again | selection stays | a new image |",
         "| --- | ---: | ---: | ---: | ---: | ---: |",

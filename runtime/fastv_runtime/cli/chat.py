@@ -74,7 +74,7 @@ class Chat:
 
     def _clear(self) -> None:
         self._session.clear()
-        self._images, self._videos = map(list, self._first)
+        self._images, self._videos = list(self._first[0]), list(self._first[1])
 
     def _ask(self, question: str) -> None:
         try:

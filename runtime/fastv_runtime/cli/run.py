@@ -14,7 +14,8 @@ from fastv_runtime import limits
 from fastv_runtime.claims import claimed
 from fastv_runtime.cli.answers import print_answer, print_dim, print_figures
 from fastv_runtime.cli.chat import Chat
-from fastv_runtime.cli.options.arguments import Parser, between, keep, part, path, source, text, whole
+from fastv_runtime.cli.options.answers import add_answer_arguments, answer_extras, read_grammar
+from fastv_runtime.cli.options.arguments import Parser, between, keep, part, path, share, source, text, whole
 from fastv_runtime.cli.options.backends import add_backend_arguments, backend_extras
 from fastv_runtime.cli.options.sampling import add_sampling_arguments, read_sampling
 from fastv_runtime.cli.options.videos import add_video_arguments, read_videos
@@ -71,6 +72,7 @@ def parser() -> argparse.ArgumentParser:
         help="at most (default: as the checkpoint says)",
     )
     add_sampling_arguments(parser)
+    add_answer_arguments(parser)
     parser.add_argument("--length", choices=["fixed", "exact"], help="pruned length (default: the bundle's plan)")
     parser.add_argument(
         "--keep",
@@ -90,8 +92,15 @@ def parser() -> argparse.ArgumentParser:
         "--stay",
         type=between(0, 1),
         metavar="X",
-        help="with --interactive, faster: the visual tokens that an earlier question had chosen stay, where they are at "
-        "least this share of those that the question would choose (default: each question chooses anew)",
+        help="with --interactive, faster: visual tokens that the question before had chosen stay, where at least "
+        "this share of those that this one would choose is among them (default: each question chooses anew)",
+    )
+    parser.add_argument(
+        "--cuts",
+        type=share,
+        nargs="+",
+        metavar="R",
+        help="fraction of visual tokens kept after each cut, in place of --keep: 0.5 0.2",
     )
     add_backend_arguments(parser)
     add_trust_arguments(parser)
@@ -114,10 +123,12 @@ def run(args: argparse.Namespace) -> None:
     _check_together(args)
     from fastv_runtime.config.bundle import read_manifest
     from fastv_runtime.generation.calls.keep import read_keep
+    from fastv_runtime.generation.calls.stop_strings import read_stop
 
     images = [open_source(source, allow_url=args.allow_url) for source in args.images]
     manifest = read_manifest(args.bundle)
-    read_keep(manifest.plan, args.keep, args.share)
+    read_keep(manifest.plan, args.keep, args.share, args.cuts)
+    stop, grammar = read_stop(args.stop), read_grammar(args)
     shown = read_videos(args.videos, args.frames, args.super_image, manifest)
     questions = _questions(args)
     begin = perf_counter()
@@ -134,8 +145,10 @@ def run(args: argparse.Namespace) -> None:
             "length": args.length,
             "keep": args.keep,
             "share": args.share,
+            "cuts": args.cuts,
+            "stop": stop,
+            "grammar": grammar,
         }
-        stream = partial(pipeline.stream, **asked)
         print_notes = partial(_print_notes, parser())
         seen = [*images, *shown.images]
         if args.interactive:
@@ -158,7 +171,7 @@ def run(args: argparse.Namespace) -> None:
             return
         for where, prompt in questions:
             with _placed(where):
-                generation = stream(seen, prompt, system=args.system, videos=shown.videos)
+                generation = pipeline.stream(seen, prompt, system=args.system, videos=shown.videos, **asked)
             answer = print_answer(generation, print_notes, notes=shown.notes, as_json=args.json)
             if kept_path is not None:
                 from fastv_runtime.generation.kept_image import save_image
@@ -232,7 +245,7 @@ def _print_notes(options: argparse.ArgumentParser, notes: Sequence[str]) -> None
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    command(parser(), run, argv, backend_extras)
+    command(parser(), run, argv, lambda args: (*backend_extras(args), *answer_extras(args)))
 
 
 if __name__ == "__main__":
