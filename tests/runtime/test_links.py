@@ -130,7 +130,7 @@ def test_the_last_rows_of_a_prompt_are_at_their_place_and_their_positions_in_fro
     whole = regions(link, layout, {"S": 50})
     for name in ("hidden", "hidden_out", "deepstack_0"):
         assert found[name].shape == (1, 5, WIDTH)
-        assert found[name].offset == whole[name].offset + 45 * WIDTH * 4
+        assert found[name].offset == whole[name].offset + 45 * WIDTH * 2
     assert (found["position_ids"].shape, found["position_ids"].offset) == ((3, 1, 5), whole["position_ids"].offset)
     for name in ("past_key_0", "present_key_0", "scores"):
         assert found[name] == whole[name]
