@@ -80,7 +80,9 @@ def given_of(hidden: np.ndarray, scores: np.ndarray, prunable: np.ndarray, lengt
 
 def lowered(ranker: str, target: str, dtype: DType) -> onnx.ModelProto:
     cut = Cut(layer=2, keep=0.5, ranker=ranker, signals=RANKERS[ranker].signals, rotary=RANKERS[ranker].rotary)
-    inputs, outputs = decoder_io_specs(DEEP, PLAN.model_copy(update={"cuts": (cut,), "max_text": 3000}), dtype)["select"]
+    inputs, outputs = decoder_io_specs(DEEP, PLAN.model_copy(update={"cuts": (cut,), "max_text": 3000}), dtype)[
+        "select"
+    ]
     model = build_select(graph_inputs(inputs), OPSET, ranker, [tensor.name for tensor in outputs])
     name_outputs(model, outputs)
     TARGETS[target].lower(model)
