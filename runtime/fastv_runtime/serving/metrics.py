@@ -85,6 +85,7 @@ class Metrics:
         self._visual.inc(answer.visual_tokens)
         self._kept.inc(len(answer.kept_visual_tokens))
         self._reused.inc(reused_tokens)
+        self.looked_up("conversations", hits=int(reused_tokens > 0), misses=int(not reused_tokens))
         self._wait.observe(waited_s)
         for stage, ms in in_stages(timings_ms).items():
             self._stage.labels(stage).observe(ms / 1000)

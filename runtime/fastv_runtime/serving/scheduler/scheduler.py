@@ -15,6 +15,7 @@ from fastv_runtime.generation.clock import Clock
 from fastv_runtime.generation.model import Model
 from fastv_runtime.generation.slot import Slot
 from fastv_runtime.serving.metrics import Metrics
+from fastv_runtime.serving.scheduler.conversations import Conversations
 from fastv_runtime.serving.scheduler.jobs import (
     DeadlineError,
     Event,
@@ -27,7 +28,7 @@ from fastv_runtime.serving.scheduler.jobs import (
     StoppingError,
     TextPiece,
 )
-from fastv_runtime.serving.scheduler.places import Place, Running, choose
+from fastv_runtime.serving.scheduler.places import BareSlot, Place, Running, take_place
 from fastv_runtime.serving.scheduler.ticket import Ticket
 from fastv_runtime.serving.scheduler.waiting import ReadyPrompt, WaitingJob
 
@@ -58,7 +59,7 @@ class Scheduler:
         self._most_waiting = whole_number("waiting", waiting, 0)
         whole_number("cache_bytes", cache_bytes, 0)
         self._model, self._metrics = model, metrics
-        self._places = [Place(Slot(model)) for _ in range(slots)]
+        self._places = [Place(BareSlot(Slot(model))) for _ in range(slots)]
         self._change = threading.Condition()
         """Holds what the callers' threads and the worker share: the three below, and `_stopping` and `_cut`."""
         self._line: dict[Ticket, WaitingJob] = {}
@@ -67,6 +68,7 @@ class Scheduler:
         self._stopping = False
         self._cut = False
         self._admissions = 0
+        self._conversations = Conversations(0)
         self._pool = ThreadPoolExecutor(PREPARING, "fastv-prepare")
         self._worker = threading.Thread(target=self._work, name="fastv-graphs", daemon=True)
         self._worker.start()
@@ -229,9 +231,10 @@ class Scheduler:
         assert job.ready is not None
         prepared, clock = job.ready.prepared, job.ready.clock
         clock.leave_out(now - job.ready.finished)
-        place, reused = choose(free, prepared)
-        place.used = self._admissions
+        place, reused = take_place(free, prepared, self._conversations)
+        place.used, place.prompt = self._admissions, 0
         loop = place.slot.start(prepared, job.settings, clock)
+        place.prompt = prepared.length
         self._metrics.started(loop.answer, clock.timings(), reused, now - job.submitted)
         job.ticket.tell(Started(loop.answer.model_copy(deep=True), tuple(prepared.shown), reused))
         place.running = Running(job.ticket, loop, job.submitted, now, job.deadline)
@@ -243,7 +246,7 @@ class Scheduler:
         try:
             text = running.loop.advance()
         except Exception as error:
-            place.running = None
+            place.running, place.prompt = None, 0
             self._end(running.ticket, running.started, Failed(error), "failed")
             return
         now, made = monotonic(), answer.token_ids[before:]
