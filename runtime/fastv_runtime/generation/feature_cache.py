@@ -16,7 +16,7 @@ class FeatureCache:
     """
 
     def __init__(self, limit: int):
-        self._limit = limit
+        self.limit = limit
         self._kept: OrderedDict[str, tuple[np.ndarray, ...]] = OrderedDict()
         self._lock = threading.Lock()
         self.nbytes = 0
@@ -40,14 +40,14 @@ class FeatureCache:
     def put(self, digest: str, arrays: Sequence[np.ndarray]) -> None:
         """Keep copies, and forget the least recently used ones that have no room beside them."""
         size = sum(array.nbytes for array in arrays)
-        if size > self._limit:
+        if size > self.limit:
             return
         kept = tuple(np.array(array) for array in arrays)
         for array in kept:
             array.setflags(write=False)
         with self._lock:
             self._forget(digest)
-            while self.nbytes + size > self._limit:
+            while self.nbytes + size > self.limit:
                 self._forget(next(iter(self._kept)))
             self._kept[digest] = kept
             self.nbytes += size

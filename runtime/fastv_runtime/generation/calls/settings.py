@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Real
 
 from fastv_runtime.config.bundle import Manifest
+from fastv_runtime.config.plan import Plan
+from fastv_runtime.errors import UserError
 from fastv_runtime.generation.calls.keep import AskedKeep, Keep, read_keep
 from fastv_runtime.generation.calls.question import answer_limit, check_length
 from fastv_runtime.generation.sampling import Sampling, choose_sampling
@@ -21,6 +24,11 @@ class Settings:
     """`fixed` or `exact`; None: the plan's."""
     asked: AskedKeep
     ignore_stop: bool
+    reuse: bool = False
+    """Whether a prompt that begins as the one before runs only what is new."""
+    stay: float | None = None
+    """With `reuse`, of prompts that show nothing new: visual tokens that a cut had kept stay, if at least this share of
+    those that it would keep now is among them. None: each prompt is cut anew."""
 
 
 def read_settings(
@@ -37,10 +45,23 @@ def read_settings(
     keep: Keep | None = None,
     share: float | None = None,
     ignore_stop: bool = False,
+    reuse: bool = False,
+    stay: float | None = None,
 ) -> Settings:
-    """Arguments as for `fastv_runtime.Pipeline.stream`. Raises UserError."""
+    """Arguments as for `fastv_runtime.Pipeline.stream`, and fields of `Settings`. Raises UserError."""
     limit = answer_limit(max_new_tokens, manifest)
     check_length(length)
     asked = read_keep(manifest.plan, keep, share)
     chosen = choose_sampling(sampling, temperature, top_k, top_p, seed, repetition_penalty)
-    return Settings(limit, chosen, length, asked, ignore_stop)
+    return Settings(limit, chosen, length, asked, ignore_stop, reuse, check_stay(manifest.plan, stay))
+
+
+def check_stay(plan: Plan, stay: float | None) -> float | None:
+    """UserError for what is no share of visual tokens, and where nothing is cut that could stay."""
+    if stay is None:
+        return None
+    if isinstance(stay, bool) or not isinstance(stay, Real) or not 0 <= stay <= 1:
+        raise UserError(f"`stay` {stay!r}: must be a number, 0 to 1, of the visual tokens that a cut would keep")
+    if not plan.prunes:
+        raise UserError(f"`stay` {stay:g}: this bundle was exported without pruning: leave it out")
+    return float(stay)

@@ -16,7 +16,7 @@ from fastv_runtime.errors import PipelineEndedError, UserError
 from fastv_runtime.generation.calls.answer import Answer
 from fastv_runtime.generation.calls.turns import Turns
 from fastv_runtime.generation.clock import Clock
-from fastv_runtime.generation.decoder import Decoder
+from fastv_runtime.generation.decoding.decoder import Decoder
 from fastv_runtime.generation.kept_image import draw_cuts, draw_kept, numbered
 from fastv_runtime.generation.logit_rules import LogitRules
 from fastv_runtime.generation.sampling import Sampler
