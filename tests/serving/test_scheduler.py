@@ -53,7 +53,7 @@ def test_everybody_gets_the_tokens_that_they_get_alone(tiny_model: Model, tiny_p
         first = each[0]
         assert isinstance(first, Started)
         assert (first.answer.prompt_tokens, first.answer.visual_tokens) > (144, 143)
-        assert (first.answer.text, len(first.shown), first.reused_tokens) == ("", 1, 0)
+        assert (first.answer.text, len(first.shown)) == ("", 1)
 
 
 def test_answers_take_turns_and_wait_for_one_prefill_at_most(
@@ -289,10 +289,11 @@ def test_stop_finishes_what_was_accepted_and_refuses_more(
 
 
 def test_stop_ends_what_is_left_when_its_time_is_over(tiny_model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    before_each_step(monkeypatch, lambda loop: time.sleep(0.02))
+    steps: list[None] = []
+    before_each_step(monkeypatch, lambda loop: steps.append(time.sleep(0.02)))  # type: ignore[func-returns-value]
     scheduler = Scheduler(tiny_model, metrics=Metrics())
     tickets = [scheduler.submit(job(tiny_model, 64)) for _ in range(2)]
-    until(lambda: scheduler.running == 1)
+    until(lambda: len(steps) > 2)
     start = time.monotonic()
     scheduler.stop(0.2)
     assert 0.2 <= time.monotonic() - start < 1.2, "64 steps of 20 ms"

@@ -3,25 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
 
+from fastv_runtime.generation.held import SavedConversation
 from fastv_runtime.generation.model import PreparedPrompt
-
-
-class Saved(Protocol):
-    """What of `fastv_runtime.generation.slot.SavedConversation` is needed here."""
-
-    @property
-    def nbytes(self) -> int: ...
-
-    def common(self, prepared: PreparedPrompt) -> int: ...
 
 
 @dataclass(eq=False)
 class KeptConversation:
     """A conversation, and how many tokens its last prompt had."""
 
-    saved: Saved
+    saved: SavedConversation
     prompt: int
 
 
@@ -42,7 +33,7 @@ class Conversations:
     def __len__(self) -> int:
         return len(self._kept)
 
-    def keep(self, saved: Saved, prompt: int) -> None:
+    def keep(self, saved: SavedConversation, prompt: int) -> None:
         """Keep one, and forget the least recently used ones that have no room beside it.
 
         What alone is too large is not kept, and drives out nothing else.

@@ -5,46 +5,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from fastv_runtime.errors import UserError
-from fastv_runtime.generation.calls.settings import Settings
 from fastv_runtime.generation.calls.streaming import TokenLoop
-from fastv_runtime.generation.clock import Clock
 from fastv_runtime.generation.model import PreparedPrompt
 from fastv_runtime.generation.slot import Slot
-from fastv_runtime.serving.scheduler.conversations import Conversations, Saved
+from fastv_runtime.serving.scheduler.conversations import Conversations
 from fastv_runtime.serving.scheduler.ticket import Ticket
 
 LOGGER = logging.getLogger("fastv_runtime.serving")
-
-
-class ConversationSlot(Protocol):
-    """What of `fastv_runtime.generation.slot.Slot` is needed here."""
-
-    def start(self, prepared: PreparedPrompt, settings: Settings, clock: Clock) -> TokenLoop: ...
-
-    def common(self, prepared: PreparedPrompt) -> int: ...
-
-    def save(self) -> Saved: ...
-
-    def restore(self, saved: Saved) -> None: ...
-
-
-class BareSlot:
-    """A slot whose caches are not looked at again: until `Slot` itself has what `ConversationSlot` says."""
-
-    def __init__(self, slot: Slot):
-        self.start = slot.start
-
-    def common(self, prepared: PreparedPrompt) -> int:
-        return 0
-
-    def save(self) -> Saved:
-        raise NotImplementedError
-
-    def restore(self, saved: Saved) -> None:
-        raise NotImplementedError
 
 
 @dataclass(eq=False)
@@ -63,7 +32,7 @@ class Running:
 class Place:
     """A slot, what runs in it, and what it was used for at last."""
 
-    slot: ConversationSlot
+    slot: Slot
     running: Running | None = None
     used: int = 0
     """Which admission it was given at last, counted by the scheduler: the smallest is the least recently used."""
@@ -71,8 +40,8 @@ class Place:
     """Tokens of the prompt that it read at last; 0 where it holds no conversation."""
 
 
-def take_place(free: Sequence[Place], prepared: PreparedPrompt, conversations: Conversations) -> tuple[Place, int]:
-    """The free place for a prompt, and how many tokens at the prompt's start its caches hold.
+def take_place(free: Sequence[Place], prepared: PreparedPrompt, conversations: Conversations) -> Place:
+    """The free place for a prompt.
 
     It is the place that has the most in common with the prompt, where that is worthwhile, otherwise the least recently
     used one. A conversation without a place that has more in common is restored to the least recently used place. What
@@ -83,16 +52,15 @@ def take_place(free: Sequence[Place], prepared: PreparedPrompt, conversations: C
     place = max(order, key=lambda each: common[each])  # the first of equals
     kept, more = conversations.best(prepared)
     if kept is None or _worthwhile(more, kept.prompt, prepared) <= common[place]:
-        held = place.slot.common(prepared)
-        if held < place.prompt:
+        if place.slot.common(prepared) < place.prompt:
             _keep(place, conversations)
-        return place, held
+        return place
     place = order[0]
     conversations.used(kept, more)
     _keep(place, conversations)
     place.prompt = 0  # until the new prompt was read
     place.slot.restore(kept.saved)
-    return place, more
+    return place
 
 
 def _worthwhile(common: int, held: int, prepared: PreparedPrompt) -> int:
@@ -109,6 +77,8 @@ def _keep(place: Place, conversations: Conversations) -> None:
     if not place.prompt or conversations.off:
         return
     try:
-        conversations.keep(place.slot.save(), place.prompt)
+        saved = place.slot.save()
+        if saved is not None:
+            conversations.keep(saved, place.prompt)
     except (MemoryError, UserError):
         LOGGER.warning("no memory to keep a conversation: its next turn reads all of it again")

@@ -7,6 +7,7 @@ import threading
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from time import monotonic
 
 from fastv_runtime.errors import UserError
@@ -28,7 +29,7 @@ from fastv_runtime.serving.scheduler.jobs import (
     StoppingError,
     TextPiece,
 )
-from fastv_runtime.serving.scheduler.places import BareSlot, Place, Running, take_place
+from fastv_runtime.serving.scheduler.places import Place, Running, take_place
 from fastv_runtime.serving.scheduler.ticket import Ticket
 from fastv_runtime.serving.scheduler.waiting import ReadyPrompt, WaitingJob
 
@@ -57,9 +58,9 @@ class Scheduler:
     ):
         whole_number("slots", slots, 1)
         self._most_waiting = whole_number("waiting", waiting, 0)
-        whole_number("cache_bytes", cache_bytes, 0)
+        self._conversations = Conversations(whole_number("cache_bytes", cache_bytes, 0))
         self._model, self._metrics = model, metrics
-        self._places = [Place(BareSlot(Slot(model))) for _ in range(slots)]
+        self._places = [Place(Slot(model)) for _ in range(slots)]
         self._change = threading.Condition()
         """Holds what the callers' threads and the worker share: the three below, and `_stopping` and `_cut`."""
         self._line: dict[Ticket, WaitingJob] = {}
@@ -68,10 +69,14 @@ class Scheduler:
         self._stopping = False
         self._cut = False
         self._admissions = 0
-        self._conversations = Conversations(0)
         self._pool = ThreadPoolExecutor(PREPARING, "fastv-prepare")
         self._worker = threading.Thread(target=self._work, name="fastv-graphs", daemon=True)
         self._worker.start()
+
+    @property
+    def metrics(self) -> Metrics:
+        """What is counted here."""
+        return self._metrics
 
     @property
     def running(self) -> int:
@@ -231,12 +236,14 @@ class Scheduler:
         assert job.ready is not None
         prepared, clock = job.ready.prepared, job.ready.clock
         clock.leave_out(now - job.ready.finished)
-        place, reused = take_place(free, prepared, self._conversations)
+        place = take_place(free, prepared, self._conversations)
         place.used, place.prompt = self._admissions, 0
-        loop = place.slot.start(prepared, job.settings, clock)
+        loop = place.slot.start(prepared, replace(job.settings, reuse=True), clock)
         place.prompt = prepared.length
-        self._metrics.started(loop.answer, clock.timings(), reused, now - job.submitted)
-        job.ticket.tell(Started(loop.answer.model_copy(deep=True), tuple(prepared.shown), reused))
+        answer, features = loop.answer, self._model.features
+        self._metrics.started(answer, clock.timings(), now - job.submitted)
+        self._metrics.looked_up(features.hits, features.misses)
+        job.ticket.tell(Started(answer.model_copy(deep=True), tuple(prepared.shown), answer.reused_tokens))
         place.running = Running(job.ticket, loop, job.submitted, now, job.deadline)
 
     def _advance(self, place: Place, running: Running) -> None:
