@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,6 +16,7 @@ from fastv_runtime.generation.calls.arguments import VideoInput, check_settings
 from fastv_runtime.generation.calls.question import GenerationInput
 from fastv_runtime.generation.clock import Clock
 from fastv_runtime.generation.feature_cache import FeatureCache
+from fastv_runtime.generation.grammar import GrammarTokenizer
 from fastv_runtime.generation.prompts.positions import position_ids
 from fastv_runtime.generation.prompts.prompt import Prompt, PromptBuilder
 from fastv_runtime.preprocessing import Visual, load_images, load_videos, no_videos
@@ -122,6 +123,12 @@ class Model:
             digests = tuple(map(visual_digest, visuals))
         notes = tuple(note for _, notes in videos for note in notes)
         return PreparedPrompt(tuple(visuals), prompt, positions, notes, digests)
+
+    @cached_property
+    def grammars(self) -> GrammarTokenizer:
+        """What matches answers to grammars, made when it is first asked for: a second for 50,000 tokens."""
+        tokenizer = self.prompts.tokenizer.backend_tokenizer
+        return GrammarTokenizer(tokenizer, self.manifest.decoder.vocab_size, self.manifest.tokens.stop)
 
     def show_image(self, image: ImageInput | Visual) -> tuple[Visual, list[str]]:
         """An image as the graphs take it, and what the caller should know of it. Raises UserError."""

@@ -22,6 +22,7 @@ from fastv_runtime.generation.calls.streaming import Generation
 from fastv_runtime.generation.calls.turns import Turns
 from fastv_runtime.generation.clock import Clock
 from fastv_runtime.generation.decoding.decoder import Decoder
+from fastv_runtime.generation.grammar import Grammar
 from fastv_runtime.generation.model import Model
 from fastv_runtime.generation.sampling import Sampling
 from fastv_runtime.generation.slot import Slot
@@ -96,6 +97,9 @@ class Pipeline:
         length: str | None = None,
         keep: Keep | None = None,
         share: float | None = None,
+        cuts: Sequence[float] | None = None,
+        stop: str | Iterable[str] | None = None,
+        grammar: Grammar | None = None,
         ignore_stop: bool = False,
         videos: VideoInput | Iterable[VideoInput] = (),
     ) -> Answer:
@@ -116,6 +120,9 @@ class Pipeline:
                 length=length,
                 keep=keep,
                 share=share,
+                cuts=cuts,
+                stop=stop,
+                grammar=grammar,
                 ignore_stop=ignore_stop,
                 videos=videos,
             )
@@ -140,6 +147,9 @@ class Pipeline:
         length: str | None = None,
         keep: Keep | None = None,
         share: float | None = None,
+        cuts: Sequence[float] | None = None,
+        stop: str | Iterable[str] | None = None,
+        grammar: Grammar | None = None,
         ignore_stop: bool = False,
         videos: VideoInput | Iterable[VideoInput] = (),
     ) -> Generation:
@@ -160,6 +170,10 @@ class Pipeline:
         keep: fraction of visual tokens kept, above 0 and at most 1, as far as the buffers go; None means the plan's,
         `auto` the plan's `share`, or 0.9 where it has none.
         share: keep as few visual tokens as hold this share of attention, above 0 and below 1, and `keep` at most.
+        cuts: fraction of visual tokens that each cut of the plan leaves, descending or equal, in place of `keep` and
+        `share`.
+        stop: one text or up to 4, of which the first that the answer contains ends it, and is not part of it.
+        grammar: what the answer must be, JSON by a schema or text by a regular expression; it needs the extra `serve`.
         ignore_stop: go on past stop tokens (for measuring).
         videos: one or several, each sampled frames (`open_video`) or a path, for models that take videos.
         Raises UserError for what cannot be used or what the plan does not support, PipelineBusyError while another
@@ -177,6 +191,9 @@ class Pipeline:
             length=length,
             keep=keep,
             share=share,
+            cuts=cuts,
+            stop=stop,
+            grammar=grammar,
             ignore_stop=ignore_stop,
         )
         return self._begin(read_question(prompt, messages, system, image_list(images), video_list(videos)), settings)
@@ -201,6 +218,9 @@ class Pipeline:
         length: str | None = None,
         keep: Keep | None = None,
         share: float | None = None,
+        cuts: Sequence[float] | None = None,
+        stop: str | Iterable[str] | None = None,
+        grammar: Grammar | None = None,
     ) -> ChatSession:
         """A conversation: `chat.ask("What is it?", image)`, then `chat.ask("What color is it?")`.
 
@@ -215,14 +235,18 @@ class Pipeline:
         then differ. None: tokens are chosen anew each time.
         Other arguments and errors as for `stream`, for all turns.
         """
-        options = {"max_new_tokens": max_new_tokens, "sampling": sampling, "length": length}
         settings = read_settings(
             self.bundle.manifest,
-            **options,
+            max_new_tokens=max_new_tokens,
+            sampling=sampling,
+            length=length,
             keep=keep,
             share=share,
+            cuts=cuts,
+            stop=stop,
+            grammar=grammar,
             reuse=True,
-            stay=stay,  # type: ignore[arg-type]
+            stay=stay,
         )
 
         def stream(messages: Sequence[dict[str, Any]]) -> Generation:
