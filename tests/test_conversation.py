@@ -5,16 +5,15 @@ The witness is `tests/oracle.py`: the stock model and its processor, given the w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from transformers import AutoProcessor
 
 from fastv_export.plan import CutOption
-from fastv_runtime import Answer, Pipeline, UserError
+from fastv_runtime import Answer, Pipeline
 from tests import oracle
 from tests.conftest import MakeBundle, noise_image
 
@@ -82,7 +81,7 @@ def test_five_turns_with_two_images_are_what_transformers_says(
         if before is None:
             assert answer.reused_tokens == 0
         else:
-            # All that was shown before, and what was said: the end of a prompt may be other tokens once an answer follows.
+            # All that was shown and said before; the end of a prompt may be other tokens once an answer follows.
             assert before.prompt_tokens - 16 <= answer.reused_tokens <= before.prompt_tokens
             assert answer.reused_tokens > before.visual_tokens
         before = answer

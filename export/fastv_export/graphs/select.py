@@ -54,5 +54,5 @@ def _of_rows(tape: Tape, inputs: dict[str, ir.Value]) -> dict[str, ir.Value]:
             continue
         axis = tape.constant([len(signal.shape) - 1])
         found[name] = tape.op("Slice", [signal, tape.constant([0]), rows, axis])
-        found[name].dtype, found[name].shape = signal.dtype, ir.Shape([*signal.shape[:-1], inputs["hidden"].shape[1]])
+        found[name].type, found[name].shape = signal.type, ir.Shape([*signal.shape[:-1], None])
     return found

@@ -211,12 +211,12 @@ def _split_case(decoder: Any, head: Any, prompt: _Prompt, plan: Plan, dimensions
 
 def _deepstack_inputs(graph: str, case: str, deepstack: list[torch.Tensor], layers: range) -> Tensors:
     """What is added after the given layers; a decoded token has nothing added."""
-    given = {
-        "prefill": lambda rows: rows,
-        "resume": lambda rows: rows[:, -RESUMED:],
-        "decode": lambda rows: rows[:, :1] * 0,
-    }[case]
-    return {f"{graph}/{case}/in/deepstack_{layer}": given(deepstack[layer]) for layer in layers}
+    tensors: Tensors = {}
+    for layer in layers:
+        rows = deepstack[layer]
+        given = rows if case == "prefill" else rows[:, -RESUMED:] if case == "resume" else rows[:, :1] * 0
+        tensors[f"{graph}/{case}/in/deepstack_{layer}"] = given
+    return tensors
 
 
 def _select_case(graph: str, spec: IOSpec, pruning: Pruning, prompt: _Prompt, rows: torch.Tensor) -> Tensors:

@@ -15,7 +15,7 @@ from fastv_runtime.claims import claimed
 from fastv_runtime.cli.answers import print_answer, print_dim, print_figures
 from fastv_runtime.cli.chat import Chat
 from fastv_runtime.cli.options.answers import add_answer_arguments, answer_extras, read_grammar
-from fastv_runtime.cli.options.arguments import Parser, keep, part, path, share, source, text, whole
+from fastv_runtime.cli.options.arguments import Parser, between, keep, part, path, share, source, text, whole
 from fastv_runtime.cli.options.backends import add_backend_arguments, backend_extras
 from fastv_runtime.cli.options.sampling import add_sampling_arguments, read_sampling
 from fastv_runtime.cli.options.videos import add_video_arguments, read_videos
@@ -27,6 +27,7 @@ from fastv_runtime.streams import require_stdin, require_stdout
 
 if TYPE_CHECKING:
     from fastv_runtime.generation.calls.answer import Answer
+    from fastv_runtime.generation.calls.streaming import Generation
 
 
 def parser() -> argparse.ArgumentParser:
@@ -88,6 +89,13 @@ def parser() -> argparse.ArgumentParser:
         "bundle's plan, or 0.9 with --keep auto)",
     )
     parser.add_argument(
+        "--stay",
+        type=between(0, 1),
+        metavar="X",
+        help="with --interactive, faster: visual tokens that the question before had chosen stay, where at least "
+        "this share of those that this one would choose is among them (default: each question chooses anew)",
+    )
+    parser.add_argument(
         "--cuts",
         type=share,
         nargs="+",
@@ -131,41 +139,39 @@ def run(args: argparse.Namespace) -> None:
         bundle, threads=args.threads, aspect=args.aspect, backend=args.backend, device=args.device
     ) as pipeline:
         loaded: float | None = perf_counter() - begin
-        stream = partial(
-            pipeline.stream,
-            max_new_tokens=args.max_new_tokens,
-            sampling=sampling,
-            length=args.length,
-            keep=args.keep,
-            share=args.share,
-            cuts=args.cuts,
-            stop=stop,
-            grammar=grammar,
-        )
+        asked: dict[str, Any] = {
+            "max_new_tokens": args.max_new_tokens,
+            "sampling": sampling,
+            "length": args.length,
+            "keep": args.keep,
+            "share": args.share,
+            "cuts": args.cuts,
+            "stop": stop,
+            "grammar": grammar,
+        }
         print_notes = partial(_print_notes, parser())
         seen = [*images, *shown.images]
         if args.interactive:
             print_dim(f"loaded in {loaded:.2f} s")
 
-            def reply(messages: list[dict[str, Any]]) -> Answer:
-                answer = print_answer(stream(messages=messages), print_notes)
+            def reply(generation: Generation) -> Answer:
+                answer = print_answer(generation, print_notes)
                 print_figures(answer)
                 return answer
 
-            first = [*({"type": "image", "image": each} for each in seen)]
-            first += ({"type": "video", "video": each} for each in shown.videos)
             print_notes(shown.notes)
             Chat(
+                pipeline.chat(system=args.system, stay=args.stay, **asked),
                 reply,
                 partial(open_source, allow_url=args.allow_url),
                 lambda message: print_notes([message]),
-                system=args.system,
-                first=first,
+                images=seen,
+                videos=shown.videos,
             ).run()
             return
         for where, prompt in questions:
             with _placed(where):
-                generation = stream(seen, prompt, system=args.system, videos=shown.videos)
+                generation = pipeline.stream(seen, prompt, system=args.system, videos=shown.videos, **asked)
             answer = print_answer(generation, print_notes, notes=shown.notes, as_json=args.json)
             if kept_path is not None:
                 from fastv_runtime.generation.kept_image import save_image
@@ -184,6 +190,8 @@ def _check_together(args: argparse.Namespace) -> None:
     several = "--prompts" if args.prompts is not None else "--interactive" if args.interactive else None
     if args.show_kept is not None and several:
         raise UserError(f"--show-kept: shows what one question kept, and {several} has many: use --prompt")
+    if args.stay is not None and not args.interactive:
+        raise UserError("--stay: is of a conversation, and there is one question: use --interactive, or leave it out")
     if args.json and args.interactive:
         raise UserError("--json: is for programs, and --interactive for people: use --prompts")
     readers = [f"--image {STDIN}" for source in args.images if source == STDIN]

@@ -235,17 +235,18 @@ class Pipeline:
         then differ. None: tokens are chosen anew each time.
         Other arguments and errors as for `stream`, for all turns.
         """
-        options = {"max_new_tokens": max_new_tokens, "sampling": sampling, "length": length}
         settings = read_settings(
             self.bundle.manifest,
-            **options,
+            max_new_tokens=max_new_tokens,
+            sampling=sampling,
+            length=length,
             keep=keep,
             share=share,
             cuts=cuts,
             stop=stop,
             grammar=grammar,
             reuse=True,
-            stay=stay,  # type: ignore[arg-type]
+            stay=stay,
         )
 
         def stream(messages: Sequence[dict[str, Any]]) -> Generation:

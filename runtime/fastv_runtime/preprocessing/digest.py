@@ -28,7 +28,7 @@ def visual_digest(visual: Visual) -> str:
     found.update(json.dumps(head, default=np.generic.item).encode() + b"\n")
     for name, array in _arrays(visual):
         found.update(json.dumps([name, array.dtype.str, array.shape]).encode() + b"\n")
-        found.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+        found.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
     return found.hexdigest()
 
 

@@ -68,17 +68,8 @@ def read_settings(
         raise UserError(f"grammar: a value of type {type(grammar).__name__} where a Grammar is expected")
     if ignore_stop and (strings or grammar is not None):
         raise UserError("ignore_stop: goes on where `stop` or a grammar ends the answer: leave one of them out")
-    return Settings(
-        limit,
-        chosen,
-        length,
-        asked,
-        ignore_stop,
-        strings,
-        grammar,
-        reuse,
-        check_stay(manifest.plan, stay),
-    )
+    stay = check_stay(manifest.plan, stay)
+    return Settings(limit, chosen, length, asked, ignore_stop, strings, grammar, reuse, stay)
 
 
 def check_stay(plan: Plan, stay: float | None) -> float | None:

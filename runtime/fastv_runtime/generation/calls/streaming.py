@@ -66,11 +66,11 @@ class TokenLoop:
         return answer.text[begun:]
 
     def _run(self) -> None:
-        """Run the tokens that were chosen since, as many as go at once."""
-        while tokens := self.answer.token_ids[self.ran :][:STEP_ROWS]:
-            self.embed(np.asarray(tokens))
-            self.decoder.step(len(tokens))
-            self.ran += len(tokens)
+        """Run the tokens that were chosen since."""
+        while waiting := self.answer.token_ids[self.ran : self.ran + STEP_ROWS]:
+            self.embed(np.asarray(waiting))
+            self.decoder.step(len(waiting))
+            self.ran += len(waiting)
 
     def _chosen(self) -> list[int]:
         """The next token, and those that a grammar forces after it, all within the limit."""
