@@ -18,6 +18,7 @@ from PIL import Image
 
 from fastv_runtime import Pipeline
 from fastv_runtime.errors import UserError
+from fastv_runtime.generation.grammar import Grammar
 from fastv_runtime.serving.triton.parameters import TritonParameters
 from fastv_runtime.serving.triton.repository import CONFIG, MODEL, write_repository
 from tests.conftest import noise_image
@@ -129,6 +130,10 @@ def test_answers_are_those_of_a_pipeline(opened: Open, tiny_pipeline: Pipeline) 
             {"images": [PICTURE, OTHER], "messages": messages},
         ),
         (
+            {"PROMPT": "Which?", "REGEX": "(red|blue), [0-9]{3}", "STOP": ["0", ", "]},
+            {"prompt": "Which?", "grammar": Grammar.regex("(red|blue), [0-9]{3}"), "stop": ["0", ", "]},
+        ),
+        (
             {"PROMPT": "Why?", "IMAGE": OTHER, "KEEP": 0.25, "TEMPERATURE": 0.7, "TOP_P": 0.9, "SEED": 2**63 + 1},
             {"images": OTHER, "prompt": "Why?", "keep": 0.25, "temperature": 0.7, "top_p": 0.9, "seed": 2**63 + 1},
         ),
@@ -160,8 +165,14 @@ def test_answers_are_those_of_a_pipeline(opened: Open, tiny_pipeline: Pipeline) 
         ({"PROMPT": "What?", "TOP_P": 0.5}, "TOP_P"),
         ({"PROMPT": b"\xff"}, "PROMPT: not valid Unicode"),
         ({"PROMPT": "What?", "IMAGE": b"not an image"}, "not an image in a known format"),
-        ({"PROMPT": "What?", "IMAGE": "data:image/png,abc"}, "IMAGE: a data: address that is not in base64"),
-        ({"PROMPT": "What?", "IMAGE": "data:image/png;base64,ab!c"}, "IMAGE: a data: address that is not in base64"),
+        ({"PROMPT": "What?", "IMAGE": "data:image/png,abc"}, "not an image in a known format"),
+        ({"PROMPT": "What?", "IMAGE": "data:image/png;base64,abcde"}, "IMAGE: cannot be fetched: Invalid base64"),
+        ({"PROMPT": "What?", "IMAGE": "data:image/pñg;base64,abcd"}, "IMAGE: a data: address that is not ASCII"),
+        ({"PROMPT": "What?", "IMAGE": "http://127.0.0.1/a.png"}, "not an image in a known format"),
+        ({"PROMPT": "What?", "JSON_SCHEMA": "{"}, "JSON_SCHEMA: not JSON"),
+        ({"PROMPT": "What?", "REGEX": "("}, "REGEX"),
+        ({"PROMPT": "What?", "REGEX": "a", "JSON_SCHEMA": "{}"}, "REGEX: the answer follows JSON_SCHEMA already"),
+        ({"PROMPT": "What?", "CUTS": [0.5, 0.2, 0.1]}, "CUTS"),
         ({"MESSAGES": "[{"}, "MESSAGES: not JSON"),
         ({"MESSAGES": '{"role": "user"}'}, "messages"),
     ],

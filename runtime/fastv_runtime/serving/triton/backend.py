@@ -57,7 +57,13 @@ class TritonPythonModel:
             )
         bundle = Bundle.open(parameters.bundle)
         self._model = Model(bundle, threads=parameters.threads, backend=parameters.backend, device=device)
-        self._scheduler = Scheduler(self._model, slots=parameters.slots, waiting=parameters.waiting, metrics=Metrics())
+        self._scheduler = Scheduler(
+            self._model,
+            slots=parameters.slots,
+            waiting=parameters.waiting,
+            cache_bytes=parameters.cache_mb << 20,
+            metrics=Metrics(),
+        )
         self._drain_s = parameters.drain_s
 
     async def execute(self, requests: Sequence[Any]) -> None:
@@ -96,7 +102,9 @@ class TritonPythonModel:
     async def _send_answer(self, request: Any, sender: Any) -> None:
         arrays = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
         microseconds = request.timeout()
-        job, streamed = read_request(self._model.manifest, arrays, microseconds / 1e6 if microseconds else None)
+        deadline_s = microseconds / 1e6 if microseconds else None
+        # Reads images and compiles grammars: not for the event loop, in which all requests are answered.
+        job, streamed = await asyncio.to_thread(read_request, self._model.manifest, arrays, deadline_s)
         ticket = self._scheduler.submit(job)
         watch = asyncio.ensure_future(_cancel_with(sender, ticket))
         try:
