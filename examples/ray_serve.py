@@ -10,7 +10,7 @@ from pathlib import Path
 from fastapi import FastAPI
 from pydantic import BaseModel, ConfigDict, Field
 from ray import serve
-from ray.serve.config import AutoscalingConfig, BackpressureConfig, RequestRouterConfig
+from ray.serve.config import AutoscalingConfig, BackpressureConfig
 
 from fastv_runtime.config.bundle import Bundle
 from fastv_runtime.generation.model import Model
@@ -80,7 +80,6 @@ def app(arguments: Arguments) -> serve.Application:
     """What `serve run` runs."""
     ongoing = arguments.slots + arguments.waiting
     deployment = serve.deployment(
-        Replica,
         name="fastv",
         ray_actor_options={"num_cpus": arguments.threads, "num_gpus": arguments.gpus},
         max_ongoing_requests=ongoing,
@@ -91,7 +90,7 @@ def app(arguments: Arguments) -> serve.Application:
             max_replicas=arguments.max_replicas,
             target_ongoing_requests=arguments.slots,
         ),
-        request_router_config=RequestRouterConfig(request_router_class=ROUTER),
+        request_router_config={"request_router_class": ROUTER},
         graceful_shutdown_timeout_s=arguments.drain_s,
     )
-    return deployment.bind(arguments)
+    return deployment(Replica).bind(arguments)
