@@ -18,6 +18,7 @@ import pytest
 from fastv_runtime import Pipeline
 from fastv_runtime.cli import sources
 from fastv_runtime.cli.run import main as fastv_run
+from fastv_runtime.preprocessing import addresses
 from tests.conftest import noise_image
 
 QUESTIONS = ["What color is it?", "Is it?"]
@@ -360,8 +361,8 @@ def test_addresses_are_opened_where_that_is_allowed(run: Run, site: str, tiny_pi
 def test_what_an_address_may_not_do(
     fails: Fails, site: str, path: str, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sources, "MOST_BYTES", 1 << 20)
-    monkeypatch.setattr(sources, "SECONDS", 0.5)
+    monkeypatch.setattr(addresses, "MOST_BYTES", 1 << 20)
+    monkeypatch.setattr(addresses, "SECONDS", 0.5)
     begin = time.monotonic()
     line = fails("--allow-url", "--image", f"{site}{path}", "--prompt", "x")
     assert line.startswith(f"fastv-run: {site}{path}: ")
@@ -389,5 +390,5 @@ def test_addresses_that_are_none(fails: Fails, address: str, message: str) -> No
 
 @pytest.mark.parametrize("address", ["http://127.0.0.1/x", "HTTPS://127.0.0.1/x", "data:image/png;base64,AA=="])
 def test_addresses_are_not_opened_unasked(fails: Fails, address: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "fetch", None)
+    monkeypatch.setattr(addresses, "fetch", None)
     assert "an address: give --allow-url" in fails("--image", address, "--prompt", "x")

@@ -3,15 +3,9 @@
 from __future__ import annotations
 
 import sys
-import threading
-import time
-import urllib.request
 from collections.abc import Iterator
-from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
-from urllib.error import HTTPError, URLError
-from urllib.parse import urlsplit
 
 from fastv_runtime.errors import UserError
 from fastv_runtime.streams import require_stdin
@@ -21,11 +15,7 @@ if TYPE_CHECKING:
 
 STDIN = "-"
 MOST_BYTES = 64 << 20
-"""Of an image from an address or the standard input, more than any camera's; and of the text or a line of that."""
-SECONDS = 30.0
-"""For an address to answer and to send it all."""
-REDIRECTS = 5
-SCHEMES = ("http", "https")
+"""Of an image from the standard input, more than any camera's; and of the text or a line of that."""
 
 
 def open_source(source: str, *, allow_url: bool) -> Image.Image:
@@ -33,9 +23,10 @@ def open_source(source: str, *, allow_url: bool) -> Image.Image:
 
     allow_url: whether `http:`, `https:` and `data:` are addresses; otherwise they are refused. Raises UserError.
     """
+    from fastv_runtime.preprocessing.addresses import SCHEMES, fetch, scheme_of
     from fastv_runtime.preprocessing.images.loading import as_image, open_image
 
-    scheme = _scheme(source)
+    scheme = scheme_of(source)
     if source == STDIN:
         return _named("the standard input", as_image, read_stdin())
     if scheme not in (*SCHEMES, "data"):
@@ -44,12 +35,6 @@ def open_source(source: str, *, allow_url: bool) -> Image.Image:
     if not allow_url:
         raise UserError(f"{name}: an address: give --allow-url to have it opened, or the path of a file")
     return _named(name, as_image, fetch(source, name))
-
-
-def _scheme(source: str) -> str:
-    """Of an address. `http:` is one even where a file has that name: a file's path can be written ./http:..."""
-    head, colon, _ = source.partition(":")
-    return head.lower() if colon else ""
 
 
 def _named(name: str, read: Any, data: bytes) -> Image.Image:
@@ -121,71 +106,3 @@ def _file(source: str) -> bytes:
         raise UserError(f"{source}: {error}: give it in parts") from None
     except OSError as error:
         raise UserError(f"{source}: cannot be read: {error.strerror}") from None
-
-
-def fetch(address: str, name: str) -> bytes:
-    """What an `http:`, `https:` or `data:` address holds, within MOST_BYTES and SECONDS.
-
-    Redirects go to http and https alone. `name`: for messages. Raises UserError.
-    """
-    found: list[bytes | UserError] = []
-
-    def work() -> None:
-        try:
-            found.append(_fetched(address))
-        except HTTPError as error:
-            found.append(UserError(f"{name}: {error.code} {error.reason}"))
-        except (OSError, HTTPException, ValueError) as error:
-            reason = error.reason if isinstance(error, URLError) else error
-            found.append(UserError(f"{name}: cannot be fetched: {reason or type(error).__name__}"))
-        except UserError as error:
-            found.append(UserError(f"{name}: {error}"))
-
-    # In a thread of its own: timeouts of sockets are for each read, and those of names for nothing.
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-    thread.join(SECONDS)
-    if not found:
-        raise UserError(f"{name}: not there within {SECONDS:g} s: download it, and give the file")
-    if isinstance(found[0], UserError):
-        raise found[0]
-    return found[0]
-
-
-def _fetched(address: str) -> bytes:
-    deadline = time.monotonic() + SECONDS
-    opener = urllib.request.OpenerDirector()
-    for handler in (
-        urllib.request.ProxyHandler(),
-        urllib.request.HTTPHandler(),
-        urllib.request.HTTPSHandler(),
-        urllib.request.DataHandler(),
-        urllib.request.HTTPDefaultErrorHandler(),
-        urllib.request.HTTPErrorProcessor(),
-        _CheckedRedirects(),
-    ):
-        opener.add_handler(handler)
-    if _scheme(address) == "data" and "," not in address:
-        raise ValueError("no data in it, which stands behind a comma")
-    if _scheme(address) in SCHEMES and not urlsplit(address).hostname:
-        raise ValueError("no host in the address")
-    with opener.open(urllib.request.Request(address), timeout=SECONDS) as response:
-        data = bytearray()
-        while piece := response.read(1 << 16):
-            data += piece
-            if len(data) > MOST_BYTES:
-                raise UserError(f"more than {MOST_BYTES >> 20} MiB: download it, and give the file")
-            if time.monotonic() > deadline:
-                raise TimeoutError("too slow")
-    return bytes(data)
-
-
-class _CheckedRedirects(urllib.request.HTTPRedirectHandler):
-    """To http and https alone: not to files, and not to `data:`."""
-
-    max_redirections = REDIRECTS
-
-    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
-        if _scheme(newurl) not in SCHEMES:
-            raise UserError(f"redirects to {newurl[:80]}: only http and https are followed")
-        return super().redirect_request(req, fp, code, msg, headers, newurl)

@@ -41,6 +41,10 @@ class Clock:
         """A token was chosen."""
         self._tokens.append(perf_counter())
 
+    def leave_out(self, seconds: float) -> None:
+        """Time before the first token in which the generation waited for its turn."""
+        self._start += seconds
+
     def timings(self) -> dict[str, float]:
         """Milliseconds: every stage, `ttft` (0 before the first token) and `decode_per_token`, the mean of the rest."""
         stages = dict(self._stages)
