@@ -12,7 +12,7 @@ import pytest
 
 from fastv_calib import cli as calibrate
 from fastv_export import cli as export
-from fastv_runtime.cli import bench, build, inspect, run
+from fastv_runtime.cli import bench, build, inspect, run, serve
 
 ROOT = Path(__file__).parent.parent
 PAGES = [*sorted(ROOT.glob("*.md")), ROOT / "examples" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -34,7 +34,7 @@ NEW = "NAME"
 """What somebody is to write has this for a name."""
 
 LINK = re.compile(r"\]\(([^)\s]+)\)")
-COMMAND = re.compile(r"^(?:\$ |    )?(fastv-(?:bench|build|calibrate|export|inspect|run) .+)$")
+COMMAND = re.compile(r"^(?:\$ |    )?(fastv-(?:bench|build|calibrate|export|inspect|run|serve) .+)$")
 
 
 def parsers() -> dict[str, argparse.ArgumentParser]:
@@ -48,6 +48,7 @@ def parsers() -> dict[str, argparse.ArgumentParser]:
         "fastv-export": exporter,
         "fastv-inspect": inspect.parser(),
         "fastv-run": run.parser(),
+        "fastv-serve": serve.parser(),
     }
 
 

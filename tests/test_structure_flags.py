@@ -14,7 +14,7 @@ import pytest
 
 from fastv_calib import cli as calibrate
 from fastv_export import cli as export
-from fastv_runtime.cli import bench, build, inspect, run
+from fastv_runtime.cli import bench, build, inspect, run, serve
 from fastv_runtime.console import with_flags
 
 ROOT = Path(__file__).parent.parent
@@ -78,7 +78,8 @@ def test_flags_are_found(source: str, expected: set[str]) -> None:
 
 
 def test_options_that_errors_name_are_those_of_a_command() -> None:
-    parsers = [run.parser(), build.parser(), inspect.parser(), bench.parser(), export.parser(), calibrate.parser()]
+    commands = (run, build, inspect, bench, serve, export, calibrate)
+    parsers = [each.parser() for each in commands]
     known = {action.dest for parser in parsers for action in parser._actions if action.option_strings}
     named = {
         name

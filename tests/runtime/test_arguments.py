@@ -18,7 +18,7 @@ from fastv_calib import cli as calibrate
 from fastv_calib.settings import PRECISIONS as MEASURED
 from fastv_export import cli as export
 from fastv_runtime.backends.tensorrt.module import BACKENDS
-from fastv_runtime.cli import bench, build, inspect, run
+from fastv_runtime.cli import bench, build, inspect, run, serve
 from fastv_runtime.cli.fastv import COMMANDS
 from fastv_runtime.cli.options import arguments
 from fastv_runtime.console import add_common_arguments
@@ -29,6 +29,7 @@ PARSERS: dict[str, Callable[[], argparse.ArgumentParser]] = {
     "fastv-inspect": inspect.parser,
     "fastv-build": build.parser,
     "fastv-bench": bench.parser,
+    "fastv-serve": serve.parser,
     "fastv-export": export.parser,
     "fastv-calibrate": calibrate.parser,
 }
@@ -37,6 +38,7 @@ NEEDED = {
     "fastv-inspect": ["B"],
     "fastv-build": ["B"],
     "fastv-bench": ["B"],
+    "fastv-serve": ["B"],
     "fastv-export": ["C", "-o", "B"],
     "fastv-calibrate": ["C", "--data", "D", "-o", "O"],
 }

@@ -1,4 +1,4 @@
-"""fastv: the six commands as one, and completion for shells; -q everywhere."""
+"""fastv: the seven commands as one, and completion for shells; -q everywhere."""
 
 from __future__ import annotations
 
@@ -46,7 +46,11 @@ def test_a_command_is_the_same_command(tiny_bundle: Path, capsys: pytest.Capture
 @pytest.mark.parametrize(
     ("words", "code", "expected"),
     [
-        (["runn"], 2, "fastv: COMMAND runn: must be export, calibrate, run, inspect, build, bench or completion\n"),
+        (
+            ["runn"],
+            2,
+            "fastv: COMMAND runn: must be export, calibrate, run, serve, inspect, build, bench or completion\n",
+        ),
         (["-q", "run"], 2, "fastv: unrecognized arguments: -q (see fastv --help)\n"),
         (["--", "run"], 2, "fastv: give the command first (see fastv --help)\n"),
         (["run", "--threads", "0"], 2, "fastv-run: --threads 0: must be a whole number, 1 to 1,024\n"),

@@ -1,4 +1,4 @@
-"""fastv: the six commands as one, each imported when it is called; and completion for shells."""
+"""fastv: the seven commands as one, each imported when it is called; and completion for shells."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SHELLS = ("bash", "zsh", "tcsh")
 
 @dataclass(frozen=True)
 class Command:
-    """One of the six: where it is, by name alone, since a device may lack what it needs; and what it does."""
+    """One of the seven: where it is, by name alone, since a device may lack what it needs; and what it does."""
 
     module: str
     summary: str
@@ -31,6 +31,7 @@ COMMANDS = {
     "export": Command("fastv_export.cli", "split a checkpoint, and write it as a bundle"),
     "calibrate": Command("fastv_calib.cli", "measure on your images which plan a checkpoint supports"),
     "run": Command("fastv_runtime.cli.run", "ask a bundle about images and videos"),
+    "serve": Command("fastv_runtime.cli.serve", "answer over HTTP, as OpenAI's chat API has it"),
     "inspect": Command("fastv_runtime.cli.inspect", "show what a bundle holds and costs"),
     "build": Command("fastv_runtime.cli.build", "build a bundle's TensorRT engines"),
     "bench": Command("fastv_runtime.cli.bench", "measure bundles side by side"),

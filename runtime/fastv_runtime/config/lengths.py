@@ -6,11 +6,15 @@ S is the prompt's length in tokens, T of them text and N visual; M is how many t
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from math import floor
 from numbers import Real
 
 from fastv_runtime.config.plan import Length, Plan
 from fastv_runtime.errors import UserError
+
+Keeps = float | tuple[float, ...] | None
+"""Fraction of visual tokens that the last cut leaves of one prompt, or that each leaves; None: what the plan says."""
 
 
 def kept_count(visual_tokens: int, keep: float) -> int:
@@ -49,11 +53,13 @@ def capacity(plan: Plan) -> Capacity:
     return Capacity(tuple(plan.max_text + each for each in left), plan.max_new_tokens)
 
 
-def keeps(plan: Plan, keep: float | None) -> tuple[float, ...]:
-    """Fraction of visual tokens that each cut leaves of a prompt. keep: what the last one leaves; None: the plan's.
+def keeps(plan: Plan, keep: Keeps) -> tuple[float, ...]:
+    """Fraction of visual tokens that each cut leaves of a prompt.
 
-    Earlier cuts leave what the plan says, or as many as the last where that is more.
+    Where `keep` is of the last one, earlier cuts leave what the plan says, or as many as the last where that is more.
     """
+    if isinstance(keep, tuple):
+        return keep
     own = tuple(cut.keep for cut in plan.cuts)
     return own if keep is None else (*(max(each, keep) for each in own[:-1]), keep)
 
@@ -64,16 +70,33 @@ def with_keep(plan: Plan, keep: float) -> Plan:
     return plan.model_copy(update={"cuts": tuple(cut.model_copy(update={"keep": each}) for cut, each in cuts)})
 
 
-def check_keep(plan: Plan, keep: float | None) -> None:
-    """UserError for a `keep` of one prompt that makes no sense for the bundle of a plan. None: the plan's own."""
+def check_keep(plan: Plan, keep: Keeps) -> None:
+    """UserError for a `keep` of one prompt, or its `cuts`, that make no sense for the bundle of a plan."""
     if keep is None:
         return
-    if isinstance(keep, bool) or not isinstance(keep, Real):
-        raise UserError(f"`keep` {keep!r}: must be a number above 0 and at most 1")
+    name, each = ("`cuts`", keep) if isinstance(keep, tuple) else ("`keep`", (keep,))
+    for fraction in each:
+        if isinstance(fraction, bool) or not isinstance(fraction, Real):
+            raise UserError(f"{name} {fraction!r}: must be a number above 0 and at most 1")
     if not plan.prunes:
-        raise UserError(f"`keep` {keep:g}: this bundle was exported without pruning: leave `keep` out")
-    if not 0 < keep <= 1:
-        raise UserError(f"`keep` {keep:g}: must be above 0 and at most 1, the fraction of visual tokens kept")
+        raise UserError(f"{name} {_words(keep)}: this bundle was exported without pruning: leave {name} out")
+    for fraction in each:
+        if not 0 < fraction <= 1:
+            raise UserError(f"{name} {fraction:g}: must be above 0 and at most 1, the fraction of visual tokens kept")
+    if not isinstance(keep, tuple):
+        return
+    if len(keep) != len(plan.cuts):
+        layers = ", ".join(str(cut.layer) for cut in plan.cuts)
+        raise UserError(
+            f"{name} {_words(keep)}: {len(keep)} fractions, and this bundle has {len(plan.cuts)} cuts (at layer "
+            f"{layers}): give one for each"
+        )
+    if any(later > earlier for earlier, later in pairwise(keep)):
+        raise UserError(f"{name} {_words(keep)}: must descend or stay: a cut leaves no more than came to it")
+
+
+def _words(keep: float | tuple[float, ...]) -> str:
+    return " ".join(f"{each:g}" for each in keep) if isinstance(keep, tuple) else f"{keep:g}"
 
 
 def text_room(plan: Plan, text: int, policy: str) -> int:
@@ -82,7 +105,7 @@ def text_room(plan: Plan, text: int, policy: str) -> int:
 
 
 def pruned_lengths(
-    plan: Plan, text: int, visual: int, policy: str, capacity: Capacity, keep: float | None = None
+    plan: Plan, text: int, visual: int, policy: str, capacity: Capacity, keep: Keeps = None
 ) -> tuple[int, ...]:
     """M after each cut, for a prompt of `text` + `visual` tokens. `keep` as for `keeps`.
 
@@ -105,14 +128,14 @@ def pruned_lengths(
     # The last first: it has room for the fewest, and so says how much `keep` may be.
     for index in reversed(range(len(left))):
         if text + left[index] > room_of[index]:
-            by_keep = index == len(left) - 1 or (keep is not None and keep > plan.cuts[index].keep)
+            by_keep = (
+                index == len(left) - 1 or isinstance(keep, tuple) or (keep is not None and keep > plan.cuts[index].keep)
+            )
             raise _too_long(text, visual, left[index], room_of[index], keep, by_keep)
     return tuple(min(length, room + kept, most) for kept, most in zip(left, room_of, strict=True))
 
 
-def pruned_length(
-    plan: Plan, text: int, visual: int, policy: str, capacity: Capacity, keep: float | None = None
-) -> int:
+def pruned_length(plan: Plan, text: int, visual: int, policy: str, capacity: Capacity, keep: Keeps = None) -> int:
     """M after the last cut, as `pruned_lengths` has it; of a plan that does not prune, the prompt's length."""
     return (text + visual, *pruned_lengths(plan, text, visual, policy, capacity, keep))[-1]
 
@@ -137,7 +160,7 @@ def effective_keep(plan: Plan, text: int, visual: int, policy: Length) -> Effect
     return EffectiveKeep(policy, text, visual, pruned - text, (pruned - text) / visual, pruned)
 
 
-def _too_long(text: int, visual: int, kept: int, most: int, keep: float | None, by_keep: bool) -> UserError:
+def _too_long(text: int, visual: int, kept: int, most: int, keep: Keeps, by_keep: bool) -> UserError:
     """by_keep: whether a smaller `keep` helps; a cut before the last keeps what its plan says."""
     too_long = f"the pruned prompt has {text + kept} tokens and this bundle supports at most {most}"
     largest = floor((most - text) / visual * 1000) / 1000 if visual else 0.0
@@ -146,6 +169,11 @@ def _too_long(text: int, visual: int, kept: int, most: int, keep: float | None, 
     if keep is None:
         return UserError(
             f"{too_long}: shorten the text, use a smaller `keep`, or export with a larger `export.max_text`"
+        )
+    if isinstance(keep, tuple):
+        return UserError(
+            f"`cuts` {_words(keep)}: {too_long} where {kept} visual tokens stay: that fraction can be {largest:g} at "
+            "most for this prompt; for more, export with a larger one in `export.cut`"
         )
     return UserError(
         f"`keep` {keep:g}: {too_long}: it can be {largest:g} at most for this prompt; "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +15,7 @@ from fastv_runtime.config.lengths import capacity
 from fastv_runtime.generation.calls.arguments import VideoInput, check_settings
 from fastv_runtime.generation.calls.question import GenerationInput
 from fastv_runtime.generation.clock import Clock
+from fastv_runtime.generation.grammar import GrammarTokenizer
 from fastv_runtime.generation.prompts.positions import position_ids
 from fastv_runtime.generation.prompts.prompt import Prompt, PromptBuilder
 from fastv_runtime.preprocessing import Visual, load_images, load_videos, no_videos
@@ -101,6 +102,12 @@ class Model:
             positions = position_ids(self.manifest.decoder.position_axes, prompt.token_ids.size, prompt.runs)
         notes = tuple(note for video, _ in videos for note in video.notes)
         return PreparedPrompt(tuple(visuals), prompt, positions, notes)
+
+    @cached_property
+    def grammars(self) -> GrammarTokenizer:
+        """What matches answers to grammars, made when it is first asked for: a second for 50,000 tokens."""
+        tokenizer = self.prompts.tokenizer.backend_tokenizer
+        return GrammarTokenizer(tokenizer, self.manifest.decoder.vocab_size, self.manifest.tokens.stop)
 
     def _video(self, video: VideoInput) -> tuple[Video, Visual]:
         layout = self.manifest.video

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fastv_runtime.config.lengths import keeps, kept_count
+from fastv_runtime.config.lengths import Keeps, keeps, kept_count
 from fastv_runtime.config.plan import Plan
 from fastv_runtime.generation.calls.keep import HeldLengths
 
@@ -14,12 +14,12 @@ def pruning_notes(
     text: int,
     visual: int,
     pruned: Sequence[int],
-    keep: float | None = None,
+    keep: Keeps = None,
     held: HeldLengths | None = None,
 ) -> list[str]:
     """What would otherwise be a silent no-op, or a silent surplus.
 
-    pruned: M after each cut. keep: what was asked for after the last; None: the plan's. held: what a share made of it.
+    pruned: M after each cut. keep: what was asked of the cuts. held: what a share made of it.
     """
     if not plan.prunes:
         return ["this bundle does not prune: it was exported without pruning"]

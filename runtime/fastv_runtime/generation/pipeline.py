@@ -21,6 +21,7 @@ from fastv_runtime.generation.calls.streaming import Generation
 from fastv_runtime.generation.calls.turns import Turns
 from fastv_runtime.generation.clock import Clock
 from fastv_runtime.generation.decoder import Decoder
+from fastv_runtime.generation.grammar import Grammar
 from fastv_runtime.generation.model import Model
 from fastv_runtime.generation.sampling import Sampling
 from fastv_runtime.generation.slot import Slot
@@ -95,6 +96,9 @@ class Pipeline:
         length: str | None = None,
         keep: Keep | None = None,
         share: float | None = None,
+        cuts: Sequence[float] | None = None,
+        stop: str | Iterable[str] | None = None,
+        grammar: Grammar | None = None,
         ignore_stop: bool = False,
         videos: VideoInput | Iterable[VideoInput] = (),
     ) -> Answer:
@@ -115,6 +119,9 @@ class Pipeline:
                 length=length,
                 keep=keep,
                 share=share,
+                cuts=cuts,
+                stop=stop,
+                grammar=grammar,
                 ignore_stop=ignore_stop,
                 videos=videos,
             )
@@ -139,6 +146,9 @@ class Pipeline:
         length: str | None = None,
         keep: Keep | None = None,
         share: float | None = None,
+        cuts: Sequence[float] | None = None,
+        stop: str | Iterable[str] | None = None,
+        grammar: Grammar | None = None,
         ignore_stop: bool = False,
         videos: VideoInput | Iterable[VideoInput] = (),
     ) -> Generation:
@@ -159,6 +169,10 @@ class Pipeline:
         keep: fraction of visual tokens kept, above 0 and at most 1, as far as the buffers go; None means the plan's,
         `auto` the plan's `share`, or 0.9 where it has none.
         share: keep as few visual tokens as hold this share of attention, above 0 and below 1, and `keep` at most.
+        cuts: fraction of visual tokens that each cut of the plan leaves, descending or equal, in place of `keep` and
+        `share`.
+        stop: one text or up to 4, of which the first that the answer contains ends it, and is not part of it.
+        grammar: what the answer must be, JSON by a schema or text by a regular expression; it needs the extra `serve`.
         ignore_stop: go on past stop tokens (for measuring).
         videos: one or several, each sampled frames (`open_video`) or a path, for models that take videos.
         Raises UserError for what cannot be used or what the plan does not support, PipelineBusyError while another
@@ -176,6 +190,9 @@ class Pipeline:
             length=length,
             keep=keep,
             share=share,
+            cuts=cuts,
+            stop=stop,
+            grammar=grammar,
             ignore_stop=ignore_stop,
         )
         question = read_question(prompt, messages, system, image_list(images), video_list(videos))

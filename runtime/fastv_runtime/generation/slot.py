@@ -6,6 +6,7 @@ import numpy as np
 
 from fastv_runtime.config.io_spec import carries_change
 from fastv_runtime.generation.calls.answer import begun_answer
+from fastv_runtime.generation.calls.answer_text import AnswerText
 from fastv_runtime.generation.calls.settings import Settings
 from fastv_runtime.generation.calls.streaming import TokenLoop
 from fastv_runtime.generation.clock import Clock
@@ -35,6 +36,7 @@ class Slot:
         plan, backend = model.manifest.plan, model.backend
         policy = settings.length or plan.length
         pruned, held = settings.asked.lengths(plan, prepared.text, prepared.visual, policy, model.capacity)
+        grammar = None if settings.grammar is None else model.grammars.matcher(settings.grammar)
         self.embed(prompt.token_ids)
         for buffer in self.decoder.deepstack:
             buffer.rows(0, prepared.length).zero()
@@ -49,19 +51,20 @@ class Slot:
             plan, prompt.visual, left, settings.asked, backend=backend.name, notes=list(prepared.notes)
         )
         lengths = [each.size for each in left]
-        answer.notes += pruning_notes(plan, prepared.text, prepared.visual, lengths, settings.asked.keep, held)
+        answer.notes += pruning_notes(plan, prepared.text, prepared.visual, lengths, settings.asked.keeps, held)
         stop, sampling = model.manifest.tokens.stop, settings.sampling
         return TokenLoop(
             answer,
             self.decoder,
             backend,
             self.embed,
-            model.prompts.tokenizer.backend_tokenizer,
+            AnswerText(model.prompts.tokenizer.backend_tokenizer, settings.stop),
             Sampler(sampling),
             LogitRules(model.manifest.generation, prompt.token_ids, stop, sampling.repetition_penalty),
             frozenset() if settings.ignore_stop else frozenset(stop),
             settings.limit,
             clock,
+            grammar,
         )
 
     def embed(self, token_ids: np.ndarray) -> None:

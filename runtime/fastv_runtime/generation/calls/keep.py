@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from numbers import Real
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from fastv_runtime.config.lengths import Capacity, check_keep, kept_count, pruned_lengths, text_room
+from fastv_runtime.config.lengths import Capacity, Keeps, check_keep, kept_count, pruned_lengths, text_room
 from fastv_runtime.config.plan import SHARE, Plan
 from fastv_runtime.errors import UserError
 
@@ -29,6 +29,13 @@ class AskedKeep:
     """Fraction of visual tokens that the last cut leaves; with a `share`, leaves at most. None: the plan's."""
     share: float | None
     """Of the attention that the visual tokens at a cut get, what those that stay hold. None: `keep` alone decides."""
+    cuts: tuple[float, ...] | None = None
+    """Fraction that each cut leaves, of which `keep` is the last. None: what `keep` and the plan say."""
+
+    @property
+    def keeps(self) -> Keeps:
+        """What is asked of the cuts, as `config.lengths.keeps` takes it."""
+        return self.keep if self.cuts is None else self.cuts
 
     def lengths(
         self, plan: Plan, text: int, visual: int, policy: str, capacity: Capacity
@@ -37,16 +44,24 @@ class AskedKeep:
 
         Raises UserError as `pruned_lengths` does, whatever the scores will be.
         """
-        most = pruned_lengths(plan, text, visual, policy, capacity, self.keep)
+        most = pruned_lengths(plan, text, visual, policy, capacity, self.keeps)
         return most, None if self.share is None else HeldLengths(plan, self.share, text, visual, policy, most)
 
 
-def read_keep(plan: Plan, keep: Keep | None, share: float | None) -> AskedKeep:
-    """What a prompt's `keep` and `share` come to with the plan of a bundle; None leaves it to the plan.
+def read_keep(plan: Plan, keep: Keep | None, share: float | None, cuts: Sequence[float] | None = None) -> AskedKeep:
+    """What a prompt's `keep` and `share`, or its `cuts`, come to with the plan of a bundle; None leaves it to the plan.
 
     A number alone is that fraction of every prompt, whatever the plan's share. A share, and `auto`, which is the plan's
-    share or SHARE, keep as few as hold it, and the number or the plan's keep at most. Raises UserError.
+    share or SHARE, keep as few as hold it, and the number or the plan's keep at most. `cuts` are a number for each cut.
+    Raises UserError.
     """
+    if cuts is not None:
+        for name, value in (("`keep`", keep), ("`share`", share)):
+            if value is not None:
+                raise UserError(f"`cuts`: says what each cut keeps, and {name} too: leave one of them out")
+        fractions = _fractions(cuts)
+        check_keep(plan, fractions)
+        return AskedKeep(fractions[-1], None, fractions)
     if isinstance(keep, str) and keep != AUTO:
         raise UserError(f"`keep` {keep!r}: must be a number above 0 and at most 1, or 'auto'")
     number = None if isinstance(keep, str) else keep
@@ -67,6 +82,13 @@ def read_keep(plan: Plan, keep: Keep | None, share: float | None) -> AskedKeep:
                 "this bundle, does not read: give a number as `keep`, or export with another `export.ranker`"
             )
     return AskedKeep(number, share)
+
+
+def _fractions(cuts: Any) -> tuple[float, ...]:
+    """Raises UserError for what is no list, or empty."""
+    if isinstance(cuts, (str, bytes)) or not isinstance(cuts, Iterable) or not (found := tuple(cuts)):
+        raise UserError("`cuts`: must be a list of numbers above 0 and at most 1, one for each cut")
+    return found
 
 
 def held_count(scores: Float[np.ndarray, " N"], share: float) -> int:

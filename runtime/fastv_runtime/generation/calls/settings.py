@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from fastv_runtime.config.bundle import Manifest
+from fastv_runtime.errors import UserError
 from fastv_runtime.generation.calls.keep import AskedKeep, Keep, read_keep
 from fastv_runtime.generation.calls.question import answer_limit, check_length
+from fastv_runtime.generation.calls.stop_strings import read_stop
+from fastv_runtime.generation.grammar import Grammar
 from fastv_runtime.generation.sampling import Sampling, choose_sampling
 
 
@@ -21,6 +25,10 @@ class Settings:
     """`fixed` or `exact`; None: the plan's."""
     asked: AskedKeep
     ignore_stop: bool
+    stop: tuple[str, ...] = ()
+    """Strings of which the first in the text ends it."""
+    grammar: Grammar | None = None
+    """What the answer must be; None: anything."""
 
 
 def read_settings(
@@ -37,10 +45,18 @@ def read_settings(
     keep: Keep | None = None,
     share: float | None = None,
     ignore_stop: bool = False,
+    stop: str | Iterable[str] | None = None,
+    grammar: Grammar | None = None,
+    cuts: Sequence[float] | None = None,
 ) -> Settings:
     """Arguments as for `fastv_runtime.Pipeline.stream`. Raises UserError."""
     limit = answer_limit(max_new_tokens, manifest)
     check_length(length)
-    asked = read_keep(manifest.plan, keep, share)
+    asked = read_keep(manifest.plan, keep, share, cuts)
     chosen = choose_sampling(sampling, temperature, top_k, top_p, seed, repetition_penalty)
-    return Settings(limit, chosen, length, asked, ignore_stop)
+    strings = read_stop(stop)
+    if grammar is not None and not isinstance(grammar, Grammar):
+        raise UserError(f"grammar: a value of type {type(grammar).__name__} where a Grammar is expected")
+    if ignore_stop and (strings or grammar is not None):
+        raise UserError("ignore_stop: goes on where `stop` or a grammar ends the answer: leave one of them out")
+    return Settings(limit, chosen, length, asked, ignore_stop, strings, grammar)

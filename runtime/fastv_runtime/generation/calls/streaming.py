@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
 
 import numpy as np
 from PIL import Image
-from tokenizers.decoders import DecodeStream
 
 from fastv_runtime.backends.base import Backend
 from fastv_runtime.errors import PipelineEndedError, UserError
 from fastv_runtime.generation.calls.answer import Answer
+from fastv_runtime.generation.calls.answer_text import AnswerText
 from fastv_runtime.generation.calls.turns import Turns
 from fastv_runtime.generation.clock import Clock
 from fastv_runtime.generation.decoder import Decoder
+from fastv_runtime.generation.grammar import GrammarMatcher
 from fastv_runtime.generation.kept_image import draw_cuts, draw_kept, numbered
 from fastv_runtime.generation.logit_rules import LogitRules
 from fastv_runtime.generation.sampling import Sampler
@@ -32,41 +32,78 @@ class TokenLoop:
     backend: Backend
     embed: Callable[[np.ndarray], None]
     """Writes token ids' embeddings where the decoder reads them."""
-    tokenizer: Any
-    """The `tokenizers.Tokenizer`."""
+    text: AnswerText
     sampler: Sampler
     rules: LogitRules
     stop: frozenset[int]
     limit: int
     clock: Clock
-    _text: DecodeStream = field(default_factory=lambda: DecodeStream(skip_special_tokens=True))
+    grammar: GrammarMatcher | None = None
+    ran: int = 0
+    """Of the answer's tokens, how many the decoder has run: the caches hold those."""
 
     def advance(self) -> str:
-        """The next token's text, empty where that is half a character. Not to be called after `finish_reason`."""
+        """The next token's text, and that of those that a grammar leaves no choice about; empty where that is half a
+        character, or may begin a stop string. Not to be called after `finish_reason`."""
         answer = self.answer
         if answer.token_ids:
-            self.embed(np.asarray(answer.token_ids[-1:]))
-            self.decoder.step()
+            self._run()
         else:
             check_numbers(self.decoder.logits)
-        if self.sampler.greedy and self.rules.idle:
-            picked = self.decoder.token
-        else:
-            picked = self.sampler.pick(self.rules(self.decoder.logits, answer.token_ids))
-        answer.token_ids.append(picked)
-        self.clock.token()
-        if picked in self.stop:
-            answer.finish_reason = "stop"
-        elif len(answer.token_ids) == self.limit:
-            answer.finish_reason = "length"
-        piece = self._text.step(self.tokenizer, picked) or ""
+        begun = len(answer.text)
+        for token in self._chosen():
+            answer.token_ids.append(token)
+            answer.text += self.text.add(token)
+            self.clock.token()
+            if token in self.stop or self.text.stopped:
+                answer.finish_reason = "stop"
+                break
+        if len(answer.token_ids) >= self.limit and not answer.finish_reason:
+            answer.finish_reason = "stop" if self.grammar is not None and self.grammar.complete else "length"
         if answer.finish_reason:
-            # What the stream still holds back (half a character at the length limit) is in the full decode.
-            whole = self.tokenizer.decode(answer.token_ids, skip_special_tokens=True)
-            piece = whole[len(answer.text) :]
-            answer.notes += self.backend.notes
-        answer.text += piece
-        return piece
+            self._end()
+        return answer.text[begun:]
+
+    def _run(self) -> None:
+        """Run the tokens that were chosen since."""
+        for token in self.answer.token_ids[self.ran :]:
+            self.embed(np.asarray([token]))
+            self.decoder.step()
+            self.ran += 1
+
+    def _chosen(self) -> list[int]:
+        """The next token, and those that a grammar forces after it, all within the limit."""
+        grammar, room = self.grammar, self.limit - len(self.answer.token_ids)
+        if grammar is None:
+            return [self._picked()]
+        if not self.answer.token_ids and (forced := grammar.forced(room)):  # an answer may begin with these
+            return forced
+        token = self._picked_by(grammar)
+        grammar.take(token)
+        return [token] if token in self.stop else [token, *grammar.forced(room - 1)]
+
+    def _picked(self) -> int:
+        if self.sampler.greedy and self.rules.idle:
+            return self.decoder.token
+        return self.sampler.pick(self.rules(self.decoder.logits, self.answer.token_ids))
+
+    def _picked_by(self, grammar: GrammarMatcher) -> int:
+        """The grammar has the last word: rules that leave nothing of what it allows are set aside."""
+        if self.sampler.greedy and grammar.allows(token := self._picked()):  # as cheap as no grammar
+            return token
+        allowed, logits = grammar.allowed(), self.decoder.logits
+        ruled = np.where(allowed, self.rules(logits, self.answer.token_ids), -np.inf)
+        return self.sampler.pick(ruled if ruled.max() > -np.inf else np.where(allowed, logits, -np.inf))
+
+    def _end(self) -> None:
+        answer = self.answer
+        if not self.text.stopped:
+            answer.text += self.text.end(answer.token_ids)
+            if self.text.stopped:  # in what was held back until now
+                answer.finish_reason = "stop"
+        if self.grammar is not None and (note := self.grammar.unfinished(cut=self.text.stopped)):
+            answer.notes.append(note)
+        answer.notes += self.backend.notes
 
 
 def check_numbers(logits: np.ndarray) -> None:

@@ -10,17 +10,17 @@ from fastv_runtime.config.bundle import Manifest
 from fastv_runtime.serving.settings import ServeSettings
 
 
-class CutFacts(BaseModel):
+class ServedCut(BaseModel):
     layer: int
     """K."""
     keep: float
     ranker: str
 
 
-class BundleFacts(BaseModel):
+class ServedBundle(BaseModel):
     """The extension `fastv` of a model: what its bundle supports."""
 
-    cuts: list[CutFacts]
+    cuts: list[ServedCut]
     keep: float | str
     """Of requests that say nothing of it."""
     prunes: bool
@@ -35,8 +35,8 @@ class BundleFacts(BaseModel):
 def model_object(manifest: Manifest, settings: ServeSettings, created: int) -> dict[str, Any]:
     """created: seconds since 1970."""
     plan = manifest.plan
-    facts = BundleFacts(
-        cuts=[CutFacts(layer=cut.layer, keep=cut.keep, ranker=cut.ranker) for cut in plan.cuts],
+    facts = ServedBundle(
+        cuts=[ServedCut(layer=cut.layer, keep=cut.keep, ranker=cut.ranker) for cut in plan.cuts],
         keep=plan.keep if settings.keep is None else settings.keep,
         prunes=plan.prunes,
         takes_videos=manifest.video is not None,

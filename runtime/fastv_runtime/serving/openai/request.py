@@ -229,6 +229,9 @@ def _refused(error: ValidationError, fields: dict[str, Any]) -> ApiError:
     message = strict_json.said(error, fields)
     if unknown and len(first["loc"]) == 1:
         return ApiError(
-            400, f"{strict_json.plain(param)} is no parameter that this server knows", param=param, code="unknown_parameter"
+            400,
+            f"{strict_json.plain(param)} is no parameter that this server knows",
+            param=param,
+            code="unknown_parameter",
         )
     return ApiError(400, message, param=param, code="unknown_parameter" if unknown else "invalid_value")

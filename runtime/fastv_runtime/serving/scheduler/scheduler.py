@@ -72,6 +72,11 @@ class Scheduler:
         self._worker.start()
 
     @property
+    def metrics(self) -> Metrics:
+        """What is counted here."""
+        return self._metrics
+
+    @property
     def running(self) -> int:
         """Jobs that have a slot."""
         return self._running

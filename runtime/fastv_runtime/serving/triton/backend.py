@@ -56,9 +56,7 @@ class TritonPythonModel:
             )
         bundle = Bundle.open(parameters.bundle)
         self._model = Model(bundle, threads=parameters.threads, backend=parameters.backend, device=device)
-        self._scheduler = Scheduler(
-            self._model, slots=parameters.slots, waiting=parameters.waiting, metrics=Metrics()
-        )
+        self._scheduler = Scheduler(self._model, slots=parameters.slots, waiting=parameters.waiting, metrics=Metrics())
         self._drain_s = parameters.drain_s
 
     async def execute(self, requests: Sequence[Any]) -> None:

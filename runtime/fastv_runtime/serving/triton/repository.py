@@ -18,9 +18,9 @@ from fastv_runtime.serving.triton.tensors import INPUTS, OUTPUTS, TritonTensor, 
 CONFIG, MODEL = "config.pbtxt", "1/model.py"
 MARK = "# Written by fastv-serve"
 """How files begin that may be written again."""
-CODE = f'''{MARK}: Triton's Python backend runs the class of this name.
+CODE = f"""{MARK}: Triton's Python backend runs the class of this name.
 from fastv_runtime.serving.triton.backend import TritonPythonModel as TritonPythonModel
-'''
+"""
 
 
 def write_repository(
