@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 from fastapi import Depends, FastAPI, Request, Response
@@ -22,6 +22,9 @@ from fastv_runtime.versions import __version__
 
 if TYPE_CHECKING:
     from fastv_runtime.serving.scheduler import Scheduler
+
+Check = Callable[[Request], Awaitable[None]]
+"""A dependency: what it raises is the answer."""
 
 
 def create_app(scheduler: Scheduler, model: Model, settings: ServeSettings) -> FastAPI:
@@ -86,14 +89,14 @@ def create_app(scheduler: Scheduler, model: Model, settings: ServeSettings) -> F
     return app
 
 
-def _host_checked(gate: Gate) -> Callable[[Request], None]:
+def _host_checked(gate: Gate) -> Check:
     async def check(request: Request) -> None:
         gate.check_host(request)
 
     return check
 
 
-def _key_checked(gate: Gate) -> Callable[[Request], None]:
+def _key_checked(gate: Gate) -> Check:
     async def check(request: Request) -> None:
         gate.check_key(request)
 

@@ -61,10 +61,14 @@ async def _chunks(
     """The chunks that follow a job's first event. An error is one of them, the last before [DONE]."""
     facts = await run_sync(partial(completion.first, started.answer, started.shown, started.reused_tokens))
     yield as_event(completion.chunk({"role": "assistant", "content": ""}, fastv=facts))
+    sent = 0
     async for event in events:
         if isinstance(event, TextPiece) and event.text:
+            sent += len(event.text)
             yield as_event(completion.chunk({"content": event.text}))
         elif isinstance(event, Finished):
+            if rest := event.answer.text[sent:]:  # what an answer that was ended early had held back
+                yield as_event(completion.chunk({"content": rest}))
             last = completion.last(event.answer)
             yield as_event(completion.chunk({}, finish=finish_reason(event.answer), fastv=last))
             if request.stream_options.include_usage:
