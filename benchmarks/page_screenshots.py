@@ -34,7 +34,8 @@ COLORS = 256
 @contextmanager
 def served(bundle: Path) -> Iterator[str]:
     """The address of a server of its own."""
-    command = [sys.executable, "-m", "fastv_runtime.cli.serve", str(bundle), "--port", "0", "--threads", "1", "--json"]
+    options = ["--model-name", "demo", "--port", "0", "--threads", "1", "--json"]
+    command = [sys.executable, "-m", "fastv_runtime.cli.serve", str(bundle), *options]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
         try:

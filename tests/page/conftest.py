@@ -145,12 +145,18 @@ def open_page(browser: Browser, address: str) -> Iterator[OpenPage]:
     """Opens the page at an address, or the usual one. Afterwards: no script failed, and nothing left its origin."""
     opened: list[tuple[str, Shown]] = []
 
-    def show(at: str = address, size: tuple[int, int] = WIDE, **options: Any) -> Shown:
+    def show(
+        at: str = address,
+        size: tuple[int, int] = WIDE,
+        prepare: Callable[[Page], Any] = lambda tab: None,
+        **options: Any,
+    ) -> Shown:
         context = browser.new_context(viewport={"width": size[0], "height": size[1]}, **options)
         context.set_default_timeout(5000)
         shown = Shown(context.new_page())
         shown.watch()
         opened.append((at, shown))
+        prepare(shown.tab)
         shown.tab.goto(at)
         return shown
 

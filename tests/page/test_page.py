@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 from pathlib import Path
@@ -16,7 +17,7 @@ from fastv_runtime import Pipeline
 from tests.conftest import noise_image
 from tests.page.conftest import NARROW, OpenPage, Shown
 
-FIRST, SECOND = "What color is the circle?", "And the fox?"
+FIRST, SECOND = "What color is the circle?", "fox?"
 
 
 @pytest.fixture(scope="module")
@@ -156,6 +157,7 @@ def test_a_narrow_phone_needs_no_sideways_scrolling(open_page: OpenPage, images:
     shown.last.locator(".view").click()
     assert shown.fits()
     shown.tab.get_by_role("button", name="Close").click()
+    assert shown.tab.get_by_role("dialog").count() == 0
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -227,11 +229,46 @@ def stream(route: Route, *chunks: Any) -> None:
     route.fulfill(body=body, content_type="text/event-stream")
 
 
-def test_a_bundle_that_does_not_prune_has_no_slider(open_page: OpenPage, address: str) -> None:
-    shown = open_page("about:blank")
+def test_a_bundle_for_videos_that_does_not_prune(open_page: OpenPage, tmp_path: Path) -> None:
+    """There is no slider, and a clip goes out as it is."""
+    clip = tmp_path / "clip.mp4"
+    clip.write_bytes(b"a clip")
+    told = {"prompt_tokens": 9, "visual_tokens": 4, "reused_tokens": 0, "cuts": [], "notes": []}
+    bodies = []
+
+    def answer(route: Route) -> None:
+        bodies.append(route.request.post_data_json)
+        stream(route, {"choices": [{"delta": {"content": "yes"}, "finish_reason": "stop"}], "fastv": told})
+
     model = {"id": "whole", "fastv": {"cuts": [], "keep": 1.0, "prunes": False, "takes_videos": True}}
-    shown.tab.route("**/v1/models", lambda route: route.fulfill(json={"object": "list", "data": [model]}))
-    shown.tab.goto(address)
+    models = {"object": "list", "data": [model]}
+    shown = open_page(prepare=lambda tab: tab.route("**/v1/models", lambda route: route.fulfill(json=models)))
+    shown.tab.route("**/v1/chat/completions", answer)
     shown.tab.get_by_text("whole, not pruned").wait_for()
     assert shown.tab.get_by_role("slider").count() == 0
-    shown.requests.clear()
+    shown.attach(clip)
+    shown.ask(FIRST)
+    video = {"url": f"data:video/mp4;base64,{base64.b64encode(clip.read_bytes()).decode()}"}
+    content = [{"type": "video_url", "video_url": video}, {"type": "text", "text": FIRST}]
+    assert bodies[0]["messages"] == [{"role": "user", "content": content}]
+    assert "keep" not in bodies[0]
+
+
+def test_a_large_file_is_made_smaller_and_says_so(shown: Shown, tmp_path: Path) -> None:
+    large = tmp_path / "large.png"
+    noise = np.random.default_rng(0).integers(0, 256, (700, 2100, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(large, compress_level=0)
+    assert large.stat().st_size > 4 * 2**20
+    bodies = []
+
+    def answer(route: Route) -> None:
+        bodies.append(route.request.post_data_json)
+        stream(route, {"choices": [{"delta": {"content": "yes"}, "finish_reason": "stop"}]})
+
+    shown.tab.route("**/v1/chat/completions", answer)
+    shown.attach(large)
+    shown.tab.get_by_text("large.png, sent as 2048 × 683").wait_for()
+    shown.ask(FIRST)
+    head, _, data = bodies[0]["messages"][0]["content"][0]["image_url"]["url"].partition(",")
+    assert head == "data:image/jpeg;base64"
+    assert Image.open(io.BytesIO(base64.b64decode(data))).size == (2048, 683)
