@@ -7,6 +7,7 @@ import threading
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from time import monotonic
 
 from fastv_runtime.errors import UserError
@@ -15,6 +16,7 @@ from fastv_runtime.generation.clock import Clock
 from fastv_runtime.generation.model import Model
 from fastv_runtime.generation.slot import Slot
 from fastv_runtime.serving.metrics import Metrics
+from fastv_runtime.serving.scheduler.conversations import Conversations
 from fastv_runtime.serving.scheduler.jobs import (
     DeadlineError,
     Event,
@@ -27,7 +29,7 @@ from fastv_runtime.serving.scheduler.jobs import (
     StoppingError,
     TextPiece,
 )
-from fastv_runtime.serving.scheduler.places import Place, Running, choose
+from fastv_runtime.serving.scheduler.places import Place, Running, take_place
 from fastv_runtime.serving.scheduler.ticket import Ticket
 from fastv_runtime.serving.scheduler.waiting import ReadyPrompt, WaitingJob
 
@@ -56,7 +58,7 @@ class Scheduler:
     ):
         whole_number("slots", slots, 1)
         self._most_waiting = whole_number("waiting", waiting, 0)
-        whole_number("cache_bytes", cache_bytes, 0)
+        self._conversations = Conversations(whole_number("cache_bytes", cache_bytes, 0))
         self._model, self._metrics = model, metrics
         self._places = [Place(Slot(model)) for _ in range(slots)]
         self._change = threading.Condition()
@@ -234,11 +236,14 @@ class Scheduler:
         assert job.ready is not None
         prepared, clock = job.ready.prepared, job.ready.clock
         clock.leave_out(now - job.ready.finished)
-        place, reused = choose(free, prepared)
-        place.used = self._admissions
-        loop = place.slot.start(prepared, job.settings, clock)
-        self._metrics.started(loop.answer, clock.timings(), reused, now - job.submitted)
-        job.ticket.tell(Started(loop.answer.model_copy(deep=True), tuple(prepared.shown), reused))
+        place = take_place(free, prepared, self._conversations)
+        place.used, place.prompt = self._admissions, 0
+        loop = place.slot.start(prepared, replace(job.settings, reuse=True), clock)
+        place.prompt = prepared.length
+        answer, features = loop.answer, self._model.features
+        self._metrics.started(answer, clock.timings(), now - job.submitted)
+        self._metrics.looked_up(features.hits, features.misses)
+        job.ticket.tell(Started(answer.model_copy(deep=True), tuple(prepared.shown), answer.reused_tokens))
         place.running = Running(job.ticket, loop, job.submitted, now, job.deadline)
 
     def _advance(self, place: Place, running: Running) -> None:
@@ -248,7 +253,7 @@ class Scheduler:
         try:
             text = running.loop.advance()
         except Exception as error:
-            place.running = None
+            place.running, place.prompt = None, 0
             self._end(running.ticket, running.started, Failed(error), "failed")
             return
         now, made = monotonic(), answer.token_ids[before:]
