@@ -13,7 +13,7 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from fastv_runtime.files import write_atomically
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 IMAGES = Path(__file__).parent.parent / "demo" / "images"
-TALL, DESKTOP = ({"viewport": {"width": 1200, "height": height}} for height in (1040, 760))
+TALL, DESKTOP = ({"viewport": {"width": 1200, "height": height}} for height in (1150, 760))
 PHONE = {"viewport": {"width": 390, "height": 844}, "device_scale_factor": 2, "is_mobile": True, "has_touch": True}
 COLORS = 256
 """Of a picture's palette: the pages are flat, but for the images on them."""
@@ -39,7 +39,10 @@ def served(bundle: Path) -> Iterator[str]:
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
         try:
-            yield json.loads(server.stdout.readline())["url"]
+            started = server.stdout.readline()
+            if not started:
+                raise SystemExit("the server did not start")
+            yield json.loads(started)["url"]
         finally:
             server.terminate()
 
@@ -72,15 +75,20 @@ def two_fractions(page: Page) -> None:
     finish(page)
 
 
+def numbers(page: Page) -> None:
+    two_fractions(page)
+    page.evaluate("window.scrollBy(0, 320)")
+
+
 def one_question(page: Page) -> None:
     ask(page, "Tell me about the white object.", "scene1.png")
 
 
-SHOWN = {
+SHOWN: dict[str, tuple[dict[str, Any], Callable[[Page], None]]] = {
     "desktop-light": (TALL, two_questions),
     "desktop-dark": (DESKTOP, two_fractions),
     "phone-light": (PHONE, one_question),
-    "phone-dark": (PHONE, two_fractions),
+    "phone-dark": (PHONE, numbers),
 }
 
 
@@ -96,7 +104,7 @@ def main() -> None:
     with served(args.bundle) as address, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=browser_path, args=["--no-sandbox"])
         for name, (device, act) in SHOWN.items():
-            options: dict[str, Any] = {**device, "color_scheme": name.partition("-")[2]}
+            options = {**device, "color_scheme": name.partition("-")[2]}
             with browser.new_context(**options) as context:
                 page = context.new_page()
                 page.goto(address)
@@ -105,6 +113,7 @@ def main() -> None:
                 page.get_by_role("button", name="Start over").click()
                 act(page)
                 page.evaluate("document.activeElement.blur()")
+                page.mouse.move(0, 0)
                 picture = Image.open(io.BytesIO(page.screenshot(animations="disabled")))
             data = io.BytesIO()
             picture.convert("RGB").quantize(COLORS, dither=Image.Dither.NONE).save(data, "PNG", optimize=True)
