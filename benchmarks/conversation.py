@@ -97,8 +97,9 @@ def measure(bundles: dict[str, Path], rounds: int, threads: int) -> dict[str, An
             seconds: dict[str, list[float]] = {kind: [] for kind in kinds}
             rows: dict[str, Any] = {}
             for number in track(range(rounds + 1), name, console=console):
-                for kind in order.permutation(kinds):
-                    first, second, said = conversation(pipeline, kind, number)
+                for place, kind in enumerate(order.permutation(kinds)):
+                    # Images of its own: another's first turn would be found in the caches.
+                    first, second, said = conversation(pipeline, kind, number * len(kinds) + place)
                     if number:  # the first binds, and allocates
                         firsts.append(first)
                         seconds[kind].append(second)

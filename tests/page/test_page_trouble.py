@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import Route
 
 from fastv_runtime import Pipeline
-from fastv_runtime.generation.decoder import LinkedDecoder
+from fastv_runtime.generation.decoding.linked import LinkedDecoder
 from fastv_runtime.serving.errors import busy
 from fastv_runtime.serving.settings import key_hash
 from tests.conftest import noise_image
