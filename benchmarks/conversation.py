@@ -6,7 +6,9 @@ r"""What a second question costs beside the first: time to the first token, turn
 Random weights, fp32: a decoder of Qwen2-0.5B dimensions behind a tower of next to nothing, so that all of it is the
 decoder's (576 visual tokens an image), and FastVLM-0.5B with the tower that it has (256). An image, a question, an
 answer of 16 tokens, a second question. `anew`: without what the first turn left. `chosen again`: as `Pipeline.chat`
-does it. `stays`: with `stay` 0, the first turn's selection. `new image`: the second turn shows another. Runners take turns in shuffled orders; each ratio is of one round, then their median.
+does it. `stays`: with `stay` 0, the first turn's selection. `new image`: the second turn shows another.
+
+Runners take turns in shuffled orders; each ratio is of one round, then their median.
 """
 
 from __future__ import annotations
