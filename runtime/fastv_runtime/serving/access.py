@@ -16,6 +16,8 @@ from fastv_runtime.serving.settings import ServeSettings, key_hash
 
 MOST_VALUES = 200_000
 """Of a body's JSON: a parsed value takes a hundred times the two bytes that it may have there."""
+CLOSED = {"Connection": "close"}
+"""Of an answer to a body that was not read to its end, which may have none."""
 
 
 class Gate:
@@ -70,7 +72,9 @@ class Gate:
                     await self._read(request, data)
             except TimeoutError:
                 seconds = self._settings.body_seconds
-                raise ApiError(408, f"the body did not arrive within {seconds:g} s", code="timeout") from None
+                raise ApiError(
+                    408, f"the body did not arrive within {seconds:g} s", code="timeout", headers=CLOSED
+                ) from None
             except ClientDisconnect:
                 raise ApiError(400, "the body ended early", code="disconnected") from None
             if sum(map(data.count, b",[{")) > MOST_VALUES:
@@ -95,5 +99,8 @@ class Gate:
 
 def _too_large(most: int) -> ApiError:
     return ApiError(
-        413, f"the body is larger than {most / (1 << 20):g} MiB: send smaller images", code="request_too_large"
+        413,
+        f"the body is larger than {most / (1 << 20):g} MiB: send smaller images",
+        code="request_too_large",
+        headers=CLOSED,
     )
