@@ -30,7 +30,7 @@ from fastv_runtime.backends.registry import open_backend
 from fastv_runtime.config.bundle import Bundle
 from fastv_runtime.config.lengths import capacity, pruned_lengths
 from fastv_runtime.generation.clock import Clock
-from fastv_runtime.generation.decoder import LinkedDecoder
+from fastv_runtime.generation.decoding.linked import LinkedDecoder
 
 Times = dict[str, list[float]]
 """Milliseconds by graph, `between` and `step`, a value a token."""
@@ -109,7 +109,7 @@ class Stepper:
     def step(self) -> dict[str, float]:
         """One token. Milliseconds."""
         token = self.decoder.token
-        self.decoder.prompt.rows(0, 1).write(self.embedding[[token]])
+        self.decoder.following.rows(0, 1).write(self.embedding[[token]])
         start = perf_counter()
         self.decoder.step()
         whole = perf_counter() - start

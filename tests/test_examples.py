@@ -1,4 +1,4 @@
-"""Every example runs as its docstring says, and prints what it promises."""
+"""Every numbered example runs as its docstring says, and prints what it promises. Others: tests/serving."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from tests.conftest import DEMO, MakeBundle
 from tests.processes import run
 
-EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.py"))
+EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("[0-9]*.py"))
 PRINTED = {
     "01_export.py": r"pruned\.fastv: vision, prefix, select, suffix\nlargest difference from transformers: \d\.\de-0\d",
     "02_ask.py": r"a white number 9 at the top right\n72 of 144 visual tokens kept",

@@ -66,6 +66,15 @@ def test_an_answer_is_that_of_transformers_masked(
     assert answer.keep == keep
 
 
+@pytest.mark.parametrize(("policy", "step"), [("exact", 1), ("fixed", 32)])
+def test_cuts_of_a_prompt_are_those_of_transformers_masked(
+    tiny_pipeline: Pipeline, stock: tuple[Any, Any], policy: str, step: int
+) -> None:
+    answer = ask(tiny_pipeline, 3, cuts=[0.2], length=policy)
+    assert (answer.kept_visual_tokens, answer.token_ids) == masked(stock, 3, 0.2, step)
+    assert (answer.keep, [cut.layer for cut in answer.cuts]) == (0.2, [2])
+
+
 @pytest.mark.parametrize("policy", ["exact", "fixed"])
 def test_an_answer_is_that_of_a_bundle_exported_so(exported: Path, tiny_pipeline: Pipeline, policy: str) -> None:
     one = ask(Pipeline.load(exported, threads=1), 7, length=policy)
@@ -105,3 +114,34 @@ def test_a_keep_beyond_the_buffers_names_the_largest(tiny_pipeline: Pipeline) ->
 def test_a_senseless_keep_is_refused(tiny_pipeline: Pipeline, keep: float) -> None:
     with pytest.raises(UserError, match="must be above 0 and at most 1"):
         ask(tiny_pipeline, 1, keep=keep)
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ({"cuts": [0.5, 0.2]}, "`cuts` 0.5 0.2: 2 given, and this bundle cuts at layer 2: give one for each cut"),
+        ({"cuts": []}, "`cuts`: must be a list of numbers"),
+        ({"cuts": "0.5"}, "`cuts`: must be a list of numbers"),
+        ({"cuts": 0.5}, "`cuts`: must be a list of numbers"),
+        ({"cuts": [0.0]}, "`cuts` 0: must be above 0 and at most 1"),
+        ({"cuts": [math.nan]}, "`cuts` nan: must be above 0 and at most 1"),
+        ({"cuts": ["much"]}, "`cuts` 'much': must be a number"),
+        ({"cuts": [0.2], "keep": 0.2}, "`cuts`: says what each cut keeps, and `keep` too"),
+        ({"cuts": [0.2], "keep": "auto"}, "`cuts`: says what each cut keeps, and `keep` too"),
+        ({"cuts": [0.2], "share": 0.5}, "`cuts`: says what each cut keeps, and `share` too"),
+    ],
+)
+def test_senseless_cuts_are_refused(tiny_pipeline: Pipeline, options: dict[str, Any], why: str) -> None:
+    with pytest.raises(UserError) as caught:
+        ask(tiny_pipeline, 1, **options)
+    assert str(caught.value).startswith(why)
+
+
+def test_cuts_beyond_the_buffers_name_the_largest(tiny_pipeline: Pipeline) -> None:
+    images = [noise_image(1), noise_image(2)]
+    with pytest.raises(UserError, match=r"`cuts` 1: the pruned prompt has \d+ tokens .* at most for this") as caught:
+        tiny_pipeline.generate(images, QUESTION, cuts=[1.0])
+    largest = float(str(caught.value).split("that fraction can be ")[1].split()[0])
+    tiny_pipeline.generate(images, QUESTION, cuts=[largest], max_new_tokens=1)
+    with pytest.raises(UserError, match="`cuts`"):
+        tiny_pipeline.generate(images, QUESTION, cuts=[largest + 0.01], max_new_tokens=1)

@@ -198,7 +198,7 @@ def test_a_conversation_remembers_and_starts_over(
 def test_an_interrupted_answer_is_forgotten_and_the_conversation_goes_on(
     run: Run, stdin: Say, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fastv_runtime.generation.decoder import LinkedDecoder
+    from fastv_runtime.generation.decoding.linked import LinkedDecoder
 
     step, calls = LinkedDecoder.step, []
 

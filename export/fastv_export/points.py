@@ -49,7 +49,13 @@ class KeptPoint(StrictModel):
     def plan_cuts(self) -> tuple[Cut, ...]:
         """As a plan has them."""
         return tuple(
-            Cut(layer=cut.layer, keep=cut.keep, ranker=cut.ranker, signals=RANKERS[cut.ranker].signals)
+            Cut(
+                layer=cut.layer,
+                keep=cut.keep,
+                ranker=cut.ranker,
+                signals=RANKERS[cut.ranker].signals,
+                rotary=RANKERS[cut.ranker].rotary,
+            )
             for cut in self.cuts
         )
 

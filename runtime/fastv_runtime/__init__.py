@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from fastv_runtime.config.bundle import Bundle
     from fastv_runtime.errors import PipelineBusyError, PipelineEndedError, UserError
     from fastv_runtime.generation.calls.answer import Answer
+    from fastv_runtime.generation.calls.chat import ChatSession
     from fastv_runtime.generation.calls.streaming import Generation
     from fastv_runtime.generation.pipeline import Pipeline
     from fastv_runtime.generation.sampling import Sampling
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Answer",
     "Bundle",
+    "ChatSession",
     "Generation",
     "Pipeline",
     "PipelineBusyError",
@@ -36,6 +38,7 @@ switch_off()
 _MODULES = {
     "Answer": "fastv_runtime.generation.calls.answer",
     "Bundle": "fastv_runtime.config.bundle",
+    "ChatSession": "fastv_runtime.generation.calls.chat",
     "Generation": "fastv_runtime.generation.calls.streaming",
     "Pipeline": "fastv_runtime.generation.pipeline",
     "PipelineBusyError": "fastv_runtime.errors",

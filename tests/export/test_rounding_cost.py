@@ -79,7 +79,7 @@ def bundle_logits(bundle: Path, answer: list[int]) -> torch.Tensor:
     logits = [pipeline.logits.copy()]
     table, decoder = pipeline.bundle.embedding(), pipeline.decoder
     for token in answer:
-        decoder.prompt.rows(0, 1).write(table[[token]].astype(np.float32))
+        decoder.following.rows(0, 1).write(table[[token]].astype(np.float32))
         decoder.step()
         logits.append(pipeline.logits.copy())
     return torch.from_numpy(np.stack(logits))

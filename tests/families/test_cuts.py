@@ -87,10 +87,21 @@ def test_rows_taken_out_give_the_same_answers(
         (2, (0.7, 0.5, 0.4), {"keep": 0.55}),
         (1, (0.99, 0.98, 0.97), {"length": "fixed"}),
         (1, (0.7, 0.4, 0.3), {"keep": 1.0}),
+        (1, (0.7, 0.5, 0.4), {"cuts": (0.55, 0.5, 0.1)}),
+        (2, (0.7, 0.5, 0.4), {"cuts": (0.3, 0.3, 0.3), "length": "fixed"}),
         (0, (0.7, 0.4, 0.2), {}),
         (0, (0.7, 0.4, 0.2), {"length": "fixed"}),
     ],
-    ids=["fixed", "keep", "nothing to drop, fixed", "nothing to drop, keep", "text", "text, fixed"],
+    ids=[
+        "fixed",
+        "keep",
+        "nothing to drop, fixed",
+        "nothing to drop, keep",
+        "cuts",
+        "equal cuts",
+        "text",
+        "text, fixed",
+    ],
 )
 @pytest.mark.parametrize("three_cuts", ["llava"], indirect=True)
 def test_whatever_a_prompt_asks_for(
@@ -107,7 +118,8 @@ def test_whatever_a_prompt_asks_for(
     room = total - shown
     if asked.get("length") == "fixed":
         room = 32 * ceil(room / 32)
-    lengths = [min(total, room + round(max(keep, asked.get("keep", 0)) * shown)) for keep in keeps]
+    fractions = asked.get("cuts") or [max(keep, asked.get("keep", 0)) for keep in keeps]
+    lengths = [min(total, room + round(fraction * shown)) for fraction in fractions]
     if "keep" in asked:
         lengths[-1] = min(total, room + round(asked["keep"] * shown))
     cuts = [ReferenceCut(layer, length) for layer, length in zip((1, 2, 4), lengths, strict=True)]

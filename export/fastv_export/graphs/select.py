@@ -8,6 +8,7 @@ import onnx_ir as ir
 
 from fastv_export.graphs.tape import Tape
 from fastv_export.rankers import RANKERS
+from fastv_runtime.config.cuts import ATTENTION_SIGNALS
 
 
 def build_select(inputs: dict[str, ir.Value], opset: int, ranker: str, outputs: Sequence[str]) -> ir.Model:
@@ -19,7 +20,7 @@ def build_select(inputs: dict[str, ir.Value], opset: int, ranker: str, outputs: 
     """
     tape = Tape()
     position_ids, length = inputs["position_ids"], inputs["length"]
-    rank = RANKERS[ranker].rank(tape, inputs)
+    rank = RANKERS[ranker].rank(tape, inputs | _of_rows(tape, inputs))
     ranked = tape.op("Where", [inputs["prunable"], rank, tape.constant(float("inf"))])
     _, chosen = tape.op_multi_out("TopK", [ranked, length], {"axis": 1, "largest": 1, "sorted": 1}, num_outputs=2)
     # TopK again, smallest first, sorts: TensorRT has no Sort. fp32 holds every index below 2^24 exactly.
@@ -42,3 +43,16 @@ def build_select(inputs: dict[str, ir.Value], opset: int, ranker: str, outputs: 
         name="select",
     )
     return ir.Model(graph, ir_version=11)
+
+
+def _of_rows(tape: Tape, inputs: dict[str, ir.Value]) -> dict[str, ir.Value]:
+    """Signals of a whole cache [1, ..., C], those of the rows that are there alone: [1, ..., S]."""
+    found: dict[str, ir.Value] = {}
+    rows = tape.op("Shape", [inputs["hidden"]], {"start": 1, "end": 2})
+    for name, signal in inputs.items():
+        if name not in ATTENTION_SIGNALS or signal.shape is None or not isinstance(signal.shape[-1], int):
+            continue
+        axis = tape.constant([len(signal.shape) - 1])
+        found[name] = tape.op("Slice", [signal, tape.constant([0]), rows, axis])
+        found[name].type, found[name].shape = signal.type, ir.Shape([*signal.shape[:-1], None])
+    return found

@@ -64,7 +64,7 @@ def make_plan(options: Options, decoder: DecoderConfig, vision: Vision, video: V
         )
     plan = Plan(
         cuts=tuple(
-            Cut(layer=cut.layer, keep=cut.keep, ranker=ranker.name, signals=ranker.signals)
+            Cut(layer=cut.layer, keep=cut.keep, ranker=ranker.name, signals=ranker.signals, rotary=ranker.rotary)
             for cut in cuts
             for ranker in (RANKERS[cut.ranker or options.ranker],)
         ),

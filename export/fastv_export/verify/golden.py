@@ -1,7 +1,8 @@
 """Golden vectors: inputs of every graph and the outputs that transformers gives for them, for self-tests anywhere.
 
-One short prompt (prefill) and one token after it (decode). Names in the file: `graph/case/in|out/tensor`. Caches hold
-the rows that a case writes or reads, not their whole capacity.
+One short prompt (prefill), its last rows alone with the others in the cache (resume), and one token after it (decode).
+Names in the file: `graph/case/in|out/tensor`. Caches hold the rows that a case writes or reads, not their whole
+capacity; those that `resume` reads are the first of `decode`'s.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from fastv_export.rankers.base import Seen
 from fastv_export.verify.choices import choose
 from fastv_export.verify.reference import Pruning, ReferenceCut, pruned_by
 from fastv_runtime.config.bundle import DecoderConfig
-from fastv_runtime.config.cuts import Cut
+from fastv_runtime.config.cuts import ATTENTION_SIGNALS, Cut
 from fastv_runtime.config.io_spec import IOSpec, computed, decoder_io_specs, deepstack_of
 from fastv_runtime.config.layouts import FramesVideo, VideoLayout, Vision
 from fastv_runtime.config.lengths import kept_count
@@ -30,6 +31,8 @@ Tensors = dict[str, torch.Tensor]
 SEED = 0
 TEXT = 8
 VISUAL = 16
+RESUMED = TEXT
+"""Rows of the case `resume`: as many as a ranker reads scores of, and no more than are left after any cut."""
 """Tokens of the golden prompt: enough to prune, few enough that a 13B model's caches stay small."""
 
 
@@ -142,11 +145,15 @@ def _dense_case(decoder: Any, head: Any, prompt: _Prompt) -> Tensors:
     logits = head(hidden[:, length - 1 :])
     layers = range(len(hf.layers_of(decoder)))
     tensors = _caches("decoder", cache, layers, length, torch.arange(length))
-    for case, start, stop in (("prefill", 0, length), ("decode", length, length + 1)):
+    for case, start, stop in (
+        ("prefill", 0, length),
+        ("resume", length - RESUMED, length),
+        ("decode", length, length + 1),
+    ):
         rows, positions = prompt.embedded[:, start:stop], prompt.positions[..., start:stop]
         tensors |= _layer_case("decoder", case, rows, positions, start)
         tensors |= _deepstack_inputs("decoder", case, prompt.deepstack, range(len(prompt.deepstack)))
-        tensors[f"decoder/{case}/out/logits"] = logits[:, int(start > 0)][:, None]
+        tensors[f"decoder/{case}/out/logits"] = logits[:, int(case == "decode")][:, None]
     return tensors
 
 
@@ -174,20 +181,26 @@ def _split_case(decoder: Any, head: Any, prompt: _Prompt, plan: Plan, dimensions
     states, following = prompt.embedded[:, :length], prompt.embedded[:, length:]
     for stage in plan.stages:
         graph, deepstack = stage.graph, [each[:, rows] for each in prompt.deepstack]
+        begun = len(rows) - RESUMED
         tensors |= _layer_case(graph, "prefill", states, positions[..., rows], 0)
+        tensors |= _layer_case(graph, "resume", states[:, begun:], positions[..., rows[begun:]], begun)
         tensors |= _layer_case(graph, "decode", following, last, len(rows))
         tensors |= _caches(graph, cache, plan.layers(graph, len(hf.layers_of(decoder))), length, rows)
-        for case in ("prefill", "decode"):
+        for case in ("prefill", "resume", "decode"):
             tensors |= _deepstack_inputs(graph, case, deepstack, deepstack_of(dimensions, stage))
         if stage.cut is None:
-            tensors[f"{graph}/prefill/out/logits"] = logits[:, :1]
+            tensors[f"{graph}/prefill/out/logits"] = tensors[f"{graph}/resume/out/logits"] = logits[:, :1]
             tensors[f"{graph}/decode/out/logits"] = logits[:, 1:]
             break
         pruning = prunings[stage.index]
         tensors[f"{graph}/prefill/out/hidden_out"] = pruning.hidden[:, rows]
+        tensors[f"{graph}/resume/out/hidden_out"] = pruning.hidden[:, rows[begun:]]
         tensors[f"{graph}/decode/out/hidden_out"] = pruning.hidden[:, length:]
         for name in computed(stage.cut):
-            tensors[f"{graph}/prefill/out/{name}"] = pruning.signals[name][None]
+            signal = pruning.signals[name][None]
+            tensors[f"{graph}/prefill/out/{name}"] = signal
+            if name in ATTENTION_SIGNALS and stage.cut.rotary:
+                tensors[f"{graph}/resume/out/{name}"] = signal
         if RANKERS[stage.cut.ranker].portable:
             select = plan.selects[stage.index]
             tensors |= _select_case(select, specs[select], pruning, prompt, rows)
@@ -198,10 +211,12 @@ def _split_case(decoder: Any, head: Any, prompt: _Prompt, plan: Plan, dimensions
 
 def _deepstack_inputs(graph: str, case: str, deepstack: list[torch.Tensor], layers: range) -> Tensors:
     """What is added after the given layers; a decoded token has nothing added."""
-    return {
-        f"{graph}/{case}/in/deepstack_{layer}": deepstack[layer] if case == "prefill" else deepstack[layer][:, :1] * 0
-        for layer in layers
-    }
+    tensors: Tensors = {}
+    for layer in layers:
+        rows = deepstack[layer]
+        given = rows if case == "prefill" else rows[:, -RESUMED:] if case == "resume" else rows[:, :1] * 0
+        tensors[f"{graph}/{case}/in/deepstack_{layer}"] = given
+    return tensors
 
 
 def _select_case(graph: str, spec: IOSpec, pruning: Pruning, prompt: _Prompt, rows: torch.Tensor) -> Tensors:

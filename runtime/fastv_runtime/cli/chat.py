@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fastv_runtime.cli.answers import print_dim
 from fastv_runtime.cli.sources import read_line, text_of
@@ -15,33 +15,36 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from fastv_runtime.generation.calls.answer import Answer
+    from fastv_runtime.generation.calls.chat import ChatSession
+    from fastv_runtime.generation.calls.streaming import Generation
+    from fastv_runtime.preprocessing.images.loading import ImageInput
+    from fastv_runtime.preprocessing.videos.decoding import Video
 
 HELP = "ask something; /image FILE shows one more image, /clear starts over, Ctrl-D ends"
 PROMPT = "> "
 
-Parts = list[dict[str, Any]]
-
 
 class Chat:
-    """Every question is a turn of one conversation, all of which the model reads again each time.
+    """Every question is a turn of one conversation.
 
-    first: parts of images and videos that come before the first question, also after /clear.
+    answer: reads and prints one. images, videos: come before the first question, also after /clear.
     """
 
     def __init__(
         self,
-        answer: Callable[[list[dict[str, Any]]], Answer],
+        session: ChatSession,
+        answer: Callable[[Generation], Answer],
         open_image: Callable[[str], Image.Image],
         complain: Callable[[str], None],
         *,
-        system: str | None = None,
-        first: Sequence[dict[str, Any]] = (),
+        images: Sequence[ImageInput] = (),
+        videos: Sequence[Video] = (),
     ):
+        self._session = session
         self._answer = answer
         self._open_image = open_image
         self._complain = complain
-        self._system = [] if system is None else [{"role": "system", "content": system}]
-        self._first = list(first)
+        self._first = list(images), list(videos)
         self._clear()
 
     def run(self) -> None:
@@ -65,26 +68,24 @@ class Chat:
         elif word == "/clear" and not rest:
             self._clear()
         elif word == "/image" and rest.strip():
-            self._next.append({"type": "image", "image": self._open_image(rest.strip())})
+            self._images.append(self._open_image(rest.strip()))
         else:
             raise UserError(f"{line}: not known: {HELP}")
 
     def _clear(self) -> None:
-        self._turns = list(self._system)
-        self._next: Parts = list(self._first)
+        self._session.clear()
+        self._images, self._videos = list(self._first[0]), list(self._first[1])
 
     def _ask(self, question: str) -> None:
-        asked: dict[str, Any] = {"role": "user", "content": [*self._next, {"type": "text", "text": question}]}
         try:
-            answer = self._answer([*self._turns, asked])
+            answer = self._answer(self._session.stream(question, self._images, self._videos))
         except UserError as error:
-            if self._turns == self._system:
+            if all(turn["role"] == "system" for turn in self._session.messages):
                 raise
             raise UserError(f"{error} (or start over: /clear)") from None
         # An empty answer is no message: the question is then forgotten, and what it showed stays for the next.
-        if said := answer.text.strip():
-            self._turns += [asked, {"role": "assistant", "content": said}]
-            self._next = []
+        if answer.text.strip():
+            self._images, self._videos = [], []
 
 
 def _line() -> str | None:

@@ -14,7 +14,8 @@ from fastv_runtime import limits
 from fastv_runtime.claims import claimed
 from fastv_runtime.cli.answers import print_answer, print_dim, print_figures
 from fastv_runtime.cli.chat import Chat
-from fastv_runtime.cli.options.arguments import Parser, keep, part, path, source, text, whole
+from fastv_runtime.cli.options.answers import add_answer_arguments, answer_extras, read_grammar
+from fastv_runtime.cli.options.arguments import Parser, between, keep, part, path, share, source, text, whole
 from fastv_runtime.cli.options.backends import add_backend_arguments, backend_extras
 from fastv_runtime.cli.options.sampling import add_sampling_arguments, read_sampling
 from fastv_runtime.cli.options.videos import add_video_arguments, read_videos
@@ -26,6 +27,7 @@ from fastv_runtime.streams import require_stdin, require_stdout
 
 if TYPE_CHECKING:
     from fastv_runtime.generation.calls.answer import Answer
+    from fastv_runtime.generation.calls.streaming import Generation
 
 
 def parser() -> argparse.ArgumentParser:
@@ -70,6 +72,7 @@ def parser() -> argparse.ArgumentParser:
         help="at most (default: as the checkpoint says)",
     )
     add_sampling_arguments(parser)
+    add_answer_arguments(parser)
     parser.add_argument("--length", choices=["fixed", "exact"], help="pruned length (default: the bundle's plan)")
     parser.add_argument(
         "--keep",
@@ -84,6 +87,20 @@ def parser() -> argparse.ArgumentParser:
         metavar="X",
         help="keep as few visual tokens as hold this share of the attention to them, and --keep at most (default: the "
         "bundle's plan, or 0.9 with --keep auto)",
+    )
+    parser.add_argument(
+        "--stay",
+        type=between(0, 1),
+        metavar="X",
+        help="with --interactive, faster: visual tokens that the question before had chosen stay, where at least "
+        "this share of those that this one would choose is among them (default: each question chooses anew)",
+    )
+    parser.add_argument(
+        "--cuts",
+        type=share,
+        nargs="+",
+        metavar="R",
+        help="fraction of visual tokens kept after each cut, in place of --keep: 0.5 0.2",
     )
     add_backend_arguments(parser)
     add_trust_arguments(parser)
@@ -106,10 +123,12 @@ def run(args: argparse.Namespace) -> None:
     _check_together(args)
     from fastv_runtime.config.bundle import read_manifest
     from fastv_runtime.generation.calls.keep import read_keep
+    from fastv_runtime.generation.calls.stop_strings import read_stop
 
     images = [open_source(source, allow_url=args.allow_url) for source in args.images]
     manifest = read_manifest(args.bundle)
-    read_keep(manifest.plan, args.keep, args.share)
+    read_keep(manifest.plan, args.keep, args.share, args.cuts)
+    stop, grammar = read_stop(args.stop), read_grammar(args)
     shown = read_videos(args.videos, args.frames, args.super_image, manifest)
     questions = _questions(args)
     begin = perf_counter()
@@ -120,38 +139,39 @@ def run(args: argparse.Namespace) -> None:
         bundle, threads=args.threads, aspect=args.aspect, backend=args.backend, device=args.device
     ) as pipeline:
         loaded: float | None = perf_counter() - begin
-        stream = partial(
-            pipeline.stream,
-            max_new_tokens=args.max_new_tokens,
-            sampling=sampling,
-            length=args.length,
-            keep=args.keep,
-            share=args.share,
-        )
+        asked: dict[str, Any] = {
+            "max_new_tokens": args.max_new_tokens,
+            "sampling": sampling,
+            "length": args.length,
+            "keep": args.keep,
+            "share": args.share,
+            "cuts": args.cuts,
+            "stop": stop,
+            "grammar": grammar,
+        }
         print_notes = partial(_print_notes, parser())
         seen = [*images, *shown.images]
         if args.interactive:
             print_dim(f"loaded in {loaded:.2f} s")
 
-            def reply(messages: list[dict[str, Any]]) -> Answer:
-                answer = print_answer(stream(messages=messages), print_notes)
+            def reply(generation: Generation) -> Answer:
+                answer = print_answer(generation, print_notes)
                 print_figures(answer)
                 return answer
 
-            first = [*({"type": "image", "image": each} for each in seen)]
-            first += ({"type": "video", "video": each} for each in shown.videos)
             print_notes(shown.notes)
             Chat(
+                pipeline.chat(system=args.system, stay=args.stay, **asked),
                 reply,
                 partial(open_source, allow_url=args.allow_url),
                 lambda message: print_notes([message]),
-                system=args.system,
-                first=first,
+                images=seen,
+                videos=shown.videos,
             ).run()
             return
         for where, prompt in questions:
             with _placed(where):
-                generation = stream(seen, prompt, system=args.system, videos=shown.videos)
+                generation = pipeline.stream(seen, prompt, system=args.system, videos=shown.videos, **asked)
             answer = print_answer(generation, print_notes, notes=shown.notes, as_json=args.json)
             if kept_path is not None:
                 from fastv_runtime.generation.kept_image import save_image
@@ -170,6 +190,8 @@ def _check_together(args: argparse.Namespace) -> None:
     several = "--prompts" if args.prompts is not None else "--interactive" if args.interactive else None
     if args.show_kept is not None and several:
         raise UserError(f"--show-kept: shows what one question kept, and {several} has many: use --prompt")
+    if args.stay is not None and not args.interactive:
+        raise UserError("--stay: is of a conversation, and there is one question: use --interactive, or leave it out")
     if args.json and args.interactive:
         raise UserError("--json: is for programs, and --interactive for people: use --prompts")
     readers = [f"--image {STDIN}" for source in args.images if source == STDIN]
@@ -223,7 +245,7 @@ def _print_notes(options: argparse.ArgumentParser, notes: Sequence[str]) -> None
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    command(parser(), run, argv, backend_extras)
+    command(parser(), run, argv, lambda args: (*backend_extras(args), *answer_extras(args)))
 
 
 if __name__ == "__main__":

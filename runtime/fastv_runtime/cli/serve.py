@@ -171,8 +171,10 @@ def _write_repository(args: argparse.Namespace) -> None:
         threads=args.threads,
         slots=args.slots,
         waiting=args.queue,
+        cache_mb=args.cache_mb,
         drain_s=args.grace,
     )
+    open_bundle(args.bundle, check_hashes=args.check_hashes, public_key=args.public_key)
     gpu = args.device == "cuda" or (args.device is None and args.backend == "trt")
     folder = write_repository(Path(args.triton), parameters, name=args.model_name, gpu=gpu, note=note)
     if args.json:

@@ -84,7 +84,7 @@ def read_prompts(source: str) -> Iterator[tuple[str, str]]:
     if source == STDIN:
         name, lines = "the standard input", iter(read_line, b"")
     else:
-        name, lines = source, iter(_file(source).splitlines())
+        name, lines = source, iter(read_file(source).splitlines())
     found = (
         (f"{name}:{number}", text_of(line, f"{name}:{number}").strip()) for number, line in enumerate(lines, start=1)
     )
@@ -97,7 +97,8 @@ def read_prompts(source: str) -> Iterator[tuple[str, str]]:
     return iter(known)
 
 
-def _file(source: str) -> bytes:
+def read_file(source: str) -> bytes:
+    """A file of at most 64 MiB. Raises UserError."""
     from fastv_runtime.strict_json import Unusable, read_bytes
 
     try:

@@ -21,6 +21,9 @@ one layer before. `head_scores` [1, H, S]: of each head. `row_scores` [1, TEXT_R
 heads. `key_norms` [1, S]: Euclidean norm of a row's keys, mean over heads. `change` [1, S]: how unlike a video's token
 is to that in its place in the frame before: the runtime gives it, the others are the graph's before the cut.
 """
+ATTENTION_SIGNALS: tuple[Signal, ...] = ("scores", "earlier_scores", "head_scores", "row_scores")
+"""Those of attention to rows: a graph gives them for its whole KV cache, C keys, of which S are filled; 0 behind those.
+So a graph that is given the last rows of a prompt alone, the others being in its cache, still gives them for all."""
 
 
 class Cut(StrictModel):
@@ -34,6 +37,9 @@ class Cut(StrictModel):
     """How the visual tokens that stay are chosen: the select graph does it, this is its name."""
     signals: tuple[Signal, ...] = ("scores",)
     """What that graph reads for it, in this order."""
+    rotary: bool = True
+    """Whether `scores` are of queries and keys as attention has them, after rotary embedding. Keys without it are in no
+    cache: scores of those are [1, S], of the rows that a graph is given."""
 
 
 def one_cut(layer: int | None, keep: float, ranker: str = "fastv") -> tuple[Cut, ...]:

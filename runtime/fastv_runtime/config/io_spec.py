@@ -8,7 +8,7 @@ capacity as shape.
 from __future__ import annotations
 
 from fastv_runtime.config.base import DType, TensorSpec
-from fastv_runtime.config.cuts import TEXT_ROWS, Cut, Signal
+from fastv_runtime.config.cuts import ATTENTION_SIGNALS, TEXT_ROWS, Cut, Signal
 from fastv_runtime.config.layouts import VideoLayout, Vision
 from fastv_runtime.config.lengths import capacity
 from fastv_runtime.config.manifest import DecoderConfig
@@ -58,7 +58,7 @@ def decoder_io_specs(decoder: DecoderConfig, plan: Plan, dtype: DType) -> dict[s
     graphs: dict[str, IOSpec] = {}
     for stage in stages:
         if stage.select is not None:
-            graphs[stage.select] = _select(decoder, plan, stage, dtype)
+            graphs[stage.select] = _select(decoder, plan, stage, needed.keys[stage.index - 1], dtype)
         graphs[stage.graph] = _layers(decoder, plan, stage, needed.keys[stage.index], dtype)
     return graphs
 
@@ -90,20 +90,20 @@ def _layers(decoder: DecoderConfig, plan: Plan, stage: Stage, keys: int, dtype: 
     else:
         outputs = (
             TensorSpec(name="hidden_out", dtype=dtype, shape=(1, symbol, width)),
-            *(_signal(decoder, name, symbol) for name in computed(stage.cut)),
+            *_computed_signals(decoder, stage.cut, symbol, keys),
         )
     return (*inputs, *caches("past")), (*outputs, *caches("present"))
 
 
-def _select(decoder: DecoderConfig, plan: Plan, stage: Stage, dtype: DType) -> IOSpec:
-    """The graph that picks the rows of a stage from those of the stage before."""
+def _select(decoder: DecoderConfig, plan: Plan, stage: Stage, keys: int, dtype: DType) -> IOSpec:
+    """The graph that picks the rows of a stage from those of the stage before, whose caches have room for `keys`."""
     before, width = plan.stages[stage.index - 1], decoder.hidden_size
     assert before.cut is not None
     rows, left = before.symbol, stage.symbol
     late = range(deepstack_of(decoder, stage).start, decoder.deepstack_layers)
     inputs = (
         TensorSpec(name="hidden", dtype=dtype, shape=(1, rows, width)),
-        *(_signal(decoder, name, rows) for name in computed(before.cut)),
+        *_computed_signals(decoder, before.cut, rows, keys),
         _positions(decoder, "position_ids", rows),
         TensorSpec(name="prunable", dtype="bool", shape=(1, rows)),
         TensorSpec(name="length", dtype="int64", shape=(1,)),
@@ -150,6 +150,13 @@ def _deepstack(decoder: DecoderConfig, prefix: str, symbol: str, dtype: DType, a
     )
 
 
-def _signal(decoder: DecoderConfig, name: Signal, symbol: str, prefix: str = "") -> TensorSpec:
+def _computed_signals(decoder: DecoderConfig, cut: Cut, symbol: str, keys: int) -> tuple[TensorSpec, ...]:
+    """What the graph before a cut gives its ranker: of its rows, or of all keys that its caches have room for."""
+    return tuple(
+        _signal(decoder, name, keys if cut.rotary and name in ATTENTION_SIGNALS else symbol) for name in computed(cut)
+    )
+
+
+def _signal(decoder: DecoderConfig, name: Signal, rows: int | str, prefix: str = "") -> TensorSpec:
     inner = {"head_scores": (decoder.num_attention_heads,), "row_scores": (TEXT_ROWS,)}.get(name, ())
-    return TensorSpec(name=prefix + name, dtype="float32", shape=(1, *inner, symbol))
+    return TensorSpec(name=prefix + name, dtype="float32", shape=(1, *inner, rows))

@@ -88,8 +88,7 @@ def check_keep(plan: Plan, keep: Keeps) -> None:
     if len(keep) != len(plan.cuts):
         layers = ", ".join(str(cut.layer) for cut in plan.cuts)
         raise UserError(
-            f"{name} {_words(keep)}: {len(keep)} fractions, and this bundle has {len(plan.cuts)} cuts (at layer "
-            f"{layers}): give one for each"
+            f"{name} {_words(keep)}: {len(keep)} given, and this bundle cuts at layer {layers}: give one for each cut"
         )
     if any(later > earlier for earlier, later in pairwise(keep)):
         raise UserError(f"{name} {_words(keep)}: must descend or stay: a cut leaves no more than came to it")

@@ -12,7 +12,7 @@ from fastv_runtime.config.layouts import VideoLayout, Vision
 from fastv_runtime.config.plan import DialectName, Plan
 from fastv_runtime.integrity.paths import BundlePath, check_distinct
 
-SCHEMA_VERSION = 8
+SCHEMA_VERSION = 9
 MANIFEST = "bundle.json"
 EMBEDDING = "embed_tokens.bin"
 GOLDEN = "golden.safetensors"

@@ -15,7 +15,7 @@ from fastv_runtime.preprocessing import Visual
 
 
 class EncoderInputs(Protocol):
-    """Where features land: a decoder's prompt, as `fastv_runtime.generation.decoder.Decoder` has it."""
+    """Where features land: a decoder's prompt, as `fastv_runtime.generation.decoding.decoder.Decoder` has it."""
 
     prompt: Buffer
     deepstack: list[Buffer]

@@ -197,7 +197,7 @@ def _checked(name: str, text: str) -> str:
     """The text of a grammar. Raises UserError for one that cannot be matched, with llguidance's reason."""
     failed, messages = _llguidance().LLMatcher.validate_grammar_with_warnings(text)
     if failed:
-        raise UserError(f"{name}: {_reason(messages[0])}")
+        raise UserError(f"{name}: no answer can be made to follow it: {_reason(messages[0])}")
     return text
 
 

@@ -15,12 +15,14 @@ from fastv_runtime.config.lengths import capacity
 from fastv_runtime.generation.calls.arguments import VideoInput, check_settings
 from fastv_runtime.generation.calls.question import GenerationInput
 from fastv_runtime.generation.clock import Clock
+from fastv_runtime.generation.feature_cache import FeatureCache
 from fastv_runtime.generation.grammar import GrammarTokenizer
 from fastv_runtime.generation.prompts.positions import position_ids
 from fastv_runtime.generation.prompts.prompt import Prompt, PromptBuilder
 from fastv_runtime.preprocessing import Visual, load_images, load_videos, no_videos
+from fastv_runtime.preprocessing.digest import visual_digest
 from fastv_runtime.preprocessing.images.aspect import with_aspect
-from fastv_runtime.preprocessing.images.loading import as_image
+from fastv_runtime.preprocessing.images.loading import ImageInput, as_image
 from fastv_runtime.preprocessing.videos.decoding import Video, open_video
 
 if TYPE_CHECKING:
@@ -37,6 +39,8 @@ class PreparedPrompt:
     positions: Int[np.ndarray, "axes S"]
     notes: tuple[str, ...]
     """Of what was shown."""
+    digests: tuple[str, ...]
+    """Of the visuals: equal ones have equal features."""
 
     @property
     def length(self) -> int:
@@ -54,6 +58,19 @@ class PreparedPrompt:
         return self.length - self.visual
 
     @property
+    def first_rows(self) -> dict[int, str]:
+        """Digest of each visual, by the row of its first token."""
+        starts = self.prompt.starts(self.visuals)
+        return {first[0]: digest for first, digest in zip(starts, self.digests, strict=True)}
+
+    def whole_visuals(self, start: int) -> int:
+        """`start`, or the first row of the visual that it would cut in two: a tower makes all of one."""
+        for first, visual in zip(self.prompt.starts(self.visuals), self.visuals, strict=True):
+            if first[0] < start < first[-1] + visual.runs[-1].tokens:
+                return first[0]
+        return start
+
+    @property
     def shown(self) -> list[Visual]:
         """The visuals in the order of the prompt."""
         return [self.visuals[index] for index in self.prompt.order]
@@ -62,7 +79,8 @@ class PreparedPrompt:
 class Model:
     """A bundle's graphs, loaded once, however many slots run them.
 
-    Arguments as for `fastv_runtime.Pipeline`. `prepare` may be called in any thread, whatever the graphs are at.
+    features: bytes of image features that are kept, for images that are shown again; 0 keeps none. Other arguments as
+    for `fastv_runtime.Pipeline`. `prepare` may be called in any thread, whatever the graphs are at.
     """
 
     def __init__(
@@ -73,6 +91,7 @@ class Model:
         aspect: Aspect | None = None,
         backend: str = "ort",
         device: str | None = None,
+        features: int = 0,
     ):
         check_settings(threads, aspect)
         manifest = bundle.manifest
@@ -84,6 +103,7 @@ class Model:
         self.capacity = capacity(manifest.plan)
         self.backend = open_backend(bundle, backend, device, threads=threads)
         self.embedding = bundle.embedding()
+        self.features = FeatureCache(features)
         self.prompts = PromptBuilder(bundle.file(PROCESSOR), manifest.tokens, manifest.decoder.vocab_size)
         self._images = load_images(bundle.file(PROCESSOR), vision)
         self._videos = None if video is None else load_videos(bundle.file(PROCESSOR), video)
@@ -91,8 +111,8 @@ class Model:
     def prepare(self, question: GenerationInput, clock: Clock) -> PreparedPrompt:
         """Preprocess what is shown and write the prompt. Raises UserError for what cannot be used."""
         with clock("preprocess"):
-            videos = [self._video(video) for video in question.videos]
-            visuals = [*(self._images(as_image(image)) for image in question.images), *(each for _, each in videos)]
+            images, videos = map(self.show_image, question.images), [self.show_video(each) for each in question.videos]
+            visuals = [visual for visual, _ in (*images, *videos)]
             build = (
                 partial(self.prompts.build, question.text, system=question.system)
                 if question.turns is None
@@ -100,8 +120,9 @@ class Model:
             )
             prompt = build(visuals=visuals)
             positions = position_ids(self.manifest.decoder.position_axes, prompt.token_ids.size, prompt.runs)
-        notes = tuple(note for video, _ in videos for note in video.notes)
-        return PreparedPrompt(tuple(visuals), prompt, positions, notes)
+            digests = tuple(map(visual_digest, visuals))
+        notes = tuple(note for _, notes in videos for note in notes)
+        return PreparedPrompt(tuple(visuals), prompt, positions, notes, digests)
 
     @cached_property
     def grammars(self) -> GrammarTokenizer:
@@ -109,9 +130,16 @@ class Model:
         tokenizer = self.prompts.tokenizer.backend_tokenizer
         return GrammarTokenizer(tokenizer, self.manifest.decoder.vocab_size, self.manifest.tokens.stop)
 
-    def _video(self, video: VideoInput) -> tuple[Video, Visual]:
+    def show_image(self, image: ImageInput | Visual) -> tuple[Visual, list[str]]:
+        """An image as the graphs take it, and what the caller should know of it. Raises UserError."""
+        return image if isinstance(image, Visual) else self._images(as_image(image)), []
+
+    def show_video(self, video: VideoInput | Visual) -> tuple[Visual, list[str]]:
+        """A video likewise. Raises UserError, also where the model takes none."""
+        if isinstance(video, Visual):
+            return video, []
         layout = self.manifest.video
         if self._videos is None or layout is None:
             raise no_videos(self.manifest.family)
         sampled = video if isinstance(video, Video) else open_video(video, layout.frames)
-        return sampled, self._videos(sampled)
+        return self._videos(sampled), list(sampled.notes)

@@ -14,13 +14,14 @@ from fastv_runtime.config.bundle import Bundle
 from fastv_runtime.config.layouts import Aspect
 from fastv_runtime.generation.calls.answer import Answer
 from fastv_runtime.generation.calls.arguments import VideoInput, image_list, path_of, video_list
+from fastv_runtime.generation.calls.chat import ChatSession
 from fastv_runtime.generation.calls.keep import Keep
-from fastv_runtime.generation.calls.question import read_question
-from fastv_runtime.generation.calls.settings import read_settings
+from fastv_runtime.generation.calls.question import GenerationInput, read_question
+from fastv_runtime.generation.calls.settings import Settings, read_settings
 from fastv_runtime.generation.calls.streaming import Generation
 from fastv_runtime.generation.calls.turns import Turns
 from fastv_runtime.generation.clock import Clock
-from fastv_runtime.generation.decoder import Decoder
+from fastv_runtime.generation.decoding.decoder import Decoder
 from fastv_runtime.generation.grammar import Grammar
 from fastv_runtime.generation.model import Model
 from fastv_runtime.generation.sampling import Sampling
@@ -195,7 +196,10 @@ class Pipeline:
             grammar=grammar,
             ignore_stop=ignore_stop,
         )
-        question = read_question(prompt, messages, system, image_list(images), video_list(videos))
+        return self._begin(read_question(prompt, messages, system, image_list(images), video_list(videos)), settings)
+
+    def _begin(self, question: GenerationInput, settings: Settings) -> Generation:
+        """Prefill, once it is this call's turn."""
         with self._turns.taken():
             slot = self._slot
             clock = Clock(settle=slot.model.backend.synchronize)
@@ -203,6 +207,53 @@ class Pipeline:
             generation = Generation(slot.start(prepared, settings, clock), self._turns, prepared.shown)
             self._turns.begun(generation)
         return generation
+
+    def chat(
+        self,
+        *,
+        system: str | None = None,
+        stay: float | None = None,
+        max_new_tokens: int | None = None,
+        sampling: Sampling | None = None,
+        length: str | None = None,
+        keep: Keep | None = None,
+        share: float | None = None,
+        cuts: Sequence[float] | None = None,
+        stop: str | Iterable[str] | None = None,
+        grammar: Grammar | None = None,
+    ) -> ChatSession:
+        """A conversation: `chat.ask("What is it?", image)`, then `chat.ask("What color is it?")`.
+
+        A later question costs what is new: images are encoded once, and layers before the first cut run the new turn
+        alone, since they saw the whole image. The image's tokens are chosen anew for each question, and layers behind a
+        cut run again from the first token on that is another. Answers are those of `generate` with the whole
+        conversation as `messages`. What other calls do with this pipeline in between costs time, and changes nothing.
+
+        system: a message that stands before the first turn.
+        stay: from 0 to 1, of turns that show nothing new: where at least this share of the visual tokens that a cut
+        would keep was kept by the turn before, those of the turn before stay, and only the new turn is run. Answers may
+        then differ. None: tokens are chosen anew each time.
+        Other arguments and errors as for `stream`, for all turns.
+        """
+        settings = read_settings(
+            self.bundle.manifest,
+            max_new_tokens=max_new_tokens,
+            sampling=sampling,
+            length=length,
+            keep=keep,
+            share=share,
+            cuts=cuts,
+            stop=stop,
+            grammar=grammar,
+            reuse=True,
+            stay=stay,
+        )
+
+        def stream(messages: Sequence[dict[str, Any]]) -> Generation:
+            return self._begin(read_question(None, messages, None, [], []), settings)
+
+        model = self._slot.model
+        return ChatSession(stream, model.show_image, model.show_video, system)
 
     def close(self) -> None:
         """Free the graphs and buffers, once no other thread is at them; an open stream ends. May be called again.

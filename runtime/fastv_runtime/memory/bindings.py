@@ -2,7 +2,8 @@
 
 Graphs are linked by sharing buffers: one graph's output is the next one's input, and a cache's past and present are
 one buffer, to which the graph appends in place. In decode a stage reads the row, the position and the deepstack where
-the stage before and the caller left them, since one row needs no selection: nothing is copied between graphs.
+the stage before and the caller left them, since one row needs no selection: nothing is copied between graphs. Rows of
+decode have buffers of their own: those of the prompt stay for a prompt that goes on where it ended.
 """
 
 from __future__ import annotations
@@ -10,15 +11,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from fastv_runtime.config.base import TensorSpec
+from fastv_runtime.config.base import DType, TensorSpec
 from fastv_runtime.config.bundle import GraphSpec
 from fastv_runtime.config.lengths import Capacity
 from fastv_runtime.config.plan import Plan, numbered
 from fastv_runtime.errors import UserError
-from fastv_runtime.memory.layout import Layout, Region, Specs
+from fastv_runtime.memory.layout import Layout, Region
 
 RESULTS = ("logits", "token")
 """What the last graph makes."""
+STEP_ROWS = 16
+"""Tokens that follow a prompt and may be run at once."""
+POSITIONS = ("position_ids", "pruned_position_ids")
+"""Rows of which one run's stand at the front: M-RoPE's three axes are not side by side row by row."""
 
 
 @dataclass(frozen=True)
@@ -30,13 +35,25 @@ class TensorBindings:
     names: Mapping[str, str]
     step: Mapping[str, str] = field(default_factory=dict)
 
-    def inputs(self, layout: Layout, lengths: Mapping[str, int], *, step: bool = False) -> dict[str, Region]:
-        """Where each input is, its dynamic axes cut to `lengths`. Raises ValueError past a buffer's end."""
-        return self._regions(self.spec.inputs, layout, lengths, step)
+    def inputs(
+        self, layout: Layout, lengths: Mapping[str, int], *, step: bool = False, first: int = 0
+    ) -> dict[str, Region]:
+        """Where each input is, its dynamic axes cut to `lengths`, rows from `first` on; positions are at the front.
 
-    def outputs(self, layout: Layout, lengths: Mapping[str, int], *, step: bool = False) -> dict[str, Region]:
+        Raises ValueError past a buffer's end.
+        """
+        return self._regions(self.spec.inputs, layout, lengths, step, first)
+
+    def outputs(
+        self, layout: Layout, lengths: Mapping[str, int], *, step: bool = False, first: int = 0
+    ) -> dict[str, Region]:
         """Where each output is, likewise. A present is at its past's place."""
-        return self._regions(self.spec.outputs, layout, lengths, step)
+        return self._regions(self.spec.outputs, layout, lengths, step, first)
+
+    @property
+    def cache_buffers(self) -> list[str]:
+        """The buffers of its caches."""
+        return [self.names[tensor.name] for tensor in self.spec.inputs if tensor.name.startswith("past_")]
 
     @property
     def cache_rows(self) -> int:
@@ -52,10 +69,16 @@ class TensorBindings:
             )
 
     def _regions(
-        self, tensors: tuple[TensorSpec, ...], layout: Layout, lengths: Mapping[str, int], step: bool
+        self, tensors: tuple[TensorSpec, ...], layout: Layout, lengths: Mapping[str, int], step: bool, first: int
     ) -> dict[str, Region]:
         names = {**self.names, **self.step} if step else self.names
-        return {tensor.name: layout[names[tensor.name]].leading(_shape(tensor, lengths)) for tensor in tensors}
+        found: dict[str, Region] = {}
+        for tensor in tensors:
+            region, shape = layout[names[tensor.name]], _shape(tensor, lengths)
+            axis = next((at for at, length in enumerate(tensor.shape) if isinstance(length, str)), None)
+            behind = first and axis is not None and tensor.name not in POSITIONS
+            found[tensor.name] = region.from_row(first, shape, axis or 0) if behind else region.leading(shape)
+        return found
 
 
 def decoder_links(graphs: Mapping[str, GraphSpec], plan: Plan) -> dict[str, TensorBindings]:
@@ -81,9 +104,23 @@ def pruned_buffer(name: str, index: int) -> str:
     return name if index == 0 else numbered(f"pruned_{name}", index)
 
 
+def step_buffer(name: str) -> str:
+    """The buffer that stands for one of a prompt's in decode: STEP_ROWS rows."""
+    return f"step.{name}"
+
+
+def _made_by_row(tensor: TensorSpec, made: Mapping[str, str]) -> bool:
+    return tensor.name in made and any(isinstance(axis, str) for axis in tensor.shape)
+
+
 def _layers(graph: str, spec: GraphSpec, index: int) -> TensorBindings:
-    """A graph of decoder layers. In decode it reads what the stage before made of the one row, unselected."""
+    """A graph of decoder layers. In decode it reads what the stage before made of the same rows, unselected."""
     rows = ("position_ids", *_deepstack(spec))
+    made = {
+        tensor.name: stage_buffer("hidden" if tensor.name == "hidden_out" else tensor.name, index)
+        for tensor in spec.outputs
+        if tensor.name not in RESULTS and not tensor.name.startswith("present_")
+    }
     return TensorBindings(
         graph,
         spec,
@@ -91,15 +128,15 @@ def _layers(graph: str, spec: GraphSpec, index: int) -> TensorBindings:
             "hidden": "prompt" if index == 0 else pruned_buffer("hidden", index),
             "write_index": f"{graph}.write_index",
             **{name: pruned_buffer(name, index) for name in rows},
-            **{
-                tensor.name: stage_buffer("hidden" if tensor.name == "hidden_out" else tensor.name, index)
-                for tensor in spec.outputs
-                if tensor.name not in RESULTS and not tensor.name.startswith("present_")
-            },
+            **made,
             **{name: name for name in RESULTS if any(tensor.name == name for tensor in spec.outputs)},
             **_caches(graph, spec),
         },
-        step={} if index == 0 else {"hidden": stage_buffer("hidden", index - 1), **{name: name for name in rows}},
+        step={
+            "hidden": step_buffer("prompt" if index == 0 else stage_buffer("hidden", index - 1)),
+            **{name: step_buffer(name) for name in rows},
+            **{tensor.name: step_buffer(made[tensor.name]) for tensor in spec.outputs if _made_by_row(tensor, made)},
+        },
     )
 
 
@@ -121,17 +158,24 @@ def _select(graph: str, spec: GraphSpec, index: int) -> TensorBindings:
 def arena_layout(links: Mapping[str, TensorBindings], plan: Plan, capacity: Capacity) -> Layout:
     """Room for every tensor that is linked, dynamic axes at their capacity."""
     lengths = {stage.symbol: rows for stage, rows in zip(plan.stages, capacity.rows, strict=True)}
-    specs: Specs = {
+    specs: dict[str, tuple[DType, tuple[int, ...]]] = {
         link.names[tensor.name]: (tensor.dtype, _shape(tensor, lengths))
         for link in links.values()
         for tensor in (*link.spec.inputs, *link.spec.outputs)
     }
+    few = step_lengths(plan, STEP_ROWS)
+    specs |= {
+        link.step[tensor.name]: (tensor.dtype, _shape(tensor, few))
+        for link in links.values()
+        for tensor in (*link.spec.inputs, *link.spec.outputs)
+        if tensor.name in link.step
+    }
     return Layout(specs)
 
 
-def step_lengths(plan: Plan) -> dict[str, int]:
-    """Lengths of a decoded token's run."""
-    return dict.fromkeys((stage.symbol for stage in plan.stages), 1)
+def step_lengths(plan: Plan, rows: int = 1) -> dict[str, int]:
+    """Lengths of a run of decoded tokens."""
+    return dict.fromkeys((stage.symbol for stage in plan.stages), rows)
 
 
 def _deepstack(spec: GraphSpec) -> list[str]:

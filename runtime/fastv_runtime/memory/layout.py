@@ -36,6 +36,18 @@ class Region:
             raise ValueError(f"an array of shape {shape} reaches past the end of a buffer of shape {self.shape}")
         return region
 
+    def from_row(self, first: int, shape: tuple[int, ...], axis: int) -> Region:
+        """An array of `shape` whose first row is row `first` of this one, rows being along `axis`.
+
+        Raises ValueError past the end, and where rows do not follow each other in memory.
+        """
+        if prod(shape[:axis]) != 1:
+            raise ValueError(f"rows of an array of shape {shape} are not side by side along axis {axis}")
+        step = prod(self.shape[axis + 1 :])
+        if first + shape[axis] > self.shape[axis] or shape[axis + 1 :] != self.shape[axis + 1 :]:
+            raise ValueError(f"an array of shape {shape} from row {first} reaches past the end of one of {self.shape}")
+        return Region(self.offset + first * step * numpy_dtype(self.dtype).itemsize, self.dtype, shape)
+
     def rows(self, start: int, stop: int) -> Region:
         """Rows `start` to `stop` - 1 as [rows, width], of an array [1, .., rows, width]. ValueError past the end."""
         *outer, count, width = self.shape

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 OUTCOMES = ("stop", "length", "deadline", "cancelled", "refused", "failed")
 """Of a request: the first two are whole answers. `refused`: the queue was full, the server stops, or what was asked
 cannot be used; `failed`: any other error."""
-CACHES = ("features", "conversations")
-"""What is kept for later requests: features of images, and KV caches of conversations."""
 
 LONG = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250)
 SHORT = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
@@ -47,8 +45,9 @@ class Metrics:
         self._reused = Counter(
             "fastv_reused_tokens", "Tokens of prompts whose caches an earlier turn had left", registry=registry
         )
-        self._hits = Counter("fastv_cache_hits", "What was found in a cache", ["cache"], registry=registry)
-        self._misses = Counter("fastv_cache_misses", "What was looked for in vain", ["cache"], registry=registry)
+        self._hits = Counter("fastv_feature_cache_hits", "Images whose features were kept", registry=registry)
+        self._misses = Counter("fastv_feature_cache_misses", "Images that were encoded", registry=registry)
+        self._looked_up = (0, 0)
         self._first = Histogram(
             "fastv_time_to_first_token_seconds", "From submission, waiting included", buckets=LONG, registry=registry
         )
@@ -70,21 +69,18 @@ class Metrics:
             self._requests.labels(outcome)
         for stage in STAGES:
             self._stage.labels(stage)
-        for cache in CACHES:
-            self._hits.labels(cache)
-            self._misses.labels(cache)
 
     def occupied(self, running: int, waiting: int) -> None:
         """How many requests have a slot, and how many wait for one."""
         self._running.set(running)
         self._waiting.set(waiting)
 
-    def started(self, answer: Answer, timings_ms: Mapping[str, float], reused_tokens: int, waited_s: float) -> None:
+    def started(self, answer: Answer, timings_ms: Mapping[str, float], waited_s: float) -> None:
         """A prompt was read. timings_ms: as `Answer.timings_ms` has them; waited_s: since it was submitted."""
         self._prompt.inc(answer.prompt_tokens)
         self._visual.inc(answer.visual_tokens)
         self._kept.inc(len(answer.kept_visual_tokens))
-        self._reused.inc(reused_tokens)
+        self._reused.inc(answer.reused_tokens)
         self._wait.observe(waited_s)
         for stage, ms in in_stages(timings_ms).items():
             self._stage.labels(stage).observe(ms / 1000)
@@ -100,10 +96,11 @@ class Metrics:
         for _ in range(count):
             self._token.observe(seconds / count)
 
-    def looked_up(self, cache: str, *, hits: int = 0, misses: int = 0) -> None:
-        """What was found in one of CACHES, and what was not."""
-        self._hits.labels(cache).inc(hits)
-        self._misses.labels(cache).inc(misses)
+    def looked_up(self, hits: int, misses: int) -> None:
+        """What was found among the features that are kept, and what was not: both since the model was loaded."""
+        before, self._looked_up = self._looked_up, (hits, misses)
+        self._hits.inc(hits - before[0])
+        self._misses.inc(misses - before[1])
 
     def ended(self, outcome: str) -> None:
         """A request ended, in one of OUTCOMES."""

@@ -43,8 +43,7 @@ class Comparison:
 
 def compare(graph: str, output: str, actual: np.ndarray, expected: np.ndarray, limit: float) -> Comparison:
     """What a graph computed for an output beside what transformers did."""
-    known = actual if actual.shape == expected.shape else actual[:, :, : expected.shape[2]]
-    ours, theirs = known.astype(np.float64).ravel(), expected.astype(np.float64).ravel()
+    ours, theirs = _filled(actual, expected).astype(np.float64).ravel(), expected.astype(np.float64).ravel()
     lengths = np.linalg.norm(ours) * np.linalg.norm(theirs)
     return Comparison(
         graph=graph,
@@ -75,11 +74,10 @@ def compare_engine(
 def difference(actual: np.ndarray, expected: np.ndarray) -> float:
     """Each token's root mean square error, relative to its values', and of these the root mean square over tokens.
 
-    Tokens are the axis before the last; of a cache, only the rows that the case knows count. Relative per token, since
-    the first token's hidden state may be a thousand times larger than the others'.
+    Tokens are the axis before the last; of a cache, and of scores of its keys, only those that the case knows count.
+    Relative per token, since the first token's hidden state may be a thousand times larger than the others'.
     """
-    if actual.shape != expected.shape:
-        actual = actual[:, :, : expected.shape[2]]
+    actual = _filled(actual, expected)
     axes = tuple(axis for axis in range(expected.ndim) if axis != expected.ndim - 2)
     wanted = expected.astype(np.float64)
     error = np.sqrt(((actual.astype(np.float64) - wanted) ** 2).sum(axis=axes))
@@ -87,3 +85,8 @@ def difference(actual: np.ndarray, expected: np.ndarray) -> float:
     # A token that is all but zero is measured by the others.
     relative = error / np.maximum(scale, 1e-3 * scale.max() + np.finfo(np.float32).tiny)
     return float(np.sqrt((relative**2).mean()))
+
+
+def _filled(actual: np.ndarray, expected: np.ndarray) -> np.ndarray:
+    """What a graph computed for its whole capacity, cut to what the case knows."""
+    return actual[tuple(slice(length) for length in expected.shape)]

@@ -31,19 +31,26 @@ class Case:
         return {tensor.name: self.input(tensor.name) for tensor in self.spec.inputs}
 
     def input(self, name: str) -> np.ndarray:
-        """One input in the graph's element type; a cache is padded with zeros to the capacity that the graph has."""
+        """One input in the graph's element type; what is of a cache is padded with zeros to the graph's capacity."""
         tensor = next(tensor for tensor in self.spec.inputs if tensor.name == name)
-        stored = self.golden.get(f"{self.name}/in/{name}")
-        if stored is not None and not name.startswith("past_"):
-            return np.ascontiguousarray(stored, tensor.dtype)
-        buffer = np.zeros([int(axis) for axis in tensor.shape], tensor.dtype)
-        if stored is not None:
-            buffer[:, :, : stored.shape[2]] = stored
-        return buffer
+        stored = self._past(name) if name.startswith("past_") else self.golden[f"{self.name}/in/{name}"]
+        # An axis with a name has the length of the case.
+        shape = [axis if isinstance(axis, int) else stored.shape[place] for place, axis in enumerate(tensor.shape)]
+        padded = np.zeros(shape, tensor.dtype)
+        padded[tuple(slice(length) for length in stored.shape)] = stored
+        return padded
 
     def expected(self, name: str) -> np.ndarray | None:
         """What transformers computed for an output; None if the case does not say."""
         return self.golden.get(f"{self.name}/out/{name}")
+
+    def _past(self, name: str) -> np.ndarray:
+        """Rows of a cache before the run: of those that `decode` is given, as many as are behind this one's first."""
+        graph, case = self.name.split("/")
+        (filled,) = self.golden[f"{self.name}/in/write_index"]
+        if case == "prefill":
+            return self.golden[f"{self.name}/out/{name.replace('past_', 'present_')}"][:, :, :0]
+        return self.golden[f"{graph}/decode/in/{name}"][:, :, : int(filled)]
 
 
 def golden_cases(graph: str, spec: GraphSpec, golden: Mapping[str, np.ndarray]) -> list[Case]:
@@ -63,8 +70,9 @@ def known_outputs(engine: Engine, case: Case) -> dict[str, tuple[np.ndarray, np.
             outputs[tensor.name] = inputs[past]
         else:
             rows = inputs["hidden"].shape[1] if "hidden" in inputs else 0
-            shape = tuple(rows if isinstance(axis, str) else axis for axis in tensor.shape)
-            outputs[tensor.name] = np.zeros(shape if expected is None else expected.shape, tensor.dtype)
+            known_shape = (rows,) * len(tensor.shape) if expected is None else expected.shape
+            shape = [axis if isinstance(axis, int) else known_shape[at] for at, axis in enumerate(tensor.shape)]
+            outputs[tensor.name] = np.zeros(shape, tensor.dtype)
     engine.bind(inputs, outputs).run()
     known = {tensor.name: case.expected(tensor.name) for tensor in case.spec.outputs}
     return {name: (outputs[name], expected) for name, expected in known.items() if expected is not None}

@@ -25,6 +25,8 @@ class AnswerCut(BaseModel):
     kept_visual_tokens: list[int]
     """Ascending indices into the prompt's visual tokens."""
     pruned_length: int
+    reused_length: int = 0
+    """Of these, how many the layers behind the cut need not have run: their caches held them from the prompt before."""
 
 
 class Answer(BaseModel):
@@ -49,6 +51,8 @@ class Answer(BaseModel):
     backend: str
     notes: list[str]
     """What the caller should know: that nothing could be pruned, say."""
+    reused_tokens: int = 0
+    """Of the prompt's tokens, how many the layers before the first cut need not have run."""
     text: str = ""
     """What the tokenizer's `decode` makes of `token_ids`, special tokens left out. Many models begin with a space."""
     token_ids: list[int] = Field(default_factory=list)
@@ -69,12 +73,19 @@ def begun_answer(
     *,
     backend: str,
     notes: list[str],
+    reused: Sequence[int],
 ) -> Answer:
-    """The answer to a prompt that was prefilled. visual: which of its rows are; left: rows after each cut."""
+    """The answer to a prompt that was prefilled. visual: which of its rows are; left: rows after each cut; reused: rows
+    that each stage did not run."""
     places, count = np.cumsum(visual) - 1, int(visual.sum())
     cuts = [
-        AnswerCut(layer=cut.layer, kept_visual_tokens=places[rows[visual[rows]]].tolist(), pruned_length=rows.size)
-        for cut, rows in zip(plan.cuts, left, strict=True)
+        AnswerCut(
+            layer=cut.layer,
+            kept_visual_tokens=places[rows[visual[rows]]].tolist(),
+            pruned_length=rows.size,
+            reused_length=same,
+        )
+        for cut, rows, same in zip(plan.cuts, left, reused[1:], strict=True)
     ]
     return Answer(
         prompt_tokens=visual.size,
@@ -86,4 +97,5 @@ def begun_answer(
         share=asked.share,
         backend=backend,
         notes=notes,
+        reused_tokens=reused[0],
     )

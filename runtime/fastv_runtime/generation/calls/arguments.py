@@ -16,6 +16,7 @@ from fastv_runtime.config.layouts import Aspect
 from fastv_runtime.errors import UserError
 from fastv_runtime.preprocessing.images.loading import ImageInput
 from fastv_runtime.preprocessing.videos.decoding import Video
+from fastv_runtime.preprocessing.visual import Visual
 
 VideoInput = Video | str | os.PathLike[str]
 """Sampled frames, or the path of a video, of which as many frames are sampled as the bundle says."""
@@ -27,14 +28,14 @@ def image_list(given: ImageInput | Iterable[ImageInput] | None) -> list[ImageInp
         raise UserError("`images`: an open file: give its path, or the bytes that it holds")
     if isinstance(given, np.ndarray) and given.ndim == 4:
         return list(given)
-    return _listed("images", given, (str, os.PathLike, bytes, bytearray, memoryview, np.ndarray, Image.Image))
+    return _listed("images", given, (str, os.PathLike, bytes, bytearray, memoryview, np.ndarray, Image.Image, Visual))
 
 
 def video_list(given: VideoInput | Iterable[VideoInput] | None) -> list[VideoInput]:
     """One video, several, or none. Raises UserError for anything else."""
-    videos: list[VideoInput] = _listed("videos", given, (str, os.PathLike, Video))
+    videos: list[VideoInput] = _listed("videos", given, (str, os.PathLike, Video, Visual))
     for video in videos:
-        if not isinstance(video, (str, os.PathLike, Video)):
+        if not isinstance(video, (str, os.PathLike, Video, Visual)):
             raise UserError(f"`videos`: {_kind(video)} where a path or sampled frames (open_video) are expected")
     return videos
 

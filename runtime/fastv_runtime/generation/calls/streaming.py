@@ -15,11 +15,12 @@ from fastv_runtime.generation.calls.answer import Answer
 from fastv_runtime.generation.calls.answer_text import AnswerText
 from fastv_runtime.generation.calls.turns import Turns
 from fastv_runtime.generation.clock import Clock
-from fastv_runtime.generation.decoder import Decoder
+from fastv_runtime.generation.decoding.decoder import Decoder
 from fastv_runtime.generation.grammar import GrammarMatcher
 from fastv_runtime.generation.kept_image import draw_cuts, draw_kept, numbered
 from fastv_runtime.generation.logit_rules import LogitRules
 from fastv_runtime.generation.sampling import Sampler
+from fastv_runtime.memory.bindings import STEP_ROWS
 from fastv_runtime.preprocessing import Visual
 
 
@@ -64,12 +65,17 @@ class TokenLoop:
             self._end()
         return answer.text[begun:]
 
+    def cut(self, reason: str) -> None:
+        """End here, between two tokens: the answer gets the text that was held back, and that `finish_reason`."""
+        self.answer.finish_reason = reason
+        self._end()
+
     def _run(self) -> None:
         """Run the tokens that were chosen since."""
-        for token in self.answer.token_ids[self.ran :]:
-            self.embed(np.asarray([token]))
-            self.decoder.step()
-            self.ran += 1
+        while waiting := self.answer.token_ids[self.ran : self.ran + STEP_ROWS]:
+            self.embed(np.asarray(waiting))
+            self.decoder.step(len(waiting))
+            self.ran += len(waiting)
 
     def _chosen(self) -> list[int]:
         """The next token, and those that a grammar forces after it, all within the limit."""

@@ -15,6 +15,7 @@ import numpy as np
 
 from fastv_runtime.config.bundle import Bundle
 from fastv_runtime.errors import UserError
+from fastv_runtime.generation.calls.answer import Answer
 from fastv_runtime.generation.model import Model
 from fastv_runtime.serving.metrics import Metrics
 from fastv_runtime.serving.scheduler import (
@@ -56,7 +57,13 @@ class TritonPythonModel:
             )
         bundle = Bundle.open(parameters.bundle)
         self._model = Model(bundle, threads=parameters.threads, backend=parameters.backend, device=device)
-        self._scheduler = Scheduler(self._model, slots=parameters.slots, waiting=parameters.waiting, metrics=Metrics())
+        self._scheduler = Scheduler(
+            self._model,
+            slots=parameters.slots,
+            waiting=parameters.waiting,
+            cache_bytes=parameters.cache_mb << 20,
+            metrics=Metrics(),
+        )
         self._drain_s = parameters.drain_s
 
     async def execute(self, requests: Sequence[Any]) -> None:
@@ -95,7 +102,9 @@ class TritonPythonModel:
     async def _send_answer(self, request: Any, sender: Any) -> None:
         arrays = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
         microseconds = request.timeout()
-        job, streamed = read_request(self._model.manifest, arrays, microseconds / 1e6 if microseconds else None)
+        deadline_s = microseconds / 1e6 if microseconds else None
+        # Reads images and compiles grammars: not for the event loop, in which all requests are answered.
+        job, streamed = await asyncio.to_thread(read_request, self._model.manifest, arrays, deadline_s)
         ticket = self._scheduler.submit(job)
         watch = asyncio.ensure_future(_cancel_with(sender, ticket))
         try:
@@ -110,7 +119,7 @@ class TritonPythonModel:
                 elif isinstance(event, Finished):
                     answer = event.answer
                     text = "" if streamed else answer.text
-                    sender.send(self._response(text, answer.finish_reason, usage(answer, reused)))
+                    sender.send(self._response(text, answer.finish_reason, _usage(answer, reused)))
         finally:
             watch.cancel()
 
@@ -120,6 +129,21 @@ class TritonPythonModel:
             self._triton.Tensor(name, np.array([value.encode()], dtype=np.object_)) for name, value in outputs.items()
         ]
         return self._triton.InferenceResponse(output_tensors=tensors)
+
+
+def _usage(answer: Answer, reused_tokens: int) -> str:
+    """As OpenAI's `usage` has it, with what the bundle kept of the prompt's visual tokens."""
+    made = len(answer.token_ids)
+    return json.dumps(
+        {
+            "prompt_tokens": answer.prompt_tokens,
+            "completion_tokens": made,
+            "total_tokens": answer.prompt_tokens + made,
+            "prompt_tokens_details": {"cached_tokens": reused_tokens},
+            "visual_tokens": answer.visual_tokens,
+            "kept_tokens": len(answer.kept_visual_tokens),
+        }
+    )
 
 
 async def _cancel_with(sender: Any, ticket: Ticket) -> None:

@@ -24,6 +24,8 @@ class TritonParameters(BaseModel):
     """Conversations that are answered at the same time."""
     waiting: int = Field(default=16, ge=0)
     """Requests that wait for a slot; more are refused."""
+    cache_mb: int = Field(default=256, ge=0)
+    """MiB for conversations that have no slot."""
     drain_s: float = Field(default=30.0, ge=0)
     """Seconds for which running requests go on once the model is unloaded."""
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -11,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 from fastv_runtime.errors import UserError
 from fastv_runtime.generation.calls.question import read_question
 from fastv_runtime.generation.calls.settings import read_settings
+from fastv_runtime.generation.grammar import Grammar
+from fastv_runtime.preprocessing.addresses import fetch, scheme_of
 from fastv_runtime.serving.scheduler import Job
 from fastv_runtime.serving.triton.tensors import INPUTS, NAMES, STREAM, value_of
 from fastv_runtime.strict_json import Unusable, load
@@ -18,8 +18,7 @@ from fastv_runtime.strict_json import Unusable, load
 if TYPE_CHECKING:
     from fastv_runtime.config.bundle import Manifest
 
-TEXTS = ("prompt", "system")
-QUESTION = (*TEXTS, "messages", "images")
+ADDRESS = "data:"
 
 
 def read_request(manifest: Manifest, arrays: Mapping[str, Any], deadline_s: float | None = None) -> tuple[Job, bool]:
@@ -28,10 +27,8 @@ def read_request(manifest: Manifest, arrays: Mapping[str, Any], deadline_s: floa
     arrays: the inputs that were given, by their names, as numpy arrays [N]. Raises UserError.
     """
     given = {tensor: value_of(tensor, arrays[tensor.name]) for tensor in INPUTS if tensor.name in arrays}
-    values = {tensor.keyword: value for tensor, value in given.items() if tensor.keyword}
-    for keyword in TEXTS:
-        if keyword in values:
-            values[keyword] = _text(values[keyword], NAMES[keyword])
+    texts = {tensor.name: _texts(value, tensor.name) for tensor, value in given.items() if tensor.is_text}
+    values = {tensor.keyword: texts.get(tensor.name, value) for tensor, value in given.items() if tensor.keyword}
     images = [_image(each) for each in values.pop("images", [])]
     messages = _messages(values.pop("messages")) if "messages" in values else None
     question = read_question(values.pop("prompt", None), messages, values.pop("system", None), images, ())
@@ -41,40 +38,48 @@ def read_request(manifest: Manifest, arrays: Mapping[str, Any], deadline_s: floa
             'MESSAGES: a part holds an image or a video itself: give images as IMAGE, and write {"type": "image"} '
             "where each belongs"
         )
-    settings = read_settings(manifest, **values)
+    grammar = _grammar(values.pop("json_schema", None), values.pop("regex", None))
+    settings = read_settings(manifest, grammar=grammar, **values)
     streamed = next((bool(value) for tensor, value in given.items() if tensor.name == STREAM), False)
     return Job(question, settings, deadline_s), streamed
 
 
 def in_their_words(message: str) -> str:
     """An error's message with the names of inputs for those of options in backticks."""
-    return re.sub(r"`(\w+)`", lambda option: NAMES.get(option[1], option[0]), message)
+    message = re.sub(r"`(\w+)`", lambda option: NAMES.get(option[1], option[0]), message)
+    return re.sub(r"`export\.(\w+)`", r"`\1` of fastv-export", message)
 
 
-def _text(value: Any, name: str) -> str:
-    """Triton gives bytes."""
+def _texts(value: Any, name: str) -> Any:
+    """Triton gives bytes; a text, or a list of them."""
+    if isinstance(value, list):
+        return [_texts(each, name) for each in value]
     try:
-        return value.decode("utf-8") if isinstance(value, bytes) else str(value)
+        return value.decode("utf-8")
     except UnicodeDecodeError:
         raise UserError(f"{name}: not valid Unicode: give it as UTF-8") from None
 
 
-def _messages(value: Any) -> Any:
+def _messages(text: str) -> Any:
     try:
-        return load(value if isinstance(value, bytes) else str(value).encode())
+        return load(text.encode())
     except Unusable as error:
         raise UserError(f"MESSAGES: {error}: give a list of messages as JSON") from None
 
 
-def _image(value: Any) -> bytes:
+def _grammar(schema: str | None, pattern: str | None) -> Grammar | None:
+    if schema is not None and pattern is not None:
+        raise UserError("`regex`: the answer follows `json_schema` already: leave one of them out")
+    if schema is not None:
+        return Grammar.json_schema(schema)
+    return None if pattern is None else Grammar.regex(pattern)
+
+
+def _image(data: bytes) -> bytes:
     """The bytes of an image's file, which may stand as a `data:` address where JSON carries texts alone."""
-    data = value if isinstance(value, bytes) else str(value).encode()
-    if not data.startswith(b"data:"):
+    if scheme_of(data[: len(ADDRESS)].decode("latin-1")) != "data":
         return data
-    head, _, content = data.partition(b",")
     try:
-        if not head.endswith(b";base64"):
-            raise UserError("IMAGE: a data: address that is not in base64: write data:image/png;base64,...")
-        return base64.b64decode(content, validate=True)
-    except binascii.Error as error:
-        raise UserError(f"IMAGE: a data: address that is not in base64: {error}") from None
+        return fetch(data.decode("ascii"), "IMAGE")
+    except UnicodeDecodeError:
+        raise UserError("IMAGE: a data: address that is not ASCII: give its bytes in base64") from None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-STREAM = "STREAM"
+IMAGE, STREAM = "IMAGE", "STREAM"
 
 
 @dataclass(frozen=True)
@@ -16,16 +16,21 @@ class TritonTensor:
     type: Literal["STRING", "BOOL", "INT32", "UINT64", "FP64"]
     """Triton's type without its TYPE_. Bytes and texts are STRING, which KServe calls BYTES."""
     keyword: str = ""
-    """The argument of `fastv_runtime.Pipeline.stream` that an input is."""
+    """What an input is to `fastv_runtime.Pipeline.stream` and `Grammar`, and to their errors."""
     several: bool = False
     """Whether it has any number of values, and not one."""
+
+    @property
+    def is_text(self) -> bool:
+        """Whether its bytes are text in UTF-8."""
+        return self.type == "STRING" and self.name != IMAGE
 
 
 INPUTS = (
     TritonTensor("PROMPT", "STRING", "prompt"),
     TritonTensor("SYSTEM", "STRING", "system"),
     TritonTensor("MESSAGES", "STRING", "messages"),
-    TritonTensor("IMAGE", "STRING", "images", several=True),
+    TritonTensor(IMAGE, "STRING", "images", several=True),
     TritonTensor(STREAM, "BOOL"),
     TritonTensor("MAX_TOKENS", "INT32", "max_new_tokens"),
     TritonTensor("TEMPERATURE", "FP64", "temperature"),
@@ -35,6 +40,10 @@ INPUTS = (
     TritonTensor("REPETITION_PENALTY", "FP64", "repetition_penalty"),
     TritonTensor("KEEP", "FP64", "keep"),
     TritonTensor("SHARE", "FP64", "share"),
+    TritonTensor("CUTS", "FP64", "cuts", several=True),
+    TritonTensor("STOP", "STRING", "stop", several=True),
+    TritonTensor("JSON_SCHEMA", "STRING", "json_schema"),
+    TritonTensor("REGEX", "STRING", "regex"),
 )
 TEXT, FINISH_REASON, USAGE = "TEXT", "FINISH_REASON", "USAGE"
 OUTPUTS = (TritonTensor(TEXT, "STRING"), TritonTensor(FINISH_REASON, "STRING"), TritonTensor(USAGE, "STRING"))
