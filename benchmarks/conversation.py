@@ -39,6 +39,11 @@ PLANS: dict[str, tuple[CutOption, ...]] = {
     "unpruned": (),
 }
 SECOND = ("anew", "chosen again", "stays", "new image")
+TEMPLATE = (
+    "{% for message in messages %}{{ message['role'] }}: {% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}<image> {% else %}{{ part['text'] }}{% endif %}{% endfor %}\n{% endfor %}"
+    "assistant: "
+)
 QUESTIONS = ("what is in the picture and where is it", "and which color does it have")
 console = Console(stderr=True)
 
@@ -64,11 +69,12 @@ def main() -> None:
 
 def prepare(folder: Path) -> dict[str, Path]:
     """The bundles of PLANS, made unless they are there."""
-    checkpoint = folder / "checkpoint"
+    checkpoint = folder / "chatting-checkpoint"
     if not checkpoint.exists():
         with console.status("random checkpoint of Qwen2-0.5B dimensions"):
             write_random_checkpoint(configuration("thin-llava-qwen2-0.5b"), checkpoint, dtype="fp32")
-    bundles = {name: folder / f"conversation-{number}.fastv" for number, name in enumerate(PLANS)}
+        (checkpoint / "chat_template.jinja").write_text(TEMPLATE, encoding="utf-8")
+    bundles = {name: folder / f"chatting-{number}.fastv" for number, name in enumerate(PLANS)}
     for name, cuts in PLANS.items():
         if not bundles[name].exists():
             options = Options(

@@ -56,12 +56,12 @@ class _Drawn:
         """What `$ref` names."""
 
     def schema(self, depth: int) -> Schema:
-        flat = [self.string, self.integer, self.number, self.enum, self.const, self.boolean]
+        flat = [self.string, self.string, self.integer, self.number, self.enum, self.const, self.boolean]
         nested = [self.object, self.array, self.tuple, self.any_of, self.reference] if depth else []
         return self.random.choice([*flat, *nested, *nested])(depth)
 
     def string(self, _: int) -> Schema:
-        if self.random.random() < 0.5:
+        if self.random.random() < 0.7:
             return {"type": "string", "pattern": self.random.choice(PATTERNS), "maxLength": 6}
         least = self.random.randint(0, 3)
         return {"type": "string", "minLength": least, "maxLength": least + self.random.randint(0, 5)}

@@ -28,6 +28,7 @@ from fastv_runtime.config.base import DType
 from fastv_runtime.config.cuts import TEXT_ROWS, Cut
 from fastv_runtime.config.io_spec import decoder_io_specs
 from tests.export.tensorrt_operators import violations
+from tests.plans import at_capacity
 from tests.runtime.test_build_profiles import DECODER, PLAN
 
 HEADS = 8
@@ -78,8 +79,10 @@ def given_of(hidden: np.ndarray, scores: np.ndarray, prunable: np.ndarray, lengt
 
 
 def lowered(ranker: str, target: str, dtype: DType) -> onnx.ModelProto:
-    cut = Cut(layer=2, keep=0.5, ranker=ranker, signals=RANKERS[ranker].signals)
-    inputs, outputs = decoder_io_specs(DEEP, PLAN.model_copy(update={"cuts": (cut,)}), dtype)["select"]
+    cut = Cut(layer=2, keep=0.5, ranker=ranker, signals=RANKERS[ranker].signals, rotary=RANKERS[ranker].rotary)
+    inputs, outputs = decoder_io_specs(DEEP, PLAN.model_copy(update={"cuts": (cut,), "max_text": 3000}), dtype)[
+        "select"
+    ]
     model = build_select(graph_inputs(inputs), OPSET, ranker, [tensor.name for tensor in outputs])
     name_outputs(model, outputs)
     TARGETS[target].lower(model)
@@ -105,7 +108,7 @@ def kept(ranker: str, given: Given, target: str = "ort", dtype: DType = "float32
     }
     made = session(ranker, target, dtype)
     names = [each.name for each in made.get_outputs()]
-    outputs = dict(zip(names, made.run(names, feeds), strict=True))
+    outputs = dict(zip(names, made.run(names, at_capacity(feeds, made)), strict=True))
     keep = outputs["keep"][0]
     np.testing.assert_array_equal(outputs["pruned_hidden"][0], feeds["hidden"][0, keep])
     np.testing.assert_array_equal(outputs["pruned_position_ids"], feeds["position_ids"][..., keep])

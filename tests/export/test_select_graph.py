@@ -20,6 +20,7 @@ from fastv_export.verify.reference import select
 from fastv_runtime.config.bundle import DecoderConfig
 from fastv_runtime.config.cuts import TEXT_ROWS, Cut
 from fastv_runtime.config.io_spec import decoder_io_specs
+from tests.plans import at_capacity
 from tests.runtime.test_lengths import make_plan
 
 WIDTH = 4
@@ -37,7 +38,7 @@ def session(ranker: str) -> Any:
         vocab_size=8,
         gated_mlp=True,
     )
-    cut = Cut(layer=2, keep=0.5, ranker=ranker, signals=RANKERS[ranker].signals)
+    cut = Cut(layer=2, keep=0.5, ranker=ranker, signals=RANKERS[ranker].signals, rotary=RANKERS[ranker].rotary)
     plan = make_plan().model_copy(update={"cuts": (cut,)})
     inputs, outputs = decoder_io_specs(decoder, plan, "float32")["select"]
     model = build_select(graph_inputs(inputs), 24, ranker, [tensor.name for tensor in outputs])
@@ -65,7 +66,7 @@ def run(ranker: str, scores: np.ndarray, prunable: np.ndarray, length: int) -> d
         "length": np.asarray([length]),
     }
     names = ["pruned_hidden", "pruned_position_ids", "keep"]
-    return dict(zip(names, session(ranker).run(names, feeds), strict=True))
+    return dict(zip(names, session(ranker).run(names, at_capacity(feeds, session(ranker))), strict=True))
 
 
 @st.composite

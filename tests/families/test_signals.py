@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -18,7 +19,7 @@ from fastv_export.plan import Options, decoder_dimensions, make_plan
 from fastv_export.targets import TRT_LEGACY
 from fastv_export.tracing import attention, tower_attention
 from fastv_export.verify.reference import ReferenceCut, load_model, pruned_by, select
-from fastv_runtime.config.cuts import TEXT_ROWS, Cut, Signal
+from fastv_runtime.config.cuts import ATTENTION_SIGNALS, TEXT_ROWS, Cut, Signal
 from fastv_runtime.config.io_spec import io_specs
 from tests.export.tensorrt_operators import violations
 from tests.families.conftest import CheckpointOf
@@ -80,10 +81,34 @@ def test_graphs_compute_what_transformers_attention_has(row: Row, checkpoint_of:
             made = session.run(list(COMPUTED), {name: each.copy() for name, each in feeds.items()})
             for name, value in zip(COMPUTED, made, strict=True):
                 expected = pruning.signals[name].numpy()
-                assert value[0].shape == expected.shape
-                np.testing.assert_allclose(value[0], expected, rtol=1e-3, atol=1e-5, err_msg=f"{form} {name}")
+                there = value[0][..., : len(rows)]
+                assert there.shape == expected.shape
+                np.testing.assert_allclose(there, expected, rtol=1e-3, atol=1e-5, err_msg=f"{form} {name}")
+                assert not value[0][..., len(rows) :].any()
+            resumed = _last_rows_alone(session, feeds, len(rows))
+            for name in ATTENTION_SIGNALS:
+                expected = pruning.signals[name].numpy()
+                there = resumed[name][0][..., : len(rows)]
+                np.testing.assert_allclose(there, expected, rtol=1e-3, atol=1e-5, err_msg=f"{form} {name}")
         rows = pruning.keep
         states = pruning.hidden[:, rows]
+
+
+def _last_rows_alone(session: Any, feeds: dict[str, np.ndarray], rows: int) -> dict[str, np.ndarray]:
+    """What a graph makes of the last TEXT_ROWS rows, when its caches have the others from a run before."""
+    begun = max(0, rows - TEXT_ROWS)
+    names = [each.name for each in session.get_outputs()]
+
+    def run(start: int, stop: int, caches: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        given = {name: each.copy() for name, each in (feeds | caches).items()}
+        given |= {name: each[:, start:stop] for name, each in given.items() if name.startswith(("hidden", "deepstack"))}
+        given["position_ids"] = given["position_ids"][..., start:stop]
+        given["write_index"] = np.asarray([start])
+        return dict(zip(names, session.run(names, given), strict=True))
+
+    first = run(0, begun, {}) if begun else {}
+    pasts = {name.replace("present", "past"): each for name, each in first.items() if name.startswith("present")}
+    return run(begun, rows, pasts)
 
 
 def test_signals_are_what_is_said_of_them() -> None:

@@ -97,11 +97,45 @@ def test_a_prompt_goes_from_graph_to_graph(policy: str, pruned: int) -> None:
 def test_a_decoded_row_needs_no_copy_between_the_graphs() -> None:
     links, layout, *_ = linked()
     prefix, suffix = (regions(links[name], layout, {"S": 1, "M": 1}, step=True) for name in ("prefix", "suffix"))
-    assert prefix["hidden"] == layout["prompt"].leading((1, 1, WIDTH))
-    assert prefix["hidden_out"] == suffix["hidden"] == layout["hidden"].leading((1, 1, WIDTH))
+    assert prefix["hidden"] == layout["step.prompt"].leading((1, 1, WIDTH))
+    assert prefix["hidden_out"] == suffix["hidden"] == layout["step.hidden"].leading((1, 1, WIDTH))
     assert prefix["position_ids"] == suffix["position_ids"]
     # The caches differ in how much they hold, so they go on at different places.
     assert prefix["write_index"] != suffix["write_index"]
+
+
+def test_what_is_decoded_leaves_a_prompt_s_rows_alone() -> None:
+    links, layout, plan, room = linked(cuts=CHAIN, deepstack=3)
+    lengths = dict(zip(("S", "M", "M_2", "M_3"), room.rows, strict=True))
+
+    def of_rows(name: str, *, step: bool) -> set[Region]:
+        link = links[name]
+        found = regions(link, layout, step_lengths(plan) if step else lengths, step=step)
+        dynamic = [each.name for each in (*link.spec.inputs, *link.spec.outputs) if not all(map(_is_int, each.shape))]
+        return {found[each] for each in dynamic}
+
+    stages = ("prefix", "middle", "middle_2", "suffix")
+    prompt = {each.offset for name in stages for each in of_rows(name, step=False)}
+    assert not prompt & {each.offset for name in stages for each in of_rows(name, step=True)}
+
+
+def _is_int(axis: int | str) -> bool:
+    return isinstance(axis, int)
+
+
+def test_the_last_rows_of_a_prompt_are_at_their_place_and_their_positions_in_front() -> None:
+    links, layout, *_ = linked(axes=3, deepstack=3)
+    link = links["prefix"]
+    found = link.inputs(layout, {"S": 5}, first=45) | link.outputs(layout, {"S": 5}, first=45)
+    whole = regions(link, layout, {"S": 50})
+    for name in ("hidden", "hidden_out", "deepstack_0"):
+        assert found[name].shape == (1, 5, WIDTH)
+        assert found[name].offset == whole[name].offset + 45 * WIDTH * 2
+    assert (found["position_ids"].shape, found["position_ids"].offset) == ((3, 1, 5), whole["position_ids"].offset)
+    for name in ("past_key_0", "present_key_0", "scores"):
+        assert found[name] == whole[name]
+    with pytest.raises(ValueError, match="reaches past the end"):
+        link.inputs(layout, {"S": 5}, first=layout["prompt"].shape[1] - 4)
 
 
 def test_mrope_positions_have_three_axes_side_by_side() -> None:
@@ -122,7 +156,7 @@ def test_deepstack_goes_through_select_where_it_is_due_later() -> None:
     assert select["deepstack_2"] == layout["deepstack_2"].leading((1, 50, WIDTH))
     assert select["pruned_deepstack_2"] == suffix["deepstack_2"]
     step = regions(links["suffix"], layout, {"S": 1, "M": 1}, step=True)
-    assert step["deepstack_2"] == layout["deepstack_2"].leading((1, 1, WIDTH))
+    assert step["deepstack_2"] == layout["step.deepstack_2"].leading((1, 1, WIDTH))
 
 
 def test_the_unsplit_decoder_reads_the_prompt_and_tells_the_token() -> None:
@@ -195,8 +229,8 @@ def test_a_decoded_row_goes_through_a_chain_without_selects() -> None:
     stages = [regions(links[name], layout, one, step=True) for name in ("prefix", "middle", "middle_2", "suffix")]
     for before, after in pairwise(stages):
         assert before["hidden_out"] == after["hidden"]
-        assert before["position_ids"] == after["position_ids"] == layout["position_ids"].leading((1, 1))
-    assert stages[2]["deepstack_2"] == layout["deepstack_2"].leading((1, 1, WIDTH))
+        assert before["position_ids"] == after["position_ids"] == layout["step.position_ids"].leading((1, 1))
+    assert stages[2]["deepstack_2"] == layout["step.deepstack_2"].leading((1, 1, WIDTH))
     assert len({stage["write_index"] for stage in stages}) == 4
 
 

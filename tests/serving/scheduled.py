@@ -30,7 +30,7 @@ def job(
     model: Model, tokens: int = 12, image: int = 0, deadline_s: float | None = None, text: str = QUESTION, **asked: Any
 ) -> Job:
     """A question about one of the images that is answered by so many tokens, which also tell jobs apart."""
-    settings = read_settings(model.manifest, max_new_tokens=tokens, ignore_stop=True, **asked)
+    settings = read_settings(model.manifest, max_new_tokens=tokens, **({"ignore_stop": True} | asked))
     return Job(GenerationInput([IMAGES[image]], [], text=text), settings, deadline_s)
 
 

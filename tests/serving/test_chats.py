@@ -18,6 +18,7 @@ from fastv_runtime.generation.model import Model
 from fastv_runtime.generation.slot import Slot
 from fastv_runtime.serving.metrics import Metrics
 from fastv_runtime.serving.scheduler import Failed, Finished, Job, Scheduler
+from fastv_runtime.serving.scheduler.conversations import Conversations
 from tests.serving.scheduled import IMAGES, job, results, serving, tokens_of
 
 NEW = 6
@@ -53,6 +54,10 @@ def wanted(tiny_pipeline: Pipeline, said: list[list[list[dict[str, Any]]]]) -> l
         ]
         for of_all_clients in said
     ]
+
+
+def conversations_of(scheduler: Scheduler) -> Conversations:
+    return scheduler._graphs._conversations
 
 
 def question_of(said: list[dict[str, Any]]) -> GenerationInput:
@@ -95,7 +100,7 @@ def test_without_room_each_turn_is_read_anew_and_nothing_is_copied_where_it_is_o
         for each, want in zip(said[:2], wanted[:2], strict=True):
             found = turn_of(scheduler, tiny_model, each)
             assert [tokens for tokens, _ in found] == want
-        assert scheduler._conversations.nbytes == 0
+        assert conversations_of(scheduler).nbytes == 0
     # Whoever is last in one turn may be first in the next.
     assert sum(reused > 144 for _, reused in found) <= 1
     assert bool(copies) == (cache_bytes > 0)
@@ -104,12 +109,12 @@ def test_without_room_each_turn_is_read_anew_and_nothing_is_copied_where_it_is_o
 def test_kept_conversations_have_the_bytes_that_they_say(tiny_model: Model, said: Any) -> None:
     with serving(tiny_model, slots=1) as scheduler:
         turn_of(scheduler, tiny_model, said[0])
-        kept = scheduler._conversations._kept
+        kept = conversations_of(scheduler)._kept
         assert len(kept) == CLIENTS - 1
         rows = [each.saved.held.token_ids.size + NEW - 1 for each in kept]
-        assert scheduler._conversations.nbytes == sum(each.saved.nbytes for each in kept)
+        assert conversations_of(scheduler).nbytes == sum(each.saved.nbytes for each in kept)
         # Keys and values of two layers before the cut alone: 2 heads of 16, fp32.
-        assert scheduler._conversations.nbytes > sum(rows) * 2 * 2 * 2 * 16 * 4
+        assert conversations_of(scheduler).nbytes > sum(rows) * 2 * 2 * 2 * 16 * 4
 
 
 def test_an_image_that_was_shown_before_is_not_encoded_again(

@@ -17,8 +17,18 @@ from fastv_runtime.generation.clock import Clock
 from fastv_runtime.generation.model import Model, PreparedPrompt
 from fastv_runtime.generation.slot import Slot
 from fastv_runtime.serving.metrics import Metrics
-from fastv_runtime.serving.scheduler import Failed, Finished, QueueFullError, Scheduler, Started, StoppingError, Ticket
+from fastv_runtime.serving.scheduler import (
+    Failed,
+    Finished,
+    QueueFullError,
+    Scheduler,
+    Started,
+    StoppingError,
+    TextPiece,
+    Ticket,
+)
 from tests.serving.scheduled import (
+    IMAGES,
     PATIENCE_S,
     QUESTION,
     Gate,
@@ -85,7 +95,7 @@ def test_jobs_that_are_ready_start_in_order_of_arrival(tiny_model: Model, monkey
         tickets = [scheduler.submit(job(tiny_model, 4))]
         assert gate.reached.wait(PATIENCE_S)
         tickets += [scheduler.submit(job(tiny_model, tokens)) for tokens in (9, 3, 7, 5)]
-        until(lambda: all(each.ready for each in scheduler._line.values()))
+        until(lambda: all(each.ready for each in scheduler._queue._waiting.values()))
         gate.open.set()
         results(*tickets)
     assert started == [4, 9, 3, 7, 5]
@@ -211,7 +221,7 @@ def test_a_full_queue_refuses_and_says_when_to_come_back(tiny_model: Model, monk
         with pytest.raises(QueueFullError) as full:
             scheduler.submit(job(tiny_model, 5))
         assert full.value.retry_after_s == 1
-        scheduler._service_s.extend([4.0, 8.0])  # measured of earlier jobs
+        scheduler._queue._service_s.extend([4.0, 8.0])  # measured of earlier jobs
         assert gate.reached.wait(PATIENCE_S)
         with pytest.raises(QueueFullError, match="ask again in") as full:
             scheduler.submit(job(tiny_model, 5))
@@ -231,6 +241,24 @@ def test_no_queue_at_all_still_fills_the_slots(tiny_model: Model, monkeypatch: p
             scheduler.submit(job(tiny_model, 5))
         gate.open.set()
         results(*tickets)
+
+
+def test_an_answer_that_is_cut_off_has_the_text_that_a_stop_string_held_back(
+    tiny_model: Model, tiny_pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of the answer may begin the stop string, which never comes."""
+    answer = tiny_pipeline.generate([IMAGES[0]], QUESTION, max_new_tokens=40, ignore_stop=True)
+    tickets: list[Ticket] = []
+    before_each_step(monkeypatch, lambda loop: len(loop.answer.token_ids) == 20 and tickets[0].cancel())
+    gate = Gate(monkeypatch)
+    with serving(tiny_model) as scheduler:
+        tickets.append(scheduler.submit(job(tiny_model, 40, stop=[answer.text + "!"], ignore_stop=False)))
+        gate.open.set()
+        ((*before, last),) = results(*tickets)
+    assert isinstance(last, Finished)
+    text = tiny_model.prompts.tokenizer.decode(answer.token_ids[:21], skip_special_tokens=True)
+    assert (last.answer.text, last.answer.finish_reason) == (text, "cancelled")
+    assert "".join(each.text for each in before if isinstance(each, TextPiece)) == ""
 
 
 def test_a_deadline_ends_a_running_answer_as_far_as_it_came(
@@ -354,12 +382,16 @@ def test_a_job_that_fails_fails_alone_and_its_slot_is_used_again(
 def test_a_worker_that_dies_leaves_nobody_waiting(
     tiny_model: Model, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
+    submitted = threading.Event()
+
     def die(*arguments: object) -> None:
+        assert submitted.wait(PATIENCE_S)
         raise SystemExit("what no job can raise")
 
     monkeypatch.setattr(*((Slot, "start", die) if where == "start" else (TokenLoop, "advance", die)))
     with serving(tiny_model) as scheduler:
         tickets = [scheduler.submit(job(tiny_model, 7)) for _ in range(3)]
+        submitted.set()
         for events in results(*tickets):
             assert isinstance(events[-1], Failed)
             assert "must be started again" in str(events[-1].error)

@@ -65,6 +65,11 @@ class TokenLoop:
             self._end()
         return answer.text[begun:]
 
+    def cut(self, reason: str) -> None:
+        """End here, between two tokens: the answer gets the text that was held back, and that `finish_reason`."""
+        self.answer.finish_reason = reason
+        self._end()
+
     def _run(self) -> None:
         """Run the tokens that were chosen since."""
         while waiting := self.answer.token_ids[self.ran : self.ran + STEP_ROWS]:

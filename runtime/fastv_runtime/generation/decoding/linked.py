@@ -225,8 +225,11 @@ class LinkedDecoder:
             write_rows(self.arena[name], states, 1)
 
     def _states(self) -> list[tuple[str, int]]:
-        """Buffers of what a stage made row by row for the cut behind it, and how many rows."""
-        return [
+        """Buffers of what cuts are given row by row, and how many rows: what a stage made for the cut behind it, and
+        features of the prompt that are added behind the first one."""
+        late = [f"deepstack_{layer}" for layer in range(len(self.deepstack))]
+        of_prompt = [(name, self._total) for name in late if f"pruned_{name}" in self.arena.layout]
+        return of_prompt + [
             (name, given.size)
             for stage, given in zip(self._stages, self._given, strict=False)
             if stage.cut is not None
