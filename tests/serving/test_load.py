@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -34,7 +33,14 @@ def asked(tiny_pipeline: Pipeline, tmp_path_factory: pytest.TempPathFactory) -> 
     folder = tmp_path_factory.mktemp("images")
     for seed in range(2):
         noise_image(seed).save(folder / f"{seed}.png")
-    return questions(tiny_pipeline, sorted(folder.glob("*.png")), most=16, long=None)
+    return questions(
+        tiny_pipeline,
+        sorted(folder.glob("*.png")),
+        texts=("What?", "Where is it?"),
+        following=("Why?",),
+        most=8,
+        long=None,
+    )
 
 
 def of_scheduler(scheduler: Scheduler, model: Model) -> Ask:
@@ -93,7 +99,6 @@ def test_memory_stays_where_it_is(tiny_model: Model, asked: list[Question]) -> N
     with serving(tiny_model, slots=SLOTS, cache_bytes=1 << 18) as scheduler:
         ask = of_scheduler(scheduler, tiny_model)
         for seed in range(8):
-            asyncio.run(load(ask, asked, 4, 0.25, seed))
-            gc.collect()
+            asyncio.run(load(ask, asked, 4, 0.2, seed))
             samples.append({"rss_mib": process.memory_info().rss / 2**20})
     assert flatness(samples)["ratio"] < 1.02, samples
