@@ -91,7 +91,7 @@ $(DEV): $(SOURCES) | $(RUN)
 	# Without the torchvision that timm asks for: see requirements/excluded.in.
 	$(INSTALL) --no-deps 'timm>=1.0.20'
 	# It asks for an older ml-dtypes than onnx has; what tests use of it, the schema of config.pbtxt and the client, does not.
-	$(INSTALL) --no-deps tritonclient==2.73.0
+	$(INSTALL) --no-deps tritonclient==2.73.0 python-rapidjson==1.25
 	# TensorRT-RTX has wheels for x86-64 alone; where there is none, its tests are skipped.
 	-$(INSTALL) --editable '.[rtx-build]'
 	touch $(DEMO) $@

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from fastv_runtime.generation.calls.answer import Answer
     from fastv_runtime.generation.calls.chat import ChatSession
     from fastv_runtime.generation.calls.streaming import Generation
+    from fastv_runtime.generation.grammar import Grammar
     from fastv_runtime.generation.pipeline import Pipeline
     from fastv_runtime.generation.sampling import Sampling
     from fastv_runtime.versions import __version__
@@ -25,6 +26,7 @@ __all__ = [
     "Bundle",
     "ChatSession",
     "Generation",
+    "Grammar",
     "Pipeline",
     "PipelineBusyError",
     "PipelineEndedError",
@@ -40,6 +42,7 @@ _MODULES = {
     "Bundle": "fastv_runtime.config.bundle",
     "ChatSession": "fastv_runtime.generation.calls.chat",
     "Generation": "fastv_runtime.generation.calls.streaming",
+    "Grammar": "fastv_runtime.generation.grammar",
     "Pipeline": "fastv_runtime.generation.pipeline",
     "PipelineBusyError": "fastv_runtime.errors",
     "PipelineEndedError": "fastv_runtime.errors",

@@ -1,0 +1,159 @@
+r"""What a grammar costs: answers with and without one, in turns, in one run.
+
+    python benchmarks/grammar_cost.py DEMO.fastv REAL.fastv
+
+Of each bundle a table of milliseconds a token after the first. `free`: no grammar, as many tokens as the answer by the
+schema has. `schema`: JSON by a schema of four properties. `one by one`: the same, with each token that the schema
+forces run by itself. Ratios are of one round, each to `free` of the same way to choose tokens, then their median: below
+1 a token costs less than without a grammar. Also: what is made once (the tokenizer), and once an answer (the matcher).
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+from machine import machine
+from rich.console import Console
+from rich.progress import track
+from turns import turns
+
+from fastv_runtime import Answer, Pipeline
+from fastv_runtime.generation.calls import streaming
+from fastv_runtime.generation.grammar import Grammar, GrammarMatcher, GrammarTokenizer
+from fastv_runtime.generation.model import Model
+
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "main_object": {"type": "string", "maxLength": 24},
+        "color": {"enum": ["red", "green", "blue", "yellow", "black", "white"]},
+        "position_in_image": {"enum": ["top left", "top right", "center", "bottom left", "bottom right"]},
+        "number_of_objects": {"type": "integer", "minimum": 0, "maximum": 20},
+    },
+    "required": ["main_object", "color", "position_in_image", "number_of_objects"],
+    "additionalProperties": False,
+}
+QUESTION = "Describe the image as JSON."
+ARMS = ("free", "schema", "one by one")
+WAYS: dict[str, dict[str, Any]] = {"greedy": {}, "sampled": {"temperature": 1.0}}
+console = Console(stderr=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("bundles", type=Path, nargs="+", metavar="BUNDLE")
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--threads", type=int, default=1)
+    args = parser.parse_args()
+    for bundle in args.bundles:
+        print(report(bundle, args.rounds, args.threads))
+
+
+def report(bundle: Path, rounds: int, threads: int) -> str:
+    """Markdown: what one bundle's answers cost."""
+    image = np.random.default_rng(0).integers(0, 256, (168, 168, 3), dtype=np.uint8)
+    with Pipeline.load(bundle, threads=threads) as pipeline:
+        manifest = pipeline.bundle.manifest
+        most = manifest.plan.max_new_tokens
+        begin = perf_counter()
+        tokenizer = _model(pipeline).grammars
+        once = perf_counter() - begin
+        runs: dict[tuple[str, str], list[_Run]] = {(way, arm): [] for way in WAYS for arm in ARMS}
+        order = turns(ARMS, 0)
+        for seed in track(range(rounds), bundle.name, console=console):
+            for way, sampling in WAYS.items():
+                options = sampling | ({"seed": seed} if sampling else {})
+                by_schema = pipeline.generate(image, QUESTION, grammar=Grammar.json_schema(SCHEMA), max_new_tokens=most)
+                for arm in next(order):
+                    runs[way, arm].append(
+                        _timed(pipeline, image, arm, options, len(by_schema.token_ids) if arm == "free" else most)
+                    )
+        lines = [
+            f"{bundle.stem}: {manifest.decoder.vocab_size} tokens in the vocabulary, {machine()['cpu']}, {threads} threads, "
+            f"{rounds} rounds",
+            "",
+            f"tokenizer, once: {1000 * once:.0f} ms; matcher, an answer: {1000 * _matcher_seconds(tokenizer):.2f} ms",
+            "",
+            "| tokens | | ms a token | of free | calls of the graphs a token | mask, ms |",
+            "| --- | --- | --- | --- | --- | --- |",
+        ]
+        for (way, arm), found in runs.items():
+            ratios = [run.ms / free.ms for run, free in zip(found, runs[way, "free"], strict=True)]
+            masks = [run.mask_ms for run in found if run.masks]
+            lines.append(
+                f"| {way} | {arm} | {median(run.ms for run in found):.2f} | {median(ratios):.2f} | "
+                f"{median(run.calls / run.tokens for run in found):.2f} | "
+                f"{f'{median(masks):.3f}' if masks else ''} |"
+            )
+    return "\n".join(lines) + "\n"
+
+
+@dataclass
+class _Run:
+    """One answer."""
+
+    ms: float
+    """A token, after the first."""
+    tokens: int
+    calls: int
+    masks: int
+    mask_ms: float
+    """Of one."""
+
+
+def _timed(pipeline: Pipeline, image: np.ndarray, arm: str, options: dict[str, Any], most: int) -> _Run:
+    grammar = {"ignore_stop": True} if arm == "free" else {"grammar": Grammar.json_schema(SCHEMA)}
+    with _counted(type(pipeline.decoder), "step") as steps, _counted(GrammarMatcher, "allowed") as masks:
+        before, streaming.STEP_ROWS = streaming.STEP_ROWS, 1 if arm == "one by one" else streaming.STEP_ROWS
+        try:
+            answer: Answer = pipeline.generate(image, QUESTION, max_new_tokens=most, **options, **grammar)
+        finally:
+            streaming.STEP_ROWS = before
+    mask = 1000 * sum(masks) / len(masks) if masks else 0.0
+    return _Run(answer.timings_ms["decode_per_token"], len(answer.token_ids), len(steps), len(masks), mask)
+
+
+@contextmanager
+def _counted(owner: type, name: str) -> Iterator[list[float]]:
+    """Inside, seconds of each call of a method."""
+    method: Callable[..., Any] = getattr(owner, name)
+    seconds: list[float] = []
+
+    def timed(*args: Any, **options: Any) -> Any:
+        begin = perf_counter()
+        try:
+            return method(*args, **options)
+        finally:
+            seconds.append(perf_counter() - begin)
+
+    setattr(owner, name, timed)
+    try:
+        yield seconds
+    finally:
+        setattr(owner, name, method)
+
+
+def _matcher_seconds(tokenizer: GrammarTokenizer) -> float:
+    """For a schema that is already checked."""
+    grammar, seconds = Grammar.json_schema(SCHEMA), []
+    for _ in range(20):
+        begin = perf_counter()
+        tokenizer.matcher(grammar)
+        seconds.append(perf_counter() - begin)
+    return median(seconds)
+
+
+def _model(pipeline: Pipeline) -> Model:
+    return pipeline._slot.model
+
+
+if __name__ == "__main__":
+    main()
