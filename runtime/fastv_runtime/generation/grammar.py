@@ -6,8 +6,10 @@ A grammar is text. A tokenizer is made for it once a model, and a matcher once a
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
+from math import lcm
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -24,8 +26,11 @@ SPACES = r" |\r?\n[ \t]{0,32}"
 """Whitespace between two parts of JSON: a space, or a new line and its indentation. More, and some models never end."""
 LEADING = 2
 """Characters of whitespace before JSON: many models begin with a space."""
-LARGEST = 1 << 20
+LARGEST = 1 << 17
 """Characters of a schema or of an expression."""
+DIVISORS = 50_000
+"""Least common multiple of a schema's `multipleOf`, in units of the finest of them: a matcher has as many states, and a
+million take ten seconds and half a gigabyte."""
 PROBE = '{"a": [-1.5e3, "é\\n", true, null]}'
 """Text of which every tokenizer must make tokens that say it again."""
 
@@ -64,6 +69,11 @@ class Grammar:
         except (TypeError, ValueError, RecursionError) as error:
             raise UserError(f"`json_schema`: no JSON: {error}") from None
         _check_size("`json_schema`", text)
+        if _common_multiple(schema) > DIVISORS:
+            raise UserError(
+                f"`json_schema`: the least common multiple of its multipleOf is above {DIVISORS}, in units of the finest: "
+                "leave one out, or round it"
+            )
         return cls(_checked("`json_schema`", text), "json")
 
     @classmethod
@@ -183,6 +193,24 @@ class GrammarMatcher:
         """Raises UserError once llguidance gives up."""
         if self._matcher.is_error():
             raise UserError(f"`{self._name}`: {_reason(self._matcher.get_error())}: simplify it")
+
+
+def _common_multiple(schema: Any) -> int:
+    """Of all `multipleOf` within a schema, in units of their finest digit: 700 of 0.25 and 7."""
+    found = [Decimal(str(each)).normalize() for each in _multiples(schema)]
+    digits = max((-int(each.as_tuple().exponent) for each in found), default=0)
+    return lcm(*(max(1, abs(int(each.scaleb(max(0, digits))))) for each in found))
+
+
+def _multiples(schema: Any) -> Iterator[float]:
+    if isinstance(schema, Mapping):
+        each = schema.get("multipleOf")
+        if isinstance(each, (int, float)) and not isinstance(each, bool):
+            yield each
+        schema = list(schema.values())
+    if isinstance(schema, (list, tuple)):
+        for each in schema:
+            yield from _multiples(each)
 
 
 def _llguidance() -> ModuleType:
