@@ -186,6 +186,10 @@ def test_the_same_seed_gives_the_same_answer(pipeline: Pipeline) -> None:
             lambda: Grammar.json_schema({"allOf": [{"multipleOf": 499}, {"multipleOf": 0.1}, {"multipleOf": 491}]}),
             "multiple",
         ),
+        (
+            lambda: Grammar.json_schema({"patternProperties": {f"^{i}x": {} for i in range(200)}}),
+            "200 patternProperties",
+        ),
         (lambda: Grammar.regex("(a"), "unclosed group"),
         (lambda: Grammar.regex(r"(a)\1"), "backreferences are not supported"),
         (lambda: Grammar.regex(r"\ba"), "lookarounds not supported"),

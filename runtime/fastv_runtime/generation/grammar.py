@@ -28,8 +28,10 @@ LEADING = 2
 """Characters of whitespace before JSON: many models begin with a space."""
 LARGEST = 1 << 17
 """Characters of a schema or of an expression."""
+PATTERN_PROPERTIES = 64
+"""In a schema: work grows with their cube."""
 DIVISORS = 50_000
-"""Least common multiple of a schema's `multipleOf`, in units of the finest of them: a matcher has as many states, and a
+"""Least common multiple of a schema's `multipleOf`, in units of their finest digit: a matcher has as many states, and a
 million take ten seconds and half a gigabyte."""
 PROBE = '{"a": [-1.5e3, "é\\n", true, null]}'
 """Text of which every tokenizer must make tokens that say it again."""
@@ -69,11 +71,7 @@ class Grammar:
         except (TypeError, ValueError, RecursionError) as error:
             raise UserError(f"`json_schema`: no JSON: {error}") from None
         _check_size("`json_schema`", text)
-        if _common_multiple(schema) > DIVISORS:
-            raise UserError(
-                f"`json_schema`: the least common multiple of its multipleOf is above {DIVISORS}, in units of the finest: "
-                "leave one out, or round it"
-            )
+        _check_work(schema)
         return cls(_checked("`json_schema`", text), "json")
 
     @classmethod
@@ -195,22 +193,30 @@ class GrammarMatcher:
             raise UserError(f"`{self._name}`: {_reason(self._matcher.get_error())}: simplify it")
 
 
-def _common_multiple(schema: Any) -> int:
-    """Of all `multipleOf` within a schema, in units of their finest digit: 700 of 0.25 and 7."""
-    found = [Decimal(str(each)).normalize() for each in _multiples(schema)]
+def _check_work(schema: Any) -> None:
+    """Raises UserError for what llguidance would be at for seconds, or minutes; all else it bounds itself."""
+    multiples = [each for each in _values(schema, "multipleOf") if isinstance(each, (int, float))]
+    found = [Decimal(str(each)).normalize() for each in multiples if not isinstance(each, bool)]
     digits = max((-int(each.as_tuple().exponent) for each in found), default=0)
-    return lcm(*(max(1, abs(int(each.scaleb(max(0, digits))))) for each in found))
+    if lcm(*(max(1, abs(int(each.scaleb(max(0, digits))))) for each in found)) > DIVISORS:
+        raise UserError(
+            f"`json_schema`: the least common multiple of its multipleOf is above {DIVISORS}, in units of their finest "
+            "digit: leave one out, or round it"
+        )
+    count = sum(len(each) for each in _values(schema, "patternProperties") if isinstance(each, Mapping))
+    if count > PATTERN_PROPERTIES:
+        raise UserError(f"`json_schema`: {count} patternProperties: at most {PATTERN_PROPERTIES} are possible")
 
 
-def _multiples(schema: Any) -> Iterator[float]:
+def _values(schema: Any, keyword: str) -> Iterator[Any]:
+    """What a keyword has, wherever it is within a schema."""
     if isinstance(schema, Mapping):
-        each = schema.get("multipleOf")
-        if isinstance(each, (int, float)) and not isinstance(each, bool):
-            yield each
+        if keyword in schema:
+            yield schema[keyword]
         schema = list(schema.values())
     if isinstance(schema, (list, tuple)):
         for each in schema:
-            yield from _multiples(each)
+            yield from _values(each, keyword)
 
 
 def _llguidance() -> ModuleType:
