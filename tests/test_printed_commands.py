@@ -58,7 +58,7 @@ NOT_RUN = {
 """What a command begins with, and why it is not run here. Those of ours are parsed (tests/test_docs.py)."""
 BY_HAND = {
     "docs/peers.md": "prepares other runtimes, each in an environment of its own",
-    "docs/serving.md": "serves until it is told to end: tests/http and tests/serving run what is not for other machines",
+    "docs/serving.md": "serves until it is told to end: tests/http and tests/serving run what they can",
 }
 """Pages that are not gone through."""
 
