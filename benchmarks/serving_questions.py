@@ -31,15 +31,21 @@ class Question:
 
 
 def questions(
-    pipeline: Pipeline, images: Sequence[Path], *, most: int = 24, long: str | None = LONG_PATTERN
+    pipeline: Pipeline,
+    images: Sequence[Path],
+    *,
+    texts: Sequence[str] = TEXTS,
+    following: Sequence[str] = FOLLOWING,
+    most: int = 24,
+    long: str | None = LONG_PATTERN,
 ) -> list[Question]:
     """Single questions, some with a `keep` of their own or sampled with a seed, conversations, and a long answer.
 
-    most: tokens of an answer; long: what the long one matches.
+    texts, following: of first and of later turns. most: tokens of an answer. long: what the long one matches.
     """
     found = []
     for place, image in enumerate(images):
-        for index, text in enumerate(TEXTS):
+        for index, text in enumerate(texts):
             name = f"{image.stem} {index}"
             shown = [{"role": "user", "content": [{"type": "image", "image": str(image)}, _text(text)]}]
             found.append(_answered(pipeline, name, shown, {"max_new_tokens": most}))
@@ -47,12 +53,12 @@ def questions(
             sampled = {"max_new_tokens": most, "temperature": 1.5, "seed": 10 * place + index}
             found.append(_answered(pipeline, f"{name} sampled", shown, sampled))
             said = found[-3]
-            for turn, following in enumerate(FOLLOWING):
+            for turn, text in enumerate(following):
                 before = [*said.messages, {"role": "assistant", "content": said.expected.strip() or "."}]
                 said = _answered(
                     pipeline,
                     f"{name} turn {turn + 2}",
-                    [*before, {"role": "user", "content": [_text(following)]}],
+                    [*before, {"role": "user", "content": [_text(text)]}],
                     {"max_new_tokens": most},
                 )
                 found.append(said)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import gc
+import socket
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
+from fastapi import FastAPI
+from openai import DEFAULT_CONNECTION_LIMITS
 
 # Benchmarks are scripts that import each other by name.
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
@@ -21,6 +24,7 @@ from fastv_runtime import Pipeline
 from fastv_runtime.generation.calls.question import read_question
 from fastv_runtime.generation.calls.settings import read_settings
 from fastv_runtime.generation.model import Model
+from fastv_runtime.serving import http_server
 from fastv_runtime.serving.metrics import Metrics
 from fastv_runtime.serving.scheduler import Failed, Finished, Job, QueueFullError, Scheduler, TextPiece
 from tests.conftest import noise_image
@@ -34,7 +38,14 @@ def asked(tiny_pipeline: Pipeline, tmp_path_factory: pytest.TempPathFactory) -> 
     folder = tmp_path_factory.mktemp("images")
     for seed in range(2):
         noise_image(seed).save(folder / f"{seed}.png")
-    return questions(tiny_pipeline, sorted(folder.glob("*.png")), most=16, long=None)
+    return questions(
+        tiny_pipeline,
+        sorted(folder.glob("*.png")),
+        texts=("What?", "Where is it?"),
+        following=("Why?",),
+        most=8,
+        long=None,
+    )
 
 
 def of_scheduler(scheduler: Scheduler, model: Model) -> Ask:
@@ -93,7 +104,17 @@ def test_memory_stays_where_it_is(tiny_model: Model, asked: list[Question]) -> N
     with serving(tiny_model, slots=SLOTS, cache_bytes=1 << 18) as scheduler:
         ask = of_scheduler(scheduler, tiny_model)
         for seed in range(8):
-            asyncio.run(load(ask, asked, 4, 0.25, seed))
-            gc.collect()
+            asyncio.run(load(ask, asked, 4, 0.2, seed))
             samples.append({"rss_mib": process.memory_info().rss / 2**20})
     assert flatness(samples)["ratio"] < 1.02, samples
+
+
+def test_idle_connections_are_kept_for_longer_than_clients_use_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under load a client that asked again after 5 s wrote to connections that were being closed."""
+    kept: list[float] = []
+    monkeypatch.setattr(
+        http_server._Server, "run", lambda server, sockets: kept.append(server.config.timeout_keep_alive)
+    )
+    http_server.serve(FastAPI(), Any, socket.socket(), grace_s=1, started=list)  # type: ignore[arg-type]
+    assert DEFAULT_CONNECTION_LIMITS.keepalive_expiry is not None
+    assert kept[0] > 2 * DEFAULT_CONNECTION_LIMITS.keepalive_expiry >= 10

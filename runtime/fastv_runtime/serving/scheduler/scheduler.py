@@ -11,13 +11,16 @@ from fastv_runtime.generation.calls.arguments import whole_number
 from fastv_runtime.generation.clock import Clock
 from fastv_runtime.generation.model import Model
 from fastv_runtime.serving.metrics import Metrics
+from fastv_runtime.serving.scheduler.conversations import Conversations
 from fastv_runtime.serving.scheduler.jobs import Job
 from fastv_runtime.serving.scheduler.queue import JobQueue, ReadyPrompt, WaitingJob, outcome_of
 from fastv_runtime.serving.scheduler.ticket import Ticket
 from fastv_runtime.serving.scheduler.worker import GraphWorker
 
 CACHE_BYTES = 256 * 2**20
-"""Of conversations that have no slot, by default."""
+"""Of what is kept for later requests, by default."""
+FOR_FEATURES = 4
+"""One part in so many of it is for features of images."""
 PREPARING = 2
 """Threads that make questions ready."""
 
@@ -27,7 +30,8 @@ class Scheduler:
 
     slots: each has buffers of its own, as large as a pipeline's.
     waiting: jobs beyond those that run; `submit` refuses more.
-    cache_bytes: of conversations that have lost their slot, at most; 0 keeps none.
+    cache_bytes: of what is kept for later requests, at most; 0 keeps nothing. A quarter is for features of images, in
+    the model's own cache, which may be larger; the rest for conversations that have lost their slot.
     Raises UserError for numbers that cannot be used, and where the buffers do not fit into memory.
     """
 
@@ -42,7 +46,10 @@ class Scheduler:
         """What is counted here."""
         self._queue = JobQueue(slots, waiting, metrics)
         self._pool = ThreadPoolExecutor(PREPARING, "fastv-prepare")
-        self._graphs = GraphWorker(model, self._queue, metrics, slots=slots, cache_bytes=cache_bytes)
+        features = cache_bytes // FOR_FEATURES
+        model.features.limit = max(model.features.limit, features)
+        conversations = Conversations(cache_bytes - features)
+        self._graphs = GraphWorker(model, self._queue, metrics, conversations, slots=slots)
         self._worker = threading.Thread(target=self._graphs.run, name="fastv-graphs", daemon=True)
         self._worker.start()
 
