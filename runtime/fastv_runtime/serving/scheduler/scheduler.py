@@ -8,6 +8,7 @@ from contextlib import suppress
 from time import monotonic
 
 from fastv_runtime.generation.calls.arguments import whole_number
+from fastv_runtime.generation.calls.question import GenerationInput
 from fastv_runtime.generation.clock import Clock
 from fastv_runtime.generation.model import Model
 from fastv_runtime.serving.metrics import Metrics
@@ -72,7 +73,7 @@ class Scheduler:
         """Take a job. Returns at once, from any thread; raises QueueFullError or StoppingError."""
         waiting = self._queue.add(job)
         with suppress(RuntimeError):  # stopped in between: then the queue has told the ticket
-            self._pool.submit(self._prepare, waiting)
+            self._pool.submit(self._prepare, waiting, job.question)
         return waiting.ticket
 
     def stop(self, within_s: float) -> None:
@@ -86,12 +87,15 @@ class Scheduler:
         self._worker.join()
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def _prepare(self, waiting: WaitingJob) -> None:
+    def _prepare(self, waiting: WaitingJob, question: GenerationInput) -> None:
         if waiting not in self._queue:
             return
-        clock = Clock(settle=self._settle)
+        clock, asked, plan = Clock(settle=self._settle), waiting.settings, self._model.manifest.plan
         try:
-            prepared = self._model.prepare(waiting.question, clock)
+            prepared = self._model.prepare(question, clock)
+            # Refused before it waits: what is longer than the buffers would hold memory for all its pixels until then.
+            policy = asked.length or plan.length
+            asked.asked.lengths(plan, prepared.text, prepared.visual, policy, self._model.capacity)
         except Exception as error:
             self._queue.leave(waiting.ticket, error, outcome_of(error))
         else:
