@@ -231,8 +231,8 @@ def test_a_graph_that_differs_from_transformers_leaves_no_bundle(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    def wrong(query: torch.Tensor, key: torch.Tensor, scaling: float) -> torch.Tensor:
-        return last_row_scores(query, key, 1.01 * scaling)
+    def wrong(query: torch.Tensor, key: torch.Tensor, scaling: float, start: torch.Tensor) -> torch.Tensor:
+        return last_row_scores(query, key, 1.01 * scaling, start)
 
     # The smallest slip one could make in the scores: a scale that is off by one percent.
     monkeypatch.setattr("fastv_export.tracing.attention.last_row_scores", wrong)

@@ -61,7 +61,9 @@ def test_a_slip_that_rounding_does_not_explain_is_found(
     from fastv_export.tracing import attention
 
     right = attention.last_row_scores
-    monkeypatch.setattr(attention, "last_row_scores", lambda query, key, scaling, *at: right(query, key, 1.2 * scaling, *at))
+    monkeypatch.setattr(
+        attention, "last_row_scores", lambda query, key, scaling, *at: right(query, key, 1.2 * scaling, *at)
+    )
     with pytest.raises(VerificationError, match=r"prefix by .* at scores"):
         export_bundle(tiny_llava, tmp_path / "out.fastv", Options(precision="float16"), Progress(None))
 
