@@ -80,7 +80,7 @@ def _text(text: str) -> dict[str, str]:
 
 def _answered(pipeline: Pipeline, name: str, messages: list[dict[str, Any]], asked: dict[str, Any]) -> Question:
     answer = pipeline.generate(messages=messages, **asked)
-    body = {"model": "fastv", "messages": [_sent(each) for each in messages]}
+    body: dict[str, Any] = {"model": "fastv", "messages": [_sent(each) for each in messages]}
     for argument, value in asked.items():
         if argument == "max_new_tokens":
             body["max_tokens"] = value
