@@ -4,8 +4,8 @@ r"""What a second question costs beside the first: time to the first token, turn
         --markdown docs/benchmarks/conversation.md
 
 Random weights, fp32: a decoder of Qwen2-0.5B dimensions behind a tower of next to nothing, so that all of it is the
-decoder's (576 visual tokens an image), and FastVLM-0.5B with the tower that it has (256). An image, a question, an
-answer of 16 tokens, a second question. `anew`: without what the first turn left. `chosen again`: as `Pipeline.chat`
+decoder's, and behind CLIP-L/14 at 336 pixels, LLaVA-1.5's tower. 576 visual tokens an image; a question, an answer of
+16 tokens, a second question. `anew`: without what the first turn left. `chosen again`: as `Pipeline.chat`
 does it. `stays`: with `stay` 0, the first turn's selection. `new image`: the second turn shows another.
 
 Runners take turns in shuffled orders; each ratio is of one round, then their median.
@@ -33,16 +33,15 @@ from fastv_export.plan import CutOption, Options
 from fastv_export.progress import Progress
 from fastv_runtime import Pipeline
 
-ANSWER = 16
-THIN, FAST_VLM = "thin-llava-qwen2-0.5b", "fastvlm-0.5b"
-SIZES = {THIN: 336, FAST_VLM: 1024}
-"""Pixels of a side of their images."""
+SIZE, ANSWER = 336, 16
+THIN, CLIP = "thin-llava-qwen2-0.5b", "clip-llava-qwen2-0.5b"
+"""Configurations."""
 PLANS: dict[str, tuple[str, tuple[CutOption, ...]]] = {
     "K=4, keep 0.4": (THIN, (CutOption(4, 0.4),)),
     "K=2, keep 0.5": (THIN, (CutOption(2, 0.5),)),
     "K=4, keep 0.5; K=10, keep 0.1": (THIN, (CutOption(4, 0.5), CutOption(10, 0.1))),
     "unpruned": (THIN, ()),
-    "FastVLM-0.5B, K=4, keep 0.4": (FAST_VLM, (CutOption(4, 0.4),)),
+    "behind CLIP-L: K=4, keep 0.4": (CLIP, (CutOption(4, 0.4),)),
 }
 """Configuration and cuts."""
 SECOND = ("anew", "chosen again", "stays", "new image")
@@ -76,7 +75,7 @@ def main() -> None:
 
 def prepare(folder: Path) -> dict[str, Path]:
     """The bundles of PLANS, made unless they are there."""
-    for name in SIZES:
+    for name in (THIN, CLIP):
         checkpoint = folder / name
         if not checkpoint.exists():
             with console.status(f"random checkpoint of {name}"):
@@ -107,9 +106,7 @@ def measure(bundles: dict[str, Path], rounds: int, threads: int) -> dict[str, An
             for number in track(range(rounds + 1), name, console=console):
                 for place, kind in enumerate(order.permutation(kinds)):
                     # Images of its own: another's first turn would be found in the caches.
-                    first, second, said = conversation(
-                        pipeline, kind, SIZES[PLANS[name][0]], number * len(kinds) + place
-                    )
+                    first, second, said = conversation(pipeline, kind, number * len(kinds) + place)
                     if number:  # the first binds, and allocates
                         firsts.append(first)
                         seconds[kind].append(second)
@@ -125,9 +122,9 @@ def measure(bundles: dict[str, Path], rounds: int, threads: int) -> dict[str, An
     return {"machine": machine(), "threads": threads, "rounds": rounds, "plans": plans}
 
 
-def conversation(pipeline: Pipeline, kind: str, size: int, seed: int) -> tuple[float, float, dict[str, Any]]:
+def conversation(pipeline: Pipeline, kind: str, seed: int) -> tuple[float, float, dict[str, Any]]:
     """Milliseconds to the first token of both turns, and what of the second was run."""
-    images = [noise(2 * seed, size), noise(2 * seed + 1, size)]
+    images = [noise(2 * seed), noise(2 * seed + 1)]
     chat = pipeline.chat(max_new_tokens=ANSWER, stay=0.0 if kind == "stays" else None)
     first = chat.ask(QUESTIONS[0], images[0])
     if kind == "anew":
@@ -143,8 +140,8 @@ def conversation(pipeline: Pipeline, kind: str, size: int, seed: int) -> tuple[f
     return first.timings_ms["ttft"], second.timings_ms["ttft"], said
 
 
-def noise(seed: int, size: int) -> Image.Image:
-    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (size, size, 3), np.uint8))
+def noise(seed: int) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (SIZE, SIZE, 3), np.uint8))
 
 
 def markdown(report: dict[str, Any]) -> str:
@@ -153,8 +150,8 @@ def markdown(report: dict[str, Any]) -> str:
         "",
         "Made by `benchmarks/conversation.py`: time to the first token of the second turn of a conversation",
         "over that of the first, in one run. Random weights, fp32, an answer of 16 tokens between the questions:",
-        "a decoder of Qwen2-0.5B dimensions behind a tower of next to nothing (576 visual tokens an image), and",
-        "FastVLM-0.5B with its tower (256).",
+        "a decoder of Qwen2-0.5B dimensions behind a tower of next to nothing, and in the last line behind",
+        "CLIP-L/14 at 336 pixels, LLaVA-1.5's tower. 576 visual tokens an image.",
         f"{report['machine']['cpu']}, {report['threads']} threads, {report['rounds']} rounds; in brackets the spread.",
         "",
         "| plan | first turn | read anew | tokens chosen again | selection stays | a new image |",

@@ -77,8 +77,8 @@ def report(bundle: Path, rounds: int, threads: int) -> str:
                         _timed(pipeline, image, arm, options, len(by_schema.token_ids) if arm == "free" else most)
                     )
         lines = [
-            f"{bundle.stem}: {manifest.decoder.vocab_size} tokens in the vocabulary, {machine()['cpu']}, {threads} threads, "
-            f"{rounds} rounds",
+            f"{bundle.stem}: a vocabulary of {manifest.decoder.vocab_size} tokens, {rounds} rounds, {threads} threads, "
+            f"{machine()['cpu']}",
             "",
             f"tokenizer, once: {1000 * once:.0f} ms; matcher, an answer: {1000 * _matcher_seconds(tokenizer):.2f} ms",
             "",

@@ -56,7 +56,10 @@ NOT_RUN = {
     r"minisign |.*--public-key": "wants a key: tests/runtime/test_signature.py signs and checks",
 }
 """What a command begins with, and why it is not run here. Those of ours are parsed (tests/test_docs.py)."""
-BY_HAND = {"docs/peers.md": "prepares other runtimes, each in an environment of its own"}
+BY_HAND = {
+    "docs/peers.md": "prepares other runtimes, each in an environment of its own",
+    "docs/serving.md": "serves until it is told to end: tests/http and tests/serving run what they can",
+}
 """Pages that are not gone through."""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,15 @@ import pytest
 
 from fastv_runtime import Pipeline
 from fastv_runtime.config.layouts import FramesVideo
+from fastv_runtime.errors import UserError
 from fastv_runtime.preprocessing import addresses
 from fastv_runtime.preprocessing.videos.decoding import open_video
 from fastv_runtime.serving.errors import ApiError
+from fastv_runtime.serving.openai import media
 from fastv_runtime.serving.openai.media import Media
 from fastv_runtime.serving.settings import ServeSettings
 from tests.conftest import noise_image
-from tests.http.asking import IMAGE, MODEL, QUESTION, ask, asked, data_address, png, refusal, said, shown
+from tests.http.asking import IMAGE, MODEL, QUESTION, ask, asked, data_address, png, refusal, said, served, shown
 from tests.http.conftest import Serving
 from tests.runtime.test_video import video
 
@@ -95,6 +98,36 @@ def test_tls_does_not_begin_with_the_servers_own_networks(
     assert "SSL" in message
 
 
+def test_slow_servers_elsewhere_hold_nobody_else_up(
+    serving: Serving, monkeypatch: pytest.MonkeyPatch, expected: str
+) -> None:
+    go, waiting = threading.Event(), threading.Semaphore(0)
+
+    def slow(address: str, name: str, **asked: Any) -> bytes:
+        if address.startswith("http"):
+            waiting.release()
+            assert go.wait(20)
+            raise UserError("too slow")
+        return addresses.fetch(address, name, **asked)
+
+    monkeypatch.setattr(media, "fetch", slow)
+    app = serving.app(allow_url=True)
+    with served(app) as at:
+
+        def ask_for(address: str) -> httpx.Response:
+            body = asked(shown(address), said(QUESTION), max_tokens=4)
+            return httpx.post(f"{at}/v1/chat/completions", json=body, timeout=30)
+
+        with ThreadPoolExecutor(12) as pool:
+            slow_ones = [pool.submit(ask_for, "http://a.example/a.png") for _ in range(12)]
+            assert all(waiting.acquire(timeout=20) for _ in slow_ones)
+            try:
+                assert text_of(ask_for(data_address(png()))) == expected
+            finally:
+                go.set()
+            assert {each.result().status_code for each in slow_ones} == {400}
+
+
 def test_no_redirect_leads_to_files(serving: Serving, site: str) -> None:
     response = see(serving, f"{site}/moved", allow_url=True, allow_private_url=True)
     assert "not allowed" in refusal(response)["message"]
@@ -166,9 +199,9 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_videos_are_sampled_wherever_they_come_from(clip: Path) -> None:
     expected = open_video(clip, 4)
-    media = Media(ServeSettings(model_name=MODEL, allow_files=(clip.parent,)), FRAMES)
+    opened = Media(ServeSettings(model_name=MODEL, allow_files=(clip.parent,)), FRAMES)
     for address in (data_address(clip.read_bytes(), "video/mp4"), clip.as_uri()):
-        found = media.video(address, "messages.0.content.0")
+        found = opened.video(address, "messages.0.content.0")
         assert found.indices == expected.indices == (0, 3, 5, 8)
         for one, other in zip(found.frames, expected.frames, strict=True):
             assert np.array_equal(np.asarray(one), np.asarray(other))
@@ -177,10 +210,10 @@ def test_videos_are_sampled_wherever_they_come_from(clip: Path) -> None:
 def test_errors_of_a_video_name_no_file_of_the_server(clip: Path) -> None:
     half = clip.parent / "half.mp4"
     half.write_bytes(clip.read_bytes()[:700])
-    media = Media(ServeSettings(model_name=MODEL, allow_files=(clip.parent,)), FRAMES)
+    opened = Media(ServeSettings(model_name=MODEL, allow_files=(clip.parent,)), FRAMES)
     for address in (data_address(half.read_bytes(), "video/mp4"), half.as_uri()):
         with pytest.raises(ApiError) as caught:
-            media.video(address, "messages.0.content.0")
+            opened.video(address, "messages.0.content.0")
         assert caught.value.status == 400
         assert "/" not in str(caught.value).replace("and/or", "")
         assert str(caught.value).startswith("messages.0.content.0: ")

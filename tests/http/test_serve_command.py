@@ -102,6 +102,7 @@ from fastv_runtime.generation.calls.streaming import TokenLoop
 advance = TokenLoop.advance
 TokenLoop.advance = lambda loop: (time.sleep(0.03), advance(loop))[1]
 main()
+assert "torch" not in sys.modules
 """
 """The command, with tokens that take so long that there is a middle of an answer."""
 

@@ -172,11 +172,28 @@ def test_the_same_seed_gives_the_same_answer(pipeline: Pipeline) -> None:
         (lambda: Grammar.json_schema({"x-guidance": {"lenient": True}}), "x-guidance is no keyword"),
         (lambda: Grammar.json_schema(json.loads('{"items":' * 300 + "{}" + "}" * 300)), "recursion limit"),
         (lambda: Grammar.json_schema("[" * 100_000), "nested too deeply"),
-        (lambda: Grammar.json_schema({"enum": ["x" * (1 << 20)]}), "characters: at most"),
+        (lambda: Grammar.json_schema({"enum": ["x" * (1 << 17)]}), "characters: at most"),
+        # Each would keep a server busy for seconds, or minutes.
+        (
+            lambda: Grammar.json_schema({"type": "integer", "multipleOf": 99991}),
+            "least common multiple of its multipleOf is above",
+        ),
+        (
+            lambda: Grammar.json_schema({"items": {"multipleOf": 0.00099991}}),
+            "least common multiple of its multipleOf is above",
+        ),
+        (
+            lambda: Grammar.json_schema({"allOf": [{"multipleOf": 499}, {"multipleOf": 0.1}, {"multipleOf": 491}]}),
+            "multiple",
+        ),
+        (
+            lambda: Grammar.json_schema({"patternProperties": {f"^{i}x": {} for i in range(200)}}),
+            "200 patternProperties",
+        ),
         (lambda: Grammar.regex("(a"), "unclosed group"),
         (lambda: Grammar.regex(r"(a)\1"), "backreferences are not supported"),
         (lambda: Grammar.regex(r"\ba"), "lookarounds not supported"),
-        (lambda: Grammar.regex("a" * (1 << 21)), "characters: at most"),
+        (lambda: Grammar.regex("a" * (1 << 18)), "characters: at most"),
         (lambda: Grammar.regex(b"a"), "type bytes where text is expected"),  # type: ignore[arg-type]
     ],
 )
@@ -184,6 +201,11 @@ def test_what_no_answer_can_follow_is_refused_in_one_line(make: Callable[[], Gra
     with pytest.raises(UserError) as caught:
         make()
     assert why in str(caught.value) and "\n" not in str(caught.value) and len(str(caught.value)) < 500
+
+
+def test_multiples_that_share_their_divisors_are_taken() -> None:
+    parts = {f"p{index}": {"type": "number", "multipleOf": each} for index, each in enumerate((0.25, 5, 100, 0.01))}
+    assert Grammar.json_schema({"type": "object", "properties": parts}).kind == "json"
 
 
 def test_equal_grammars_are_equal() -> None:

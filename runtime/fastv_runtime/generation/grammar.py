@@ -6,8 +6,10 @@ A grammar is text. A tokenizer is made for it once a model, and a matcher once a
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
+from math import lcm
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -24,8 +26,13 @@ SPACES = r" |\r?\n[ \t]{0,32}"
 """Whitespace between two parts of JSON: a space, or a new line and its indentation. More, and some models never end."""
 LEADING = 2
 """Characters of whitespace before JSON: many models begin with a space."""
-LARGEST = 1 << 20
+LARGEST = 1 << 17
 """Characters of a schema or of an expression."""
+PATTERN_PROPERTIES = 64
+"""In a schema: work grows with their cube."""
+DIVISORS = 50_000
+"""Least common multiple of a schema's `multipleOf`, in units of their finest digit: a matcher has as many states, and a
+million take ten seconds and half a gigabyte."""
 PROBE = '{"a": [-1.5e3, "é\\n", true, null]}'
 """Text of which every tokenizer must make tokens that say it again."""
 
@@ -64,6 +71,7 @@ class Grammar:
         except (TypeError, ValueError, RecursionError) as error:
             raise UserError(f"`json_schema`: no JSON: {error}") from None
         _check_size("`json_schema`", text)
+        _check_work(schema)
         return cls(_checked("`json_schema`", text), "json")
 
     @classmethod
@@ -183,6 +191,32 @@ class GrammarMatcher:
         """Raises UserError once llguidance gives up."""
         if self._matcher.is_error():
             raise UserError(f"`{self._name}`: {_reason(self._matcher.get_error())}: simplify it")
+
+
+def _check_work(schema: Any) -> None:
+    """Raises UserError for what llguidance would be at for seconds, or minutes; all else it bounds itself."""
+    multiples = [each for each in _values(schema, "multipleOf") if isinstance(each, (int, float))]
+    found = [Decimal(str(each)).normalize() for each in multiples if not isinstance(each, bool)]
+    digits = max((-int(each.as_tuple().exponent) for each in found), default=0)
+    if lcm(*(max(1, abs(int(each.scaleb(max(0, digits))))) for each in found)) > DIVISORS:
+        raise UserError(
+            f"`json_schema`: the least common multiple of its multipleOf is above {DIVISORS}, in units of their finest "
+            "digit: leave one out, or round it"
+        )
+    count = sum(len(each) for each in _values(schema, "patternProperties") if isinstance(each, Mapping))
+    if count > PATTERN_PROPERTIES:
+        raise UserError(f"`json_schema`: {count} patternProperties: at most {PATTERN_PROPERTIES} are possible")
+
+
+def _values(schema: Any, keyword: str) -> Iterator[Any]:
+    """What a keyword has, wherever it is within a schema."""
+    if isinstance(schema, Mapping):
+        if keyword in schema:
+            yield schema[keyword]
+        schema = list(schema.values())
+    if isinstance(schema, (list, tuple)):
+        for each in schema:
+            yield from _values(each, keyword)
 
 
 def _llguidance() -> ModuleType:
