@@ -273,7 +273,9 @@ def test_an_answer_that_is_cut_off_has_the_text_that_a_stop_string_held_back(
     assert isinstance(last, Finished)
     text = tiny_model.prompts.tokenizer.decode(answer.token_ids[:21], skip_special_tokens=True)
     assert (last.answer.text, last.answer.finish_reason) == (text, "cancelled")
-    assert "".join(each.text for each in before if isinstance(each, TextPiece)) == ""
+    pieces = [each for each in before if isinstance(each, TextPiece)]
+    assert [each.text for each in pieces] == [""] * 21 + [text]
+    assert pieces[-1].token_ids == ()
 
 
 def test_a_deadline_ends_a_running_answer_as_far_as_it_came(
