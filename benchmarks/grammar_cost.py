@@ -18,6 +18,7 @@ from pathlib import Path
 from statistics import median
 from time import perf_counter
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 from machine import machine
@@ -29,6 +30,7 @@ from fastv_runtime import Answer, Pipeline
 from fastv_runtime.generation.calls import streaming
 from fastv_runtime.generation.grammar import Grammar, GrammarMatcher, GrammarTokenizer
 from fastv_runtime.generation.model import Model
+from fastv_runtime.memory.bindings import STEP_ROWS
 
 SCHEMA = {
     "type": "object",
@@ -112,11 +114,8 @@ class _Run:
 def _timed(pipeline: Pipeline, image: np.ndarray, arm: str, options: dict[str, Any], most: int) -> _Run:
     grammar = {"ignore_stop": True} if arm == "free" else {"grammar": Grammar.json_schema(SCHEMA)}
     with _counted(type(pipeline.decoder), "step") as steps, _counted(GrammarMatcher, "allowed") as masks:
-        before, streaming.STEP_ROWS = streaming.STEP_ROWS, 1 if arm == "one by one" else streaming.STEP_ROWS
-        try:
+        with patch.object(streaming, "STEP_ROWS", 1 if arm == "one by one" else STEP_ROWS):
             answer: Answer = pipeline.generate(image, QUESTION, max_new_tokens=most, **options, **grammar)
-        finally:
-            streaming.STEP_ROWS = before
     mask = 1000 * sum(masks) / len(masks) if masks else 0.0
     return _Run(answer.timings_ms["decode_per_token"], len(answer.token_ids), len(steps), len(masks), mask)
 

@@ -58,7 +58,6 @@ NOT_RUN = {
 """What a command begins with, and why it is not run here. Those of ours are parsed (tests/test_docs.py)."""
 BY_HAND = {
     "docs/peers.md": "prepares other runtimes, each in an environment of its own",
-    "docs/serving.md": "serves until it is told to end: tests/http and tests/serving run what they can",
 }
 """Pages that are not gone through."""
 
@@ -127,6 +126,8 @@ def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     lines = [line for line in samples if "video" not in json.loads(line)]
     assert len(lines) == 2
     (tmp_path / "questions.txt").write_text("What is at the top right?\nTell me about the white object.\n")
+    card = {"type": "object", "properties": {"red": {"type": "boolean"}}, "required": ["red"]}
+    (tmp_path / "card.json").write_text(json.dumps(card))
     (tmp_path / "questions.jsonl").write_text("\n".join(lines) + "\n")
     monkeypatch.chdir(tmp_path)
     return tmp_path
