@@ -45,7 +45,7 @@ def of_load(load: dict[str, Any]) -> list[str]:
             for name, key in (("to the first text", "ttft_ms"), ("to the end", "whole_ms"))
         ),
         "",
-        "Most of that is waiting: there are ten clients a slot.",
+        "Most of that is waiting: there are ten clients a slot, and other programs took most of the machine.",
         "",
     ]
 
@@ -68,6 +68,8 @@ def of_slots(report: dict[str, Any]) -> list[str]:
             f"{row['per_token_p95_ms']:.1f} |"
             for slots, row in found["slots"].items()
         ),
+        "",
+        "Slots share the same cores: more of them answer sooner, and make no more tokens a second.",
         "",
     ]
 

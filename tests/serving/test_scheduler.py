@@ -273,20 +273,22 @@ def test_an_answer_that_is_cut_off_has_the_text_that_a_stop_string_held_back(
     assert isinstance(last, Finished)
     text = tiny_model.prompts.tokenizer.decode(answer.token_ids[:21], skip_special_tokens=True)
     assert (last.answer.text, last.answer.finish_reason) == (text, "cancelled")
-    assert "".join(each.text for each in before if isinstance(each, TextPiece)) == ""
+    pieces = [each for each in before if isinstance(each, TextPiece)]
+    assert [each.text for each in pieces] == [""] * 21 + [text]
+    assert pieces[-1].token_ids == ()
 
 
 def test_a_deadline_ends_a_running_answer_as_far_as_it_came(
     tiny_model: Model, tiny_pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = alone(tiny_pipeline, 64)
-    before_each_step(monkeypatch, lambda loop: time.sleep(0.02))
+    before_each_step(monkeypatch, lambda loop: time.sleep(1.5 if len(loop.answer.token_ids) == 5 else 0))
     with serving(tiny_model) as scheduler:
-        events = results(scheduler.submit(job(tiny_model, 64, deadline_s=0.5)))[0]
+        events = results(scheduler.submit(job(tiny_model, 64, deadline_s=1.5)))[0]
     made = tokens_of(events)
     assert isinstance(events[-1], Finished)
     assert events[-1].answer.finish_reason == "deadline"
-    assert 1 <= len(made) < 64
+    assert 1 <= len(made) <= 6  # the step that was begun is the last
     assert made == whole[: len(made)]
 
 
@@ -339,7 +341,8 @@ def test_stop_ends_what_is_left_when_its_time_is_over(tiny_model: Model, monkeyp
     until(lambda: len(steps) > 2)
     start = time.monotonic()
     scheduler.stop(0.2)
-    assert 0.2 <= time.monotonic() - start < 1.2, "64 steps of 20 ms"
+    assert time.monotonic() - start >= 0.2
+    assert len(steps) < 64
     scheduler.stop(0.2)  # again: nothing is left to do
     running, waiting = results(*tickets)
     assert len(running) > 2

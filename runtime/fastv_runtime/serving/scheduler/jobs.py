@@ -40,6 +40,7 @@ class TextPiece:
     text: str
     """Empty where a character is not whole yet."""
     token_ids: tuple[int, ...]
+    """None for what was held back, at the end of an answer that is cut off."""
 
 
 @dataclass(frozen=True)

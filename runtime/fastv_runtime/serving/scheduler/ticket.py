@@ -13,7 +13,7 @@ from fastv_runtime.serving.scheduler.jobs import Event, Failed, Finished
 class Ticket:
     """One submitted job.
 
-    Events are kept until they are read; there are never more than the answer has tokens, and two. A reader that is
+    Events are kept until they are read; there are never more than the answer has tokens, and three. A reader that is
     slow, or that never reads, holds nobody up.
     """
 

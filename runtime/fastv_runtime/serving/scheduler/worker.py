@@ -52,11 +52,9 @@ class GraphWorker:
             if running is None:
                 continue
             if running.ticket.cancelled:
-                running.loop.cut("cancelled")
+                self._cut(place, running, "cancelled")
             elif running.deadline is not None and now >= running.deadline:
-                running.loop.cut("deadline")
-            if running.loop.answer.finish_reason:
-                self._finish(place, running)
+                self._cut(place, running, "deadline")
 
     def _admit(self) -> None:
         """Give a free place to the first job that is ready: one job, so that answers wait for one prefill at most."""
@@ -108,6 +106,15 @@ class GraphWorker:
         running.ticket.tell(TextPiece(text, tuple(made)))
         if answer.finish_reason:
             self._finish(place, running)
+
+    def _cut(self, place: Place, running: Running, reason: str) -> None:
+        """End a job between two tokens. Text that was held back belongs to what its reader has seen of the answer."""
+        answer = running.loop.answer
+        told = len(answer.text)
+        running.loop.cut(reason)
+        if len(answer.text) > told:
+            running.ticket.tell(TextPiece(answer.text[told:], ()))
+        self._finish(place, running)
 
     def _finish(self, place: Place, running: Running) -> None:
         """The answer is there, as far as it came."""
