@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from time import perf_counter, process_time
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 from machine import machine
@@ -114,11 +115,9 @@ class _Run:
 def _timed(pipeline: Pipeline, image: np.ndarray, arm: str, options: dict[str, Any], most: int) -> _Run:
     grammar = {"ignore_stop": True} if arm == "free" else {"grammar": Grammar.json_schema(SCHEMA)}
     with _counted(type(pipeline.decoder), "step") as steps, _counted(GrammarMatcher, "allowed") as masks:
-        before, streaming.STEP_ROWS = streaming.STEP_ROWS, 1 if arm == "one by one" else streaming.STEP_ROWS
-        try:
+        together = nullcontext() if arm != "one by one" else patch.object(streaming, "STEP_ROWS", 1)
+        with together:
             answer: Answer = pipeline.generate(image, QUESTION, max_new_tokens=most, **options, **grammar)
-        finally:
-            streaming.STEP_ROWS = before
     mask = 1000 * sum(masks) / len(masks) if masks else 0.0
     return _Run(answer.timings_ms["decode_per_token"], len(answer.token_ids), len(steps), len(masks), mask)
 
