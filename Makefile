@@ -32,9 +32,9 @@ contract: $(DEV)
 	tests/contract/run.sh $(RUN)
 
 # The model that fastv-serve writes for Triton, on Triton itself: a build of it for x86-64 and Python up to 3.12, with the
-# NumPy that it takes, in a folder of their own. 73 MB to download.
+# NumPy that it takes, in a folder of their own. 73 MB to download. Where there is none, its tests are skipped.
 triton: $(DEV)
-	$(RUN) -m pip install --quiet --no-deps --upgrade --target $(VENV)/triton nvidia-pytriton==0.7.0 numpy==1.26.4
+	-$(RUN) -m pip install --quiet --no-deps --upgrade --target $(VENV)/triton nvidia-pytriton==0.7.0 numpy==1.26.4
 	$(RUN) -m pytest tests/serving/test_triton_server.py
 
 lint: $(DEV)
@@ -91,7 +91,7 @@ $(DEV): $(SOURCES) | $(RUN)
 	# Without the torchvision that timm asks for: see requirements/excluded.in.
 	$(INSTALL) --no-deps 'timm>=1.0.20'
 	# It asks for an older ml-dtypes than onnx has; what tests use of it, the schema of config.pbtxt and the client, does not.
-	$(INSTALL) --no-deps tritonclient==2.73.0
+	$(INSTALL) --no-deps tritonclient==2.73.0 python-rapidjson==1.25
 	# TensorRT-RTX has wheels for x86-64 alone; where there is none, its tests are skipped.
 	-$(INSTALL) --editable '.[rtx-build]'
 	touch $(DEMO) $@

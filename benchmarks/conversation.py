@@ -3,10 +3,12 @@ r"""What a second question costs beside the first: time to the first token, turn
     python benchmarks/conversation.py --json docs/benchmarks/conversation.json \
         --markdown docs/benchmarks/conversation.md
 
-A random decoder of Qwen2-0.5B dimensions behind a tower of next to nothing, so that all of it is the decoder's: 576
-visual tokens of an image, a question, an answer of 16 tokens, a second question. `anew`: without what the first turn
-left. `chosen again`: as `Pipeline.chat` does it. `stays`: with `stay` 0, the first turn's selection. `new image`: the
-second turn shows another. Runners take turns in shuffled orders; each ratio is of one round, then their median.
+Random weights, fp32: a decoder of Qwen2-0.5B dimensions behind a tower of next to nothing, so that all of it is the
+decoder's, and behind CLIP-L/14 at 336 pixels, LLaVA-1.5's tower. 576 visual tokens an image; a question, an answer of
+16 tokens, a second question. `anew`: without what the first turn left. `chosen again`: as `Pipeline.chat`
+does it. `stays`: with `stay` 0, the first turn's selection. `new image`: the second turn shows another.
+
+Runners take turns in shuffled orders; each ratio is of one round, then their median.
 """
 
 from __future__ import annotations
@@ -32,12 +34,16 @@ from fastv_export.progress import Progress
 from fastv_runtime import Pipeline
 
 SIZE, ANSWER = 336, 16
-PLANS: dict[str, tuple[CutOption, ...]] = {
-    "K=4, keep 0.4": (CutOption(4, 0.4),),
-    "K=2, keep 0.5": (CutOption(2, 0.5),),
-    "K=4, keep 0.5; K=10, keep 0.1": (CutOption(4, 0.5), CutOption(10, 0.1)),
-    "unpruned": (),
+THIN, CLIP = "thin-llava-qwen2-0.5b", "clip-llava-qwen2-0.5b"
+"""Configurations."""
+PLANS: dict[str, tuple[str, tuple[CutOption, ...]]] = {
+    "K=4, keep 0.4": (THIN, (CutOption(4, 0.4),)),
+    "K=2, keep 0.5": (THIN, (CutOption(2, 0.5),)),
+    "K=4, keep 0.5; K=10, keep 0.1": (THIN, (CutOption(4, 0.5), CutOption(10, 0.1))),
+    "unpruned": (THIN, ()),
+    "behind CLIP-L: K=4, keep 0.4": (CLIP, (CutOption(4, 0.4),)),
 }
+"""Configuration and cuts."""
 SECOND = ("anew", "chosen again", "stays", "new image")
 TEMPLATE = (
     "{% for message in messages %}{{ message['role'] }}: {% for part in message['content'] %}"
@@ -69,19 +75,20 @@ def main() -> None:
 
 def prepare(folder: Path) -> dict[str, Path]:
     """The bundles of PLANS, made unless they are there."""
-    checkpoint = folder / "chatting-checkpoint"
-    if not checkpoint.exists():
-        with console.status("random checkpoint of Qwen2-0.5B dimensions"):
-            write_random_checkpoint(configuration("thin-llava-qwen2-0.5b"), checkpoint, dtype="fp32")
-        (checkpoint / "chat_template.jinja").write_text(TEMPLATE, encoding="utf-8")
+    for name in (THIN, CLIP):
+        checkpoint = folder / name
+        if not checkpoint.exists():
+            with console.status(f"random checkpoint of {name}"):
+                write_random_checkpoint(configuration(name), checkpoint, dtype="fp32")
+            (checkpoint / "chat_template.jinja").write_text(TEMPLATE, encoding="utf-8")
     bundles = {name: folder / f"chatting-{number}.fastv" for number, name in enumerate(PLANS)}
-    for name, cuts in PLANS.items():
+    for name, (model, cuts) in PLANS.items():
         if not bundles[name].exists():
             options = Options(
                 prune=bool(cuts), cuts=cuts, max_text=160, max_images=2, max_new_tokens=ANSWER, verify=False
             )
             with Progress(console) as progress:
-                export_bundle(checkpoint, bundles[name], options, progress)
+                export_bundle(folder / model, bundles[name], options, progress)
     return bundles
 
 
@@ -90,7 +97,7 @@ def measure(bundles: dict[str, Path], rounds: int, threads: int) -> dict[str, An
     order = np.random.default_rng(0)
     plans: dict[str, Any] = {}
     for name, path in bundles.items():
-        kinds = [each for each in SECOND if each != "stays" or PLANS[name]]
+        kinds = [each for each in SECOND if each != "stays" or PLANS[name][1]]
         with Pipeline.load(path, threads=threads) as pipeline:
             firsts: list[float] = []
             ratios: dict[str, list[float]] = {kind: [] for kind in kinds}
@@ -142,8 +149,9 @@ def markdown(report: dict[str, Any]) -> str:
         "# What a second question costs",
         "",
         "Made by `benchmarks/conversation.py`: time to the first token of the second turn of a conversation",
-        "over that of the first, in one run. Random weights at Qwen2-0.5B dimensions, fp32, behind a tower of",
-        "next to nothing; 576 visual tokens an image, an answer of 16 tokens between the questions.",
+        "over that of the first, in one run. Random weights, fp32, an answer of 16 tokens between the questions:",
+        "a decoder of Qwen2-0.5B dimensions behind a tower of next to nothing, and in the last line behind",
+        "CLIP-L/14 at 336 pixels, LLaVA-1.5's tower. 576 visual tokens an image.",
         f"{report['machine']['cpu']}, {report['threads']} threads, {report['rounds']} rounds; in brackets the spread.",
         "",
         "| plan | first turn | read anew | tokens chosen again | selection stays | a new image |",

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -31,6 +31,7 @@ from fastv_runtime import Answer, Pipeline
 from fastv_runtime.generation.calls import streaming
 from fastv_runtime.generation.grammar import Grammar, GrammarMatcher, GrammarTokenizer
 from fastv_runtime.generation.model import Model
+from fastv_runtime.memory.bindings import STEP_ROWS
 
 SCHEMA = {
     "type": "object",
@@ -115,8 +116,7 @@ class _Run:
 def _timed(pipeline: Pipeline, image: np.ndarray, arm: str, options: dict[str, Any], most: int) -> _Run:
     grammar = {"ignore_stop": True} if arm == "free" else {"grammar": Grammar.json_schema(SCHEMA)}
     with _counted(type(pipeline.decoder), "step") as steps, _counted(GrammarMatcher, "allowed") as masks:
-        together = nullcontext() if arm != "one by one" else patch.object(streaming, "STEP_ROWS", 1)
-        with together:
+        with patch.object(streaming, "STEP_ROWS", 1 if arm == "one by one" else STEP_ROWS):
             answer: Answer = pipeline.generate(image, QUESTION, max_new_tokens=most, **options, **grammar)
     mask = 1000 * sum(masks) / len(masks) if masks else 0.0
     return _Run(answer.timings_ms["decode_per_token"], len(answer.token_ids), len(steps), len(masks), mask)

@@ -46,7 +46,7 @@ def test_a_function_has_the_options_of_its_command(
     assert parameters == {action.dest.removeprefix("no_") for action in command()._actions} - {"help", "json"}
 
 
-@pytest.mark.parametrize("command", ["run", "inspect", "bench", "build"])
+@pytest.mark.parametrize("command", ["run", "inspect", "bench", "build", "serve"])
 def test_a_command_says_its_version(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     main = __import__(f"fastv_runtime.cli.{command}", fromlist=["main"]).main
     with pytest.raises(SystemExit) as ended:

@@ -18,7 +18,7 @@ import pytest
 
 from fastv_calib import cli as calibrate
 from fastv_export import cli as export
-from fastv_runtime.cli import bench, fastv, inspect, run
+from fastv_runtime.cli import bench, fastv, inspect, run, serve
 from tests.conftest import DEMO, MakeBundle, noise_image
 from tests.families.rows.video_llava import write_tiny_video_llava
 from tests.runtime.test_video import video
@@ -31,6 +31,7 @@ MAINS: dict[str, Callable[[list[str]], None]] = {
     "fastv-bench": bench.main,
     "fastv-export": export.main,
     "fastv-calibrate": calibrate.main,
+    "fastv-serve": serve.main,
 }
 
 NOT_RUN = {
@@ -49,10 +50,15 @@ NOT_RUN = {
     r"fastv-(export|run) .*demo/out/": "is part of `make demo`",
     r"python demo/real/|fastv-calibrate demo/out/real ": "is of what `make real` puts together, a quarter of an hour",
     r".* -i$": "waits for somebody at the keyboard: tests/test_run_questions.py types",
+    r"fastv-serve (?!.*--triton)": "serves until it is stopped: tests/http and tests/serving ask",
+    r"serve run ": "is Ray's: tests/serving/test_ray_serve.py deploys the same",
+    r"docker |tritonserver |curl .*/v2/models": "needs a container engine, or Triton: make triton has one",
     r"minisign |.*--public-key": "wants a key: tests/runtime/test_signature.py signs and checks",
 }
 """What a command begins with, and why it is not run here. Those of ours are parsed (tests/test_docs.py)."""
-BY_HAND = {"docs/peers.md": "prepares other runtimes, each in an environment of its own"}
+BY_HAND = {
+    "docs/peers.md": "prepares other runtimes, each in an environment of its own",
+}
 """Pages that are not gone through."""
 
 
@@ -120,6 +126,8 @@ def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     lines = [line for line in samples if "video" not in json.loads(line)]
     assert len(lines) == 2
     (tmp_path / "questions.txt").write_text("What is at the top right?\nTell me about the white object.\n")
+    card = {"type": "object", "properties": {"red": {"type": "boolean"}}, "required": ["red"]}
+    (tmp_path / "card.json").write_text(json.dumps(card))
     (tmp_path / "questions.jsonl").write_text("\n".join(lines) + "\n")
     monkeypatch.chdir(tmp_path)
     return tmp_path

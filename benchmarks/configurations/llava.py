@@ -55,10 +55,14 @@ THIN_LLAVA: Part = {
 }
 """Not a published model: the decoder of Qwen2-0.5B behind a thin tower, to measure the decoder alone."""
 
+CLIP_LLAVA: Part = THIN_LLAVA | {"vision_config": CLIP_L_336}
+"""Not a published model either: the same decoder behind LLaVA-1.5's tower."""
+
 CONFIGURATIONS: dict[str, Part] = {
     "llava-1.5-7b": LLAVA_15 | {"text_config": VICUNA_7B},
     "llava-1.5-13b": LLAVA_15 | {"text_config": VICUNA_13B},
     "llava-v1.6-mistral-7b": LLAVA_NEXT | {"text_config": MISTRAL_7B},
     "llava-v1.6-vicuna-7b": LLAVA_NEXT | {"text_config": VICUNA_7B | {"pad_token_id": 0}},
     "thin-llava-qwen2-0.5b": THIN_LLAVA,
+    "clip-llava-qwen2-0.5b": CLIP_LLAVA,
 }

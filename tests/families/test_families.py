@@ -127,7 +127,7 @@ def compare(
         answer = generation.answer
         assert answer.prompt_tokens == length
         assert answer.visual_tokens == count > 0
-        _close(pipeline._decoder.prompt.rows(0, length).array(), embedded.prompt[0])
+        _close(pipeline._slot.decoder.prompt.rows(0, length).array(), embedded.prompt[0])
         order = torch.cumsum(visual, 0) - 1
         kept = [order[rows[visual[rows]]].tolist() for rows in left]
         assert [cut.kept_visual_tokens for cut in answer.cuts] == kept[1:]
@@ -160,7 +160,7 @@ def _compare_caches(pipeline: Pipeline, cache: Any, length: int, left: list[torc
         for index in plan.layers(stage.graph, len(cache.layers)):
             stored = cache.layers[index]
             for kind, values in (("key", stored.keys), ("value", stored.values)):
-                ours = pipeline._decoder.arena[f"{stage.graph}.{kind}_{index}"].array()
+                ours = pipeline._slot.decoder.arena[f"{stage.graph}.{kind}_{index}"].array()
                 _close(ours[0, :, : rows.numel()], values[0][:, rows])
 
 

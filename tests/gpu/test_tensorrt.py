@@ -59,6 +59,6 @@ def test_engines_answer_as_the_cpu_does(
         assert answer.notes == expected.answer.notes, "decoding must have been recorded as a CUDA graph"
         # The same through the graph and without it, and whatever prompt came before.
         fresh = Pipeline.load(path, backend="trt")
-        fresh._decoder._replay = fresh._decoder._steps  # type: ignore[attr-defined]
+        fresh._slot.decoder._replay = fresh._slot.decoder._steps  # type: ignore[attr-defined]
         again = fresh.generate(images, QUESTION, max_new_tokens=16, length=length, ignore_stop=True)
         assert again.token_ids == answer.token_ids

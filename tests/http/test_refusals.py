@@ -17,7 +17,8 @@ import pytest
 from fastv_runtime.errors import UserError
 from fastv_runtime.generation.calls.streaming import TokenLoop
 from fastv_runtime.serving.metrics import Metrics
-from fastv_runtime.serving.scheduler import Scheduler
+from fastv_runtime.serving.openai import completions
+from fastv_runtime.serving.scheduler import Scheduler, Ticket
 from fastv_runtime.serving.settings import key_hash, read_keys
 from tests.http.asking import MODEL, ask, asked, refusal, served, until
 from tests.http.conftest import Serving, client_of
@@ -145,11 +146,12 @@ def test_a_body_that_says_no_length_is_bounded_too(serving: Serving) -> None:
     assert response.status_code == 413
 
 
-def test_many_small_values_are_refused_before_they_are_parsed(serving: Serving) -> None:
-    begin = time.monotonic()
-    assert refusal(ask(serving.app(), b"[" * 20_000_000))["code"] == "too_many_values"
-    assert refusal(ask(serving.app(), b"[" + b"{}," * 10_000_000 + b"{}]"))["code"] == "too_many_values"
-    assert time.monotonic() - begin < 5
+def test_many_small_values_are_refused_before_they_are_parsed(
+    serving: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(completions, "read_request", None)
+    for body in (b"[" * 1_000_000, b"[" + b"{}," * 500_000 + b"{}]", b"[" + b"0," * 500_000 + b"0]"):
+        assert refusal(ask(serving.app(), body))["code"] == "too_many_values"
 
 
 def test_bodies_at_work_are_bounded_together(serving: Serving) -> None:
@@ -236,7 +238,9 @@ def test_a_full_queue_says_when_to_ask_again(narrow: Serving, monkeypatch: pytes
 def test_a_client_that_goes_away_frees_its_place_within_a_token(
     narrow: Serving, monkeypatch: pytest.MonkeyPatch, stream: bool
 ) -> None:
-    held = Held(monkeypatch)
+    held, seen = Held(monkeypatch), threading.Event()
+    cancel = Ticket.cancel
+    monkeypatch.setattr(Ticket, "cancel", lambda ticket: (cancel(ticket), seen.set())[0])
     with served(narrow.app()) as at:
         host, port = at.removeprefix("http://").split(":")
         body = json.dumps(asked(max_tokens=64, stream=stream)).encode()
@@ -249,7 +253,8 @@ def test_a_client_that_goes_away_frees_its_place_within_a_token(
             until(lambda: held.steps == 1)
             if stream:
                 assert b"200 OK" in gone.recv(100)
-        time.sleep(0.3)  # until the server has seen it
+            assert not seen.is_set()
+        assert seen.wait(20)
         held.go.set()
         until(lambda: narrow.scheduler.running == 0)
         assert held.steps <= 2
@@ -286,11 +291,17 @@ def test_a_stream_that_fails_says_so_in_its_last_chunk(narrow: Serving, monkeypa
 
 def test_a_deadline_cuts_an_answer_off(narrow: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
     advance = TokenLoop.advance
-    monkeypatch.setattr(TokenLoop, "advance", lambda loop: (time.sleep(0.05), advance(loop))[1])
-    found = ask(narrow.app(deadline_s=0.5), asked(max_tokens=64)).json()
+
+    def slow(loop: TokenLoop) -> str:
+        if len(loop.answer.token_ids) == 4:
+            time.sleep(2.1)
+        return advance(loop)
+
+    monkeypatch.setattr(TokenLoop, "advance", slow)
+    found = ask(narrow.app(deadline_s=2), asked(max_tokens=64)).json()
     assert found["choices"][0]["finish_reason"] == "length"
     assert found["fastv"]["finish_reason"] == "deadline"
-    assert 0 < found["usage"]["completion_tokens"] < 20
+    assert found["usage"]["completion_tokens"] == 5
 
 
 def test_a_server_that_stops_takes_nothing_more(serving: Serving) -> None:

@@ -152,7 +152,7 @@ def open_page(browser: Browser, address: str) -> Iterator[OpenPage]:
         **options: Any,
     ) -> Shown:
         context = browser.new_context(viewport={"width": size[0], "height": size[1]}, **options)
-        context.set_default_timeout(5000)
+        context.set_default_timeout(20_000)
         shown = Shown(context.new_page())
         shown.watch()
         opened.append((at, shown))

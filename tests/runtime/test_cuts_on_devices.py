@@ -80,6 +80,38 @@ def test_the_cuda_provider_answers_as_the_cpu(bundle: Path, cpu: Pipeline, monke
     cuda.check_guards()
 
 
+@pytest.mark.parametrize("stay", [None, 0.0], ids=["chosen anew", "stays"])
+@pytest.mark.parametrize("device", ["tensorrt", "cuda provider"])
+def test_a_conversation_on_a_device_is_the_cpus(
+    bundle: Path,
+    cpu: Pipeline,
+    on_tensorrt: OnTensorRt,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+    device: str,
+    stay: float | None,
+) -> None:
+    cuda = FakeCuda()
+    if device == "tensorrt":
+        pipeline = on_tensorrt(bundle, cuda, decode_profile=True)
+    else:
+        monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", cuda)
+        monkeypatch.setitem(sys.modules, "onnxruntime", fake_onnxruntime(cuda))
+        pipeline = Pipeline.load(bundle, device="cuda", threads=1)
+    chats = [each.chat(stay=stay, max_new_tokens=4) for each in (cpu, pipeline)]
+    for question, images in (("What is it?", [noise_image(0)]), ("Why?", []), ("Or?", [])):
+        here, there = (chat.ask(question, images) for chat in chats)
+        assert (there.token_ids, there.cuts, there.reused_tokens) == (here.token_ids, here.cuts, here.reused_tokens)
+        assert (there.reused_tokens > 144) == (not images)
+        if question == "Why?":
+            # Copied out and in again, whatever was asked in between.
+            for each in (cpu, pipeline):
+                saved = each._slot.save()
+                assert saved is not None
+                each.generate([noise_image(9)], "What?", max_new_tokens=2)
+                each._slot.restore(saved)
+    cuda.check_guards()
+
+
 def test_a_step_is_one_call_a_stage(cpu: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
     run = OrtBinding.run

@@ -119,7 +119,7 @@ def test_a_step_that_fails_ends_the_stream(pipeline: Pipeline, monkeypatch: pyte
     stream = begin(pipeline)
     next(stream)
 
-    def interrupted() -> None:
+    def interrupted(rows: int) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(pipeline._slot.decoder, "step", interrupted)

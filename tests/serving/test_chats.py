@@ -127,9 +127,10 @@ def test_an_image_that_was_shown_before_is_not_encoded_again(
         encode(encoder, *arguments)
 
     monkeypatch.setattr(Encoder, "__call__", counted)
-    model, metrics = Model(Bundle.open(tiny_bundle), threads=1, features=1 << 24), Metrics()
+    model, metrics = Model(Bundle.open(tiny_bundle), threads=1), Metrics()
     asked = [(0, "Where?"), (1, "Where?"), (0, "Why?"), (2, "Why?"), (1, "What color?"), (0, "What color?")]
-    with serving(model, slots=2, cache_bytes=0, metrics=metrics) as scheduler:
+    with serving(model, slots=2, cache_bytes=1 << 22, metrics=metrics) as scheduler:
+        assert model.features.limit == 1 << 20
         found = [
             tokens_of(results(scheduler.submit(job(model, NEW, image=image, text=text)))[0]) for image, text in asked
         ]

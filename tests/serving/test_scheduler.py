@@ -119,6 +119,21 @@ def test_a_question_that_takes_long_to_prepare_holds_nobody_up(
         assert len(tokens_of(results(late)[0])) == 3
 
 
+def test_a_prompt_that_is_too_long_is_refused_before_it_waits_for_a_slot(
+    tiny_model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = Gate(monkeypatch)
+    with serving(tiny_model) as scheduler:
+        running = scheduler.submit(job(tiny_model, 3))
+        assert gate.reached.wait(PATIENCE_S)
+        ((refused,),) = results(scheduler.submit(job(tiny_model, 3, text="much too long " * 400)))
+        assert isinstance(refused, Failed)
+        assert "this bundle supports at most" in str(refused.error)
+        assert scheduler.waiting == 0
+        gate.open.set()
+        results(running)
+
+
 def test_a_cancelled_job_frees_its_place_within_one_token(
     tiny_model: Model, tiny_pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,6 +17,9 @@ from fastv_runtime.signals import STOPS, handlers_kept
 FLUSH_S = 5
 """For the ends of responses to arrive, once all answers are made."""
 BACKLOG = 2048
+KEEP_ALIVE_S = 75
+"""Of a connection without a request. uvicorn's own 5 s are also when httpx, and with it OpenAI's client, drops one:
+whoever asks again just then would write to a connection that is being closed."""
 
 
 def serve(
@@ -36,6 +39,7 @@ def serve(
         backlog=BACKLOG,
         server_header=False,
         ws="none",
+        timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=int(grace_s) + FLUSH_S,
     )
     _Server(config, scheduler, grace_s, started).run(sockets=[listening])

@@ -56,7 +56,7 @@ def parser() -> argparse.ArgumentParser:
         type=whole(0, 1024 * limits.GIB),
         default=CACHE_MB,
         metavar="N",
-        help=f"MiB for conversations that have no slot (default: {CACHE_MB}; 0 keeps none)",
+        help=f"MiB for conversations that have no slot and for image features (default: {CACHE_MB}; 0 keeps none)",
     )
     parser.add_argument(
         "--api-key-file",

@@ -16,7 +16,7 @@ from fastv_runtime.serving.openai.failures import as_api_error
 from fastv_runtime.serving.openai.request import ChatRequest, read_request
 from fastv_runtime.serving.openai.response import Completion
 from fastv_runtime.serving.openai.streaming import CompletionStream, encoded
-from fastv_runtime.serving.openai.translation import Translator
+from fastv_runtime.serving.openai.translation import Translator, asks_network
 from fastv_runtime.serving.scheduler import (
     Event,
     Failed,
@@ -30,8 +30,9 @@ from fastv_runtime.serving.scheduler import (
 )
 from fastv_runtime.serving.settings import ServeSettings
 
-AT_ONCE = 8
-"""Requests that are read and translated side by side: each may wait for an address."""
+READING, FETCHING = 8, 32
+"""Requests that are read and translated side by side: those whose addresses are all their own, and those that may have
+to wait half a minute for somebody else's server."""
 
 
 class Completions:
@@ -42,7 +43,8 @@ class Completions:
         self._settings = settings
         self._gate = gate
         self._translate = Translator(settings, manifest)
-        self._readers = anyio.CapacityLimiter(AT_ONCE)
+        self._readers = anyio.CapacityLimiter(READING)
+        self._fetchers = anyio.CapacityLimiter(FETCHING)
 
     async def __call__(self, request: Request) -> Response:
         """Raises ApiError."""
@@ -72,7 +74,8 @@ class Completions:
         async with self._gate.body(request) as body:
             asked = await run_sync(read_request, body, limiter=self._readers)
             self.check_model(asked.model)
-            question, settings = await run_sync(self._translate, asked, limiter=self._readers)
+            limiter = self._fetchers if asks_network(asked) else self._readers
+            question, settings = await run_sync(self._translate, asked, limiter=limiter)
             try:
                 return asked, self._scheduler.submit(Job(question, settings, self._settings.deadline_s))
             except (QueueFullError, StoppingError) as error:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Tag, ValidationError, model_validator
@@ -42,6 +44,9 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
 """Fields that ask for what this server does not do, and the values with which they ask for nothing."""
 OF_ASSISTANTS = ("refusal", "annotations", "audio", "function_call", "tool_calls")
 """Fields of an assistant's message as a response has them, empty or null here: clients send it back as it was."""
+
+LONE = re.compile(rb"\\u[dD][89a-fA-F]")
+"""How JSON writes half a character, and the halves of those that it writes in two."""
 
 
 def _without_nulls(value: Any) -> Any:
@@ -201,6 +206,8 @@ def read_request(body: bytes | bytearray) -> ChatRequest:
         raise ApiError(400, f"the body: {error}", code="invalid_json") from None
     if not isinstance(raw, dict):
         raise ApiError(400, "the body must be an object", code="invalid_json")
+    if LONE.search(body) and not _is_unicode(raw):
+        raise ApiError(400, "the body has half a character (a lone surrogate): send whole ones", code="invalid_json")
     raw = _without_nulls(raw)
     fields = {name: value for name, value in raw.items() if name not in IGNORED}
     for name, values in NEUTRAL.items():
@@ -216,6 +223,14 @@ def read_request(body: bytes | bytearray) -> ChatRequest:
     if request.max_tokens is not None and request.max_completion_tokens is not None:
         raise ApiError(400, "max_tokens and max_completion_tokens are the same: give one", param="max_tokens")
     return request
+
+
+def _is_unicode(raw: Any) -> bool:
+    try:
+        json.dumps(raw, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _unsupported(name: str, message: str) -> ApiError:

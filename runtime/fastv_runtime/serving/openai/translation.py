@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from fastv_runtime.config.bundle import Manifest
@@ -10,6 +11,7 @@ from fastv_runtime.generation.calls.messages import read_messages
 from fastv_runtime.generation.calls.question import GenerationInput
 from fastv_runtime.generation.calls.settings import Settings, read_settings
 from fastv_runtime.generation.grammar import Grammar
+from fastv_runtime.preprocessing.addresses import SCHEMES, scheme_of
 from fastv_runtime.serving.errors import ApiError
 from fastv_runtime.serving.openai.failures import as_api_error
 from fastv_runtime.serving.openai.media import Media
@@ -112,6 +114,19 @@ class Translator:
             stop=tuple(request.stop) or None,
             grammar=_grammar(request),
         )
+
+
+def asks_network(request: ChatRequest) -> bool:
+    """Whether an address of a request is on another machine."""
+    return any(scheme_of(address) in SCHEMES for message in request.messages for address in addresses(message))
+
+
+def addresses(message: ChatMessage) -> Iterator[str]:
+    for part in message.content:
+        if isinstance(part, VideoUrl):
+            yield part.video_url.url
+        elif not isinstance(part, Text):
+            yield part.image_url.url
 
 
 def _role(message: ChatMessage) -> str:

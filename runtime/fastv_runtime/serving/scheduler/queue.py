@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from time import monotonic
 
 from fastv_runtime.errors import UserError
-from fastv_runtime.generation.calls.question import GenerationInput
 from fastv_runtime.generation.calls.settings import Settings
 from fastv_runtime.generation.clock import Clock
 from fastv_runtime.generation.model import PreparedPrompt
@@ -42,7 +41,6 @@ class WaitingJob:
     """A job on its way to a slot. Times are seconds of `time.monotonic`."""
 
     ticket: Ticket
-    question: GenerationInput
     settings: Settings
     submitted: float
     deadline: float | None
@@ -86,7 +84,7 @@ class JobQueue:
                 self._metrics.ended("refused")
                 raise QueueFullError(self._retry_after_s())
             deadline = None if job.deadline_s is None else now + job.deadline_s
-            added = WaitingJob(Ticket(self._withdraw), job.question, job.settings, now, deadline)
+            added = WaitingJob(Ticket(self._withdraw), job.settings, now, deadline)
             self._waiting[added.ticket] = added
             self._tell()  # its deadline may be the next one
         return added

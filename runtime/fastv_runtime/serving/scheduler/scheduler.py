@@ -8,16 +8,20 @@ from contextlib import suppress
 from time import monotonic
 
 from fastv_runtime.generation.calls.arguments import whole_number
+from fastv_runtime.generation.calls.question import GenerationInput
 from fastv_runtime.generation.clock import Clock
 from fastv_runtime.generation.model import Model
 from fastv_runtime.serving.metrics import Metrics
+from fastv_runtime.serving.scheduler.conversations import Conversations
 from fastv_runtime.serving.scheduler.jobs import Job
 from fastv_runtime.serving.scheduler.queue import JobQueue, ReadyPrompt, WaitingJob, outcome_of
 from fastv_runtime.serving.scheduler.ticket import Ticket
 from fastv_runtime.serving.scheduler.worker import GraphWorker
 
 CACHE_BYTES = 256 * 2**20
-"""Of conversations that have no slot, by default."""
+"""Of what is kept for later requests, by default."""
+FOR_FEATURES = 4
+"""One part in so many of it is for features of images."""
 PREPARING = 2
 """Threads that make questions ready."""
 
@@ -27,7 +31,8 @@ class Scheduler:
 
     slots: each has buffers of its own, as large as a pipeline's.
     waiting: jobs beyond those that run; `submit` refuses more.
-    cache_bytes: of conversations that have lost their slot, at most; 0 keeps none.
+    cache_bytes: of what is kept for later requests, at most; 0 keeps nothing. A quarter is for features of images, in
+    the model's own cache, which may be larger; the rest for conversations that have lost their slot.
     Raises UserError for numbers that cannot be used, and where the buffers do not fit into memory.
     """
 
@@ -42,7 +47,10 @@ class Scheduler:
         """What is counted here."""
         self._queue = JobQueue(slots, waiting, metrics)
         self._pool = ThreadPoolExecutor(PREPARING, "fastv-prepare")
-        self._graphs = GraphWorker(model, self._queue, metrics, slots=slots, cache_bytes=cache_bytes)
+        features = cache_bytes // FOR_FEATURES
+        model.features.limit = max(model.features.limit, features)
+        conversations = Conversations(cache_bytes - features)
+        self._graphs = GraphWorker(model, self._queue, metrics, conversations, slots=slots)
         self._worker = threading.Thread(target=self._graphs.run, name="fastv-graphs", daemon=True)
         self._worker.start()
 
@@ -65,7 +73,7 @@ class Scheduler:
         """Take a job. Returns at once, from any thread; raises QueueFullError or StoppingError."""
         waiting = self._queue.add(job)
         with suppress(RuntimeError):  # stopped in between: then the queue has told the ticket
-            self._pool.submit(self._prepare, waiting)
+            self._pool.submit(self._prepare, waiting, job.question)
         return waiting.ticket
 
     def stop(self, within_s: float) -> None:
@@ -79,12 +87,15 @@ class Scheduler:
         self._worker.join()
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def _prepare(self, waiting: WaitingJob) -> None:
+    def _prepare(self, waiting: WaitingJob, question: GenerationInput) -> None:
         if waiting not in self._queue:
             return
-        clock = Clock(settle=self._settle)
+        clock, asked, plan = Clock(settle=self._settle), waiting.settings, self._model.manifest.plan
         try:
-            prepared = self._model.prepare(waiting.question, clock)
+            prepared = self._model.prepare(question, clock)
+            # Refused before it waits: what is longer than the buffers would hold memory for all its pixels until then.
+            policy = asked.length or plan.length
+            asked.asked.lengths(plan, prepared.text, prepared.visual, policy, self._model.capacity)
         except Exception as error:
             self._queue.leave(waiting.ticket, error, outcome_of(error))
         else:

@@ -21,15 +21,12 @@ LOGGER = logging.getLogger("fastv_runtime.serving")
 
 
 class GraphWorker:
-    """Runs the jobs of a queue on a model. But for making it, all is to be called in one thread.
+    """Runs the jobs of a queue on a model. But for making it, all is to be called in one thread."""
 
-    slots, cache_bytes: as for the scheduler.
-    """
-
-    def __init__(self, model: Model, queue: JobQueue, metrics: Metrics, *, slots: int, cache_bytes: int):
+    def __init__(self, model: Model, queue: JobQueue, metrics: Metrics, conversations: Conversations, *, slots: int):
         self._model, self._queue, self._metrics = model, queue, metrics
         self._places = [Place(Slot(model)) for _ in range(slots)]
-        self._conversations = Conversations(cache_bytes)
+        self._conversations = conversations
         self._admissions = 0
 
     def run(self) -> None:
