@@ -5,7 +5,8 @@ r"""What a grammar costs: answers with and without one, in turns, in one run.
 Of each bundle a table of milliseconds a token after the first. `free`: no grammar, as many tokens as the answer by the
 schema has. `schema`: JSON by a schema of four properties. `one by one`: the same, with each token that the schema
 forces run by itself. Ratios are of one round, each to `free` of the same way to choose tokens, then their median: below
-1 a token costs less than without a grammar. Also: what is made once (the tokenizer), and once an answer (the matcher).
+1 a token costs less than without a grammar. Also CPU time of the grammar alone: of its tokenizer, once a model; of its
+matcher, once an answer; of masks and matching, a token.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Any
 from unittest.mock import patch
 
@@ -44,6 +45,7 @@ SCHEMA = {
     "additionalProperties": False,
 }
 QUESTION = "Describe the image as JSON."
+ANSWERS = 40
 ARMS = ("free", "schema", "one by one")
 WAYS: dict[str, dict[str, Any]] = {"greedy": {}, "sampled": {"temperature": 1.0}}
 console = Console(stderr=True)
@@ -65,9 +67,9 @@ def report(bundle: Path, rounds: int, threads: int) -> str:
     with Pipeline.load(bundle, threads=threads) as pipeline:
         manifest = pipeline.bundle.manifest
         most = manifest.plan.max_new_tokens
-        begin = perf_counter()
+        begin = process_time()
         tokenizer = _model(pipeline).grammars
-        once = perf_counter() - begin
+        once = process_time() - begin
         runs: dict[tuple[str, str], list[_Run]] = {(way, arm): [] for way in WAYS for arm in ARMS}
         order = turns(ARMS, 0)
         for seed in track(range(rounds), bundle.name, console=console):
@@ -82,7 +84,7 @@ def report(bundle: Path, rounds: int, threads: int) -> str:
             f"{bundle.stem}: a vocabulary of {manifest.decoder.vocab_size} tokens, {rounds} rounds, {threads} threads, "
             f"{machine()['cpu']}",
             "",
-            f"tokenizer, once: {1000 * once:.0f} ms; matcher, an answer: {1000 * _matcher_seconds(tokenizer):.2f} ms",
+            f"{_work(tokenizer)}; tokenizer, once: {1000 * once:.0f} ms",
             "",
             "| tokens | | ms a token | of free | calls of the graphs a token | mask, ms |",
             "| --- | --- | --- | --- | --- | --- |",
@@ -143,14 +145,29 @@ def _counted(owner: type, name: str) -> Iterator[list[float]]:
         setattr(owner, name, method)
 
 
-def _matcher_seconds(tokenizer: GrammarTokenizer) -> float:
-    """For a schema that is already checked."""
-    grammar, seconds = Grammar.json_schema(SCHEMA), []
-    for _ in range(20):
-        begin = perf_counter()
-        tokenizer.matcher(grammar)
-        seconds.append(perf_counter() - begin)
-    return median(seconds)
+def _work(tokenizer: GrammarTokenizer) -> str:
+    """What the grammar alone takes of a processor, over answers of random logits: whatever else the machine is at."""
+    grammar, random = Grammar.json_schema(SCHEMA), np.random.default_rng(0)
+    started = seconds = 0.0
+    tokens = 0
+    for _ in range(ANSWERS):
+        begin = process_time()
+        matcher = tokenizer.matcher(grammar)
+        started += process_time() - begin
+        said: list[int] = []
+        while not said or said[-1] not in tokenizer.stop:
+            logits = random.normal(size=tokenizer.vocabulary).astype(np.float32)
+            begin = process_time()
+            said.append(int(np.where(matcher.allowed(), logits, -np.inf).argmax()))
+            matcher.take(said[-1])
+            if said[-1] not in tokenizer.stop:
+                said += matcher.forced(1000)
+            seconds += process_time() - begin
+        tokens += len(said)
+    return (
+        f"CPU time: matcher, an answer: {1000 * started / ANSWERS:.2f} ms; masks and matching, a token: "
+        f"{1000 * seconds / tokens:.3f} ms"
+    )
 
 
 def _model(pipeline: Pipeline) -> Model:
