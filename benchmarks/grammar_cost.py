@@ -115,9 +115,12 @@ class _Run:
 
 def _timed(pipeline: Pipeline, image: np.ndarray, arm: str, options: dict[str, Any], most: int) -> _Run:
     grammar = {"ignore_stop": True} if arm == "free" else {"grammar": Grammar.json_schema(SCHEMA)}
-    with _counted(type(pipeline.decoder), "step") as steps, _counted(GrammarMatcher, "allowed") as masks:
-        with patch.object(streaming, "STEP_ROWS", 1 if arm == "one by one" else STEP_ROWS):
-            answer: Answer = pipeline.generate(image, QUESTION, max_new_tokens=most, **options, **grammar)
+    with (
+        _counted(type(pipeline.decoder), "step") as steps,
+        _counted(GrammarMatcher, "allowed") as masks,
+        patch.object(streaming, "STEP_ROWS", 1 if arm == "one by one" else STEP_ROWS),
+    ):
+        answer: Answer = pipeline.generate(image, QUESTION, max_new_tokens=most, **options, **grammar)
     mask = 1000 * sum(masks) / len(masks) if masks else 0.0
     return _Run(answer.timings_ms["decode_per_token"], len(answer.token_ids), len(steps), len(masks), mask)
 
