@@ -137,10 +137,10 @@ def test_a_rounded_model_says_what_its_bundle_does(
     """The bundle through the runtime, unpruned; an export's own text says what products are given."""
     weights, family = FEW_BITS[name], FAMILIES["llava"]
     pipeline = Pipeline.load(make_bundle(tiny_llava, weights=weights, verify=False, keep=1.0, layer=2))
-    ids = pipeline._prompts.build("w1 w2 w3", []).token_ids
+    ids = pipeline._slot.model.prompts.build("w1 w2 w3", []).token_ids
     pipeline.generate([], "w1 w2 w3", max_new_tokens=1, ignore_stop=True)
     wanted = torch.from_numpy(pipeline._slot.decoder.logits.copy())
-    activations = text_activations(model, family, pipeline._prompts, None)
+    activations = text_activations(model, family, pipeline._slot.model.prompts, None)
 
     def said(known: dict[str, Activation]) -> float:
         with QuantizedModel(model, family, known)(weights, (2,)):

@@ -264,3 +264,14 @@ def test_without_llguidance_the_command_to_install_it_is_said(monkeypatch: pytes
 def test_answers_without_a_grammar_need_no_llguidance() -> None:
     code = "import sys; import fastv_runtime.generation.pipeline; assert 'llguidance' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_an_expression_of_a_million_states_is_refused_before_it_takes_seconds(tiny_pipeline: Pipeline) -> None:
+    """Work is counted, not time: llguidance gives up at so many units."""
+    with pytest.raises(UserError, match=r"`regex`: .*: simplify it"):
+        tiny_pipeline.generate((), QUESTION, grammar=Grammar.regex("(a{1000}){1000}"), max_new_tokens=4)
+
+
+def test_half_a_character_is_no_expression() -> None:
+    with pytest.raises(UserError, match="`regex`: not valid Unicode"):
+        Grammar.regex("\ud800")

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from fastv_runtime.errors import UserError, missing_extra
+from fastv_runtime.generation.calls.arguments import check_unicode
 from fastv_runtime.strict_json import Unusable, load
 
 if TYPE_CHECKING:
@@ -33,6 +34,9 @@ PATTERN_PROPERTIES = 64
 DIVISORS = 50_000
 """Least common multiple of a schema's `multipleOf`, in units of their finest digit: a matcher has as many states, and a
 million take ten seconds and half a gigabyte."""
+LEXER_FUEL = 200_000
+"""Work that llguidance may do for an expression before the first token, in its own units; its default, a million, lets
+(a{1000}){1000} have five seconds, in which nobody else is answered."""
 PROBE = '{"a": [-1.5e3, "é\\n", true, null]}'
 """Text of which every tokenizer must make tokens that say it again."""
 
@@ -84,6 +88,7 @@ class Grammar:
         """Text that the whole of an expression matches. Syntax: that of Rust's crate regex; no look-around."""
         if not isinstance(pattern, str):
             raise UserError(f"`regex`: a value of type {type(pattern).__name__} where text is expected")
+        check_unicode("`regex`", pattern)
         _check_size("`regex`", pattern)
         return cls(_checked("`regex`", _llguidance().LLMatcher.grammar_from_regex(pattern)), "regex")
 
@@ -129,7 +134,7 @@ class GrammarMatcher:
         library = _llguidance()
         self._vocabulary, self._stop = tokenizer.vocabulary, list(tokenizer.stop)
         self._kind = kind
-        limits = library.LLParserLimits(verbose_errors=False)
+        limits = library.LLParserLimits(verbose_errors=False, initial_lexer_fuel=LEXER_FUEL)
         self._matcher = library.LLMatcher(tokenizer.tokenizer, text, log_level=0, limits=limits)
         self._check()
 

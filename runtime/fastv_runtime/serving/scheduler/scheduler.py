@@ -92,6 +92,9 @@ class Scheduler:
             return
         clock, asked, plan = Clock(settle=self._settle), waiting.settings, self._model.manifest.plan
         try:
+            if asked.grammar is not None:
+                # Here rather than between two tokens of others: the first takes a second, one that is refused its time.
+                self._model.grammars.matcher(asked.grammar)
             prepared = self._model.prepare(question, clock)
             # Refused before it waits: what is longer than the buffers would hold memory for all its pixels until then.
             policy = asked.length or plan.length
