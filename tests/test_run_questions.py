@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from fastv_runtime import Pipeline
+from fastv_runtime import ChatSession, Pipeline
 from fastv_runtime.cli import sources
 from fastv_runtime.cli.run import main as fastv_run
 from fastv_runtime.preprocessing import addresses
@@ -153,14 +153,16 @@ def test_a_conversation_remembers_and_starts_over(
     run: Run, stdin: Say, file: Path, tmp_path: Path, tiny_pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[tuple[list[dict[str, Any]], Any]] = []
-    stream = Pipeline.stream
+    stream = ChatSession.stream
 
-    def watched(self: Pipeline, *arguments: Any, **options: Any) -> Any:
-        generation = stream(self, *arguments, **options)
-        seen.append((options["messages"], generation.answer))
+    def watched(self: ChatSession, *arguments: Any) -> Any:
+        before = self.messages
+        generation = stream(self, *arguments)
+        assert self._waiting is not None
+        seen.append(([*before, self._waiting[0]], generation.answer))
         return generation
 
-    monkeypatch.setattr(Pipeline, "stream", watched)
+    monkeypatch.setattr(ChatSession, "stream", watched)
     (tmp_path / "an other.png").write_bytes(png(OTHER))
     lines = [
         "a",
@@ -202,11 +204,11 @@ def test_an_interrupted_answer_is_forgotten_and_the_conversation_goes_on(
 
     step, calls = LinkedDecoder.step, []
 
-    def interrupted(self: Any) -> None:
+    def interrupted(self: Any, rows: int) -> None:
         calls.append(1)
         if len(calls) == 2:
             raise KeyboardInterrupt
-        step(self)
+        step(self, rows)
 
     monkeypatch.setattr(LinkedDecoder, "step", interrupted)
     stdin("\n".join(QUESTIONS).encode())
