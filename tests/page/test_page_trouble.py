@@ -11,6 +11,7 @@ import pytest
 from playwright.sync_api import Route
 
 from fastv_runtime import Pipeline
+from fastv_runtime.generation.calls.streaming import TokenLoop
 from fastv_runtime.serving.errors import busy
 from fastv_runtime.serving.settings import key_hash
 from tests.conftest import noise_image

@@ -27,6 +27,10 @@ Check = Callable[[Request], Awaitable[None]]
 """A dependency: what it raises is the answer."""
 
 
+PROBED = ["GET", "HEAD"]
+"""How load balancers ask."""
+
+
 def create_app(scheduler: Scheduler, model: Model, settings: ServeSettings) -> FastAPI:
     """The application that answers by `scheduler`, which runs `model`. Neither is stopped at its end."""
     gate = Gate(settings)
@@ -72,17 +76,17 @@ def create_app(scheduler: Scheduler, model: Model, settings: ServeSettings) -> F
 
         return Response(generate_latest(scheduler.metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
-    @app.get("/health")
+    @app.api_route("/health", methods=PROBED)
     async def health() -> dict[str, str]:
         return {"status": "ok"}
 
-    @app.get("/health/ready")
+    @app.api_route("/health/ready", methods=PROBED)
     async def ready() -> JSONResponse:
         if scheduler.ready:
             return JSONResponse({"status": "ready", "running": scheduler.running, "waiting": scheduler.waiting})
         return JSONResponse({"status": "not ready"}, 503, {"Retry-After": "5"})
 
-    @app.get("/")
+    @app.api_route("/", methods=PROBED)
     async def page() -> Response:
         return page_response()
 

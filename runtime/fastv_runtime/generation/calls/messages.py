@@ -96,7 +96,8 @@ def read_messages(messages: Any, images: Sequence[ImageInput], videos: Sequence[
                 raise UserError(f"{where}: {count} {part.type}s in one part: write a part for each")
             seen[part.type].append(given)
             parts.append({"type": part.type})
-        if all(part["type"] == "text" and not part["text"].strip() for part in parts):
+        silent = all(part["type"] == "text" and not part["text"].strip() for part in parts)
+        if silent and message.role != "assistant":  # a model may have said nothing
             raise UserError(f"{where} is empty: write something, or leave it out")
         turns.append({"role": message.role, "content": parts})
     for kind, left in waiting.items():

@@ -47,7 +47,9 @@ def answer_limit(asked: int | None, manifest: Manifest) -> int:
     most, default = manifest.plan.max_new_tokens, manifest.generation.max_new_tokens
     if asked is None:
         return min(most, default or most)
-    if not 1 <= whole_number("max_new_tokens", asked) <= most:
+    if whole_number("max_new_tokens", asked) < 1:
+        raise UserError(f"`max_new_tokens` {asked}: must be at least 1")
+    if asked > most:
         raise UserError(
             f"`max_new_tokens` {asked}: this bundle supports 1 to {most}: export with a larger `export.max_new_tokens`"
         )

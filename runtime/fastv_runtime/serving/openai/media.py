@@ -75,7 +75,7 @@ class Media:
                 code="address_not_allowed",
             )
         if not data:
-            raise ApiError(400, f"{where}: empty, there is no {kind} in it", param="messages")
+            raise ApiError(400, f"{where}: empty, there is no {kind} in it: send its bytes in base64", param="messages")
         return data
 
     def _allowed(self, address: str, where: str) -> Path:

@@ -116,7 +116,9 @@ class ChatMessage(_Part):
     def _drop_empty(cls, value: Any) -> Any:
         value = _without_nulls(value)
         if isinstance(value, dict) and value.get("role") == "assistant":
-            return {name: each for name, each in value.items() if name not in OF_ASSISTANTS or each not in ([], {})}
+            value = {name: each for name, each in value.items() if name not in OF_ASSISTANTS or each not in ([], {})}
+            # An answer of nothing but a stop token is empty, and clients send it back.
+            return {**value, "content": value.get("content") or ""}
         return value
 
 
@@ -167,7 +169,8 @@ def _in_list(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
-Number = int | float
+Number = float
+"""Whole numbers too: pydantic takes those for any, strict as it is."""
 
 
 class ChatRequest(_Part):
@@ -211,7 +214,7 @@ def read_request(body: bytes | bytearray) -> ChatRequest:
     raw = _without_nulls(raw)
     fields = {name: value for name, value in raw.items() if name not in IGNORED}
     for name, values in NEUTRAL.items():
-        if name in fields and not any(type(fields[name]) is type(each) and fields[name] == each for each in values):
+        if name in fields and not any(_same(fields[name], each) for each in values):
             if name == "n":
                 raise _unsupported(name, f"n is {strict_json.shown(fields[name])}: must be 1, one answer a request")
             raise _unsupported(name, f"{name}: this server does not support it: leave it out")
@@ -223,6 +226,12 @@ def read_request(body: bytes | bytearray) -> ChatRequest:
     if request.max_tokens is not None and request.max_completion_tokens is not None:
         raise ApiError(400, "max_tokens and max_completion_tokens are the same: give one", param="max_tokens")
     return request
+
+
+def _same(given: Any, neutral: Any) -> bool:
+    """0 and 0.0 are one number; false is none."""
+    numbers = isinstance(given, (int, float)) and not isinstance(given, bool) and not isinstance(neutral, bool)
+    return (numbers or type(given) is type(neutral)) and bool(given == neutral)
 
 
 def _is_unicode(raw: Any) -> bool:
