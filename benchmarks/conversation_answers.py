@@ -36,6 +36,7 @@ def main() -> None:
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("questions", type=Path)
     parser.add_argument("--name", required=True)
+    parser.add_argument("--keep", type=float, help="of the visual tokens (default: as an export that is told nothing)")
     parser.add_argument("--most", type=int, default=200, help="questions at most (default: 200)")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", type=Path)
@@ -45,7 +46,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         bundle = Path(scratch) / "chatting.fastv"
         with Progress(console) as progress:
-            export_bundle(args.checkpoint, bundle, Options(max_text=256, verify=False), progress)
+            export_bundle(args.checkpoint, bundle, Options(max_text=256, keep=args.keep, verify=False), progress)
         with Pipeline.load(bundle, threads=args.threads) as pipeline:
             run = measure(pipeline, samples)
     report: dict[str, Any] = {}
