@@ -274,5 +274,5 @@ def test_what_asks_for_nothing_and_an_answer_that_said_nothing_are_taken(client:
     for content in ("", None):
         said = [*first["messages"], {"role": "assistant", "content": content}, {"role": "user", "content": "Why?"}]
         assert client.chat.completions.create(**(first | {"messages": said})).choices[0].finish_reason
-    with pytest.raises(openai.BadRequestError, match="temperature is .a.: must be a number"):
+    with pytest.raises(openai.BadRequestError, match=r"temperature is .a.: must be a number"):
         client.chat.completions.create(**first, temperature="a")  # type: ignore[call-overload]
