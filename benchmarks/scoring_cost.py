@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime
+from onnx.external_data_helper import load_external_data_for_tensor, uses_external_data
 
 from fastv_runtime.config.bundle import read_manifest
+from fastv_runtime.config.lengths import capacity
 
 
 def scoring_ms(bundle: Path, tokens: int, threads: int) -> float:
@@ -28,11 +30,14 @@ def scoring_ms(bundle: Path, tokens: int, threads: int) -> float:
     makers = {name: node for node in model.graph.node for name in node.output}
     boundary = {name for node in nodes for name in node.input if name and name not in made}
     held = [name for name in boundary if name in constants]
+    for name in held:
+        if uses_external_data(constants[name]):
+            load_external_data_for_tensor(constants[name], str(path.parent))
     constant_nodes = [makers[name] for name in boundary if name in makers and makers[name].op_type == "Constant"]
     dimensions = read_manifest(bundle).decoder
-    heads = {dimensions.num_attention_heads, dimensions.num_key_value_heads}
-    fed = [name for name in boundary if name in makers and makers[name].op_type != "Constant"]
-    inputs = [_rows(makers[name], name, dimensions.head_dim) for name in fed]
+    known = {value.name: value for value in (*model.graph.input, *model.graph.output)}
+    fed = sorted(boundary - set(held) - {each.output[0] for each in constant_nodes})
+    inputs = [known[name] if name in known else _rows(makers[name], name, dimensions.head_dim) for name in fed]
     output = next(value for value in model.graph.output if value.name == "scores")
     graph = onnx.helper.make_graph(
         [*constant_nodes, *nodes], "scoring", inputs, [output], [constants[name] for name in held]
@@ -47,9 +52,13 @@ def scoring_ms(bundle: Path, tokens: int, threads: int) -> float:
             [size if isinstance(size, int) else tokens for size in each.shape], dtype=np.float32
         )
         for each in session.get_inputs()
+        if each.name != "write_index"
     }
-    widths = {each * dimensions.head_dim for each in heads}
-    assert {array.shape[-1] for array in feeds.values()} == widths, "the cut is not at query and key"
+    # Queries of the last row, keys of the whole cache, and how much of it is filled.
+    query = dimensions.num_attention_heads * dimensions.head_dim
+    assert [array.shape[-1] for array in feeds.values()].count(query) == 1 + ("hidden" in feeds), sorted(feeds)
+    assert any(name.startswith("present_key_") for name in feeds), sorted(feeds)
+    feeds["write_index"] = np.zeros(1, np.int64)
     return timed(lambda: session.run(None, feeds))
 
 
@@ -70,7 +79,7 @@ def selecting_ms(bundle: Path, text: int, visual: int, threads: int) -> float:
     prunable[0, :visual] = True
     feeds = {
         "hidden": generator.standard_normal((1, tokens, manifest.decoder.hidden_size), dtype=np.float32),
-        "scores": generator.random((1, tokens), dtype=np.float32),
+        "scores": generator.random((1, capacity(manifest.plan).keys[0]), dtype=np.float32),
         "position_ids": np.arange(tokens)[None],
         "prunable": prunable,
         "length": np.asarray([text + round(visual * manifest.plan.keep)]),

@@ -18,7 +18,13 @@ from fastv_runtime.config.lengths import Capacity
 from fastv_runtime.config.plan import Stage, numbered
 from fastv_runtime.generation.decoding.decoder import AskLength, Decoder, Timed
 from fastv_runtime.generation.decoding.part import Part
-from fastv_runtime.generation.decoding.reuse import first_to_run, held_rows, same_rows, standing_rows
+from fastv_runtime.generation.decoding.reuse import (
+    first_to_run,
+    held_rows,
+    same_rows,
+    standing_rows,
+    unchanged_rows,
+)
 from fastv_runtime.generation.decoding.saved import SavedDecoder, read_rows, write_rows
 from fastv_runtime.memory.arena import Arena
 from fastv_runtime.memory.bindings import (
@@ -94,7 +100,8 @@ class LinkedDecoder:
         stay: float | None = None,
     ) -> list[Int[np.ndarray, " M"]]:
         length = prunable.size
-        held = held_rows(self._given, self._total, self._stepped, self._common) if start else None
+        held = held_rows(self._given, self._total, self._stepped) if start else None
+        unchanged = self._common
         stored = [given.size for given in self._given]
         self._given, self._total, self._common, self.reused = [], 0, 0, []  # until all of it has run
         self._position = int(positions.max()) + 1
@@ -111,8 +118,11 @@ class LinkedDecoder:
                     self._parts[stage.select].bind(symbols | {stage.symbol: rows}).run()
                     given, first = np.zeros(rows, np.int64), 0
                     if held is not None:
-                        given = left[-1][self._kept(stage.index, rows)]
-                        given, first = self._reuse(stage, given, left[-1], held[stage.index], stored[stage.index], run)
+                        given, known = left[-1][self._kept(stage.index, rows)], held[stage.index]
+                        known = known[known < unchanged]
+                        given, same = self._reuse(stage, given, left[-1], known, stored[stage.index], run)
+                        first = first_to_run(stage, same, stored[stage.index], given.size)
+                        unchanged = unchanged_rows(given, same, unchanged)
                     left.append(given)
             symbols = {stage.symbol: left[-1].size}
             # An unsplit decoder is timed as what it is compared with.
@@ -135,13 +145,17 @@ class LinkedDecoder:
     def _reuse(
         self, stage: Stage, chosen: np.ndarray, came: np.ndarray, held: np.ndarray, stored: int, run: _Run
     ) -> tuple[np.ndarray, int]:
-        """Rows that a stage is given, and the first of them that it must run. chosen: what the cut left of `came`."""
+        """Rows that a stage is given, and how many at their start are in its caches as they are now.
+
+        chosen: what the cut left of `came`. held: rows in the caches that nothing before the stage has changed. stored:
+        as for `first_to_run`.
+        """
         standing = None
         # Features that are added behind the cut would have to be picked as well.
         if run.stay is not None and not any(name.startswith("pruned_deepstack_") for name in self.arena.layout):
             standing = standing_rows(chosen, came, held, run.prunable, run.stay)
         if standing is None or standing.size > self._capacity.rows[stage.index]:
-            return chosen, first_to_run(stage, same_rows(chosen, held), stored, chosen.size)
+            return chosen, same_rows(chosen, held)
         first = first_to_run(stage, held.size, stored, standing.size)
         new = standing.size - first
         if not np.array_equal(standing[first:], came[came.size - new :]):
@@ -150,7 +164,7 @@ class LinkedDecoder:
         states = self.arena[stage_buffer("hidden", stage.index - 1)].rows(came.size - new, came.size).array()
         self.arena[pruned_buffer("hidden", stage.index)].rows(first, standing.size).write(states)
         self._write_rows(stage.index, run, standing)
-        return standing, first
+        return standing, held.size
 
     def _write_rows(self, index: int, run: _Run, rows: np.ndarray) -> None:
         """What is to be known of the rows that stage `index` is given."""

@@ -1,7 +1,8 @@
 """Which rows of a prompt a stage need not run, since its caches hold them from the prompt before. Pure.
 
 Rows are numbered as in the prompt. What a layer makes of a row depends on the rows before it that the layer sees: a
-stage's caches stay as they are up to the first row that is another than the stage was given last time.
+stage's caches stay as they are up to the first row that is another than the stage was given last time, or of which the
+stage before makes something else. So what is unchanged is a bound on row numbers, which each stage in turn lowers.
 """
 
 from __future__ import annotations
@@ -18,13 +19,19 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Int
 
 
-def held_rows(given: Sequence[Int[np.ndarray, " M"]], total: int, stepped: int, common: int) -> list[np.ndarray]:
-    """Which rows each stage's caches hold, of the first `common` ones.
+def held_rows(given: Sequence[Int[np.ndarray, " M"]], total: int, stepped: int) -> list[np.ndarray]:
+    """Which rows each stage's caches hold.
 
     given: rows of the last prompt, of `total`, that each stage was given; `stepped` tokens were run behind it.
     """
     behind = np.arange(total, total + stepped)
-    return [each[each < common] for each in (np.concatenate([rows, behind]) for rows in given)]
+    return [np.concatenate([rows, behind]) for rows in given]
+
+
+def unchanged_rows(given: Int[np.ndarray, " M"], same: int, bound: int) -> int:
+    """The bound for what comes behind a stage that is given other rows from place `same` on: rows before it are what
+    they were. bound: that of the stage's own rows."""
+    return bound if same == given.size else min(bound, int(given[same]))
 
 
 def first_to_run(stage: Stage, cached: int, stored: int, rows: int) -> int:
