@@ -69,7 +69,7 @@ def of_slots(report: dict[str, Any]) -> list[str]:
             for slots, row in found["slots"].items()
         ),
         "",
-        "Slots share the same cores: more of them answer sooner, and make no more tokens a second.",
+        "Slots share the same cores: with more of them a question waits less for those before it, and a token longer.",
         "",
     ]
 

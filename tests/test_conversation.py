@@ -6,6 +6,7 @@ The witness is `tests/oracle.py`: the stock model and its processor, given the w
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import pytest
 from transformers import AutoProcessor
 
 from fastv_export.plan import CutOption
-from fastv_runtime import Answer, Pipeline, UserError
+from fastv_runtime import Answer, Pipeline, PipelineEndedError, UserError
 from tests import oracle
 from tests.conftest import MakeBundle, noise_image
 
@@ -169,3 +170,32 @@ def test_what_is_not_read_to_its_end_or_refused_leaves_no_trace(pipeline: Pipeli
 def test_what_is_no_share_is_refused(pipeline: Pipeline, stay: Any) -> None:
     with pytest.raises(UserError, match=r"`stay` .*must be a number, 0 to 1"):
         pipeline.chat(stay=stay)
+
+
+def test_what_happens_beside_a_question_loses_no_turn(pipeline: Pipeline, tmp_path: Path) -> None:
+    chat = pipeline.chat(max_new_tokens=NEW)
+    generation = chat.stream("What is it?", noise_image(0))
+    next(generation)
+    with pytest.raises(UserError, match="no such image"):
+        chat.ask("And this?", tmp_path / "none.png")
+    for _ in generation:
+        pass
+    assert [turn["role"] for turn in chat.messages] == ["user", "assistant"]
+    chat.messages[0]["content"].clear()
+    assert len(chat.messages[0]["content"]) == 2
+
+
+def test_threads_wait_for_the_answer_of_a_chat(pipeline: Pipeline) -> None:
+    chat = pipeline.chat(max_new_tokens=NEW)
+    with ThreadPoolExecutor(2) as pool:
+        asked = pool.submit(chat.ask, "What is it?", noise_image(0))
+        others = [pool.submit(pipeline.generate, noise_image(1), "Why?", max_new_tokens=2) for _ in range(3)]
+        assert asked.result().finish_reason
+        assert all(each.result().finish_reason for each in others)
+
+
+def test_a_closed_pipeline_begins_no_chat(tiny_bundle: Path) -> None:
+    with Pipeline.load(tiny_bundle, threads=1) as pipeline:
+        pass
+    with pytest.raises(PipelineEndedError, match="was closed"):
+        pipeline.chat()

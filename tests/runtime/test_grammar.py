@@ -275,3 +275,23 @@ def test_an_expression_of_a_million_states_is_refused_before_it_takes_seconds(ti
 def test_half_a_character_is_no_expression() -> None:
     with pytest.raises(UserError, match="`regex`: not valid Unicode"):
         Grammar.regex("\ud800")
+
+
+@pytest.mark.parametrize(
+    ("schema", "line"),
+    [
+        ({"type": "integer", "minimum": 10**30, "maximum": 10**30 + 5}, "minimum 1e+30: bounds are possible up to"),
+        ({"type": "object", "minProperties": 2}, "minProperties 2 where 0 are required"),
+        ({"type": "array", "items": {"x-guidance": {}}}, "x-guidance is no keyword"),
+    ],
+)
+def test_what_would_be_enforced_by_half_is_refused(schema: dict[str, Any], line: str) -> None:
+    with pytest.raises(UserError, match=re.escape(line)):
+        Grammar.json_schema(schema)
+
+
+def test_a_grammar_that_is_used_again_begins_anew(tiny_pipeline: Pipeline) -> None:
+    grammar = Grammar.regex("ab(c|d)")
+    one, two = (tiny_pipeline._slot.model.grammars.matcher(grammar) for _ in range(2))
+    first = one.forced(10)
+    assert first == two.forced(10) != []

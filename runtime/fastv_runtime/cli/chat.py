@@ -50,11 +50,13 @@ class Chat:
     def run(self) -> None:
         """Until the end of the standard input. What cannot be used is said, and the conversation goes on."""
         print_dim(HELP)
-        while (line := _line()) is not None:
-            if not line:
-                continue
+        while True:
             try:
-                self._one(line)
+                line = _line()
+                if line is None:
+                    return
+                if line:
+                    self._one(line)
             except UserError as error:
                 self._complain(str(error))
             except KeyboardInterrupt:

@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import lru_cache
 from math import lcm
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal
@@ -34,6 +35,8 @@ PATTERN_PROPERTIES = 64
 DIVISORS = 50_000
 """Least common multiple of a schema's `multipleOf`, in units of their finest digit: a matcher has as many states, and a
 million take ten seconds and half a gigabyte."""
+MATCHERS = 16
+"""Of grammars asked for lately that are kept: a server makes one ready, and its graphs' thread takes a copy."""
 LEXER_FUEL = 200_000
 """Work that llguidance may do for an expression before the first token, in its own units; its default, a million, lets
 (a{1000}){1000} have five seconds, in which nobody else is answered."""
@@ -63,7 +66,7 @@ class Grammar:
                 raise UserError(f"`json_schema`: {error}") from None
         if not isinstance(schema, (Mapping, bool)):
             raise UserError("`json_schema`: must be an object, true or false")
-        if isinstance(schema, Mapping) and _OPTIONS in schema:
+        if any(True for _ in _values(schema, _OPTIONS)):
             raise UserError(f"`json_schema`: {_OPTIONS} is no keyword of JSON Schema: leave it out")
         whole = dict(schema) if isinstance(schema, Mapping) else {} if schema else {"enum": []}
         whole[_OPTIONS] = {"whitespace_pattern": SPACES}
@@ -116,26 +119,31 @@ class GrammarTokenizer:
             raise _unreadable(_reason(str(error))) from None
         if again != PROBE:
             raise _unreadable(f"{PROBE} comes back as {again}")
+        self._made = lru_cache(MATCHERS)(self._make)
 
     def matcher(self, grammar: Grammar) -> GrammarMatcher:
-        """For one generation, at its beginning."""
+        """For one generation, at its beginning. Of a grammar that was asked for lately, a copy."""
+        return GrammarMatcher(self, grammar.kind, self._made(grammar).deep_copy())
+
+    def _make(self, grammar: Grammar) -> Any:
         text = grammar.text
         if self._strips and grammar.kind == "regex":
             # SentencePiece writes a space before the first word, which decoding takes away again.
             grammars = json.loads(text)["grammars"]
             text = json.dumps({"grammars": [{"lark_grammar": f'start: " " @{grammars[0]["name"]}'}, *grammars]})
-        return GrammarMatcher(self, grammar.kind, text)
+        library = _llguidance()
+        limits = library.LLParserLimits(verbose_errors=False, initial_lexer_fuel=LEXER_FUEL)
+        return library.LLMatcher(self.tokenizer, text, log_level=0, limits=limits)
 
 
 class GrammarMatcher:
-    """An answer as far as it came, and what the grammar says of its next token."""
+    """An answer as far as it came, and what the grammar says of its next token. matcher: llguidance's own, at its
+    beginning."""
 
-    def __init__(self, tokenizer: GrammarTokenizer, kind: Literal["json", "regex"], text: str):
-        library = _llguidance()
+    def __init__(self, tokenizer: GrammarTokenizer, kind: Literal["json", "regex"], matcher: Any):
         self._vocabulary, self._stop = tokenizer.vocabulary, list(tokenizer.stop)
         self._kind = kind
-        limits = library.LLParserLimits(verbose_errors=False, initial_lexer_fuel=LEXER_FUEL)
-        self._matcher = library.LLMatcher(tokenizer.tokenizer, text, log_level=0, limits=limits)
+        self._matcher = matcher
         self._check()
 
     @property
@@ -208,20 +216,35 @@ def _check_work(schema: Any) -> None:
             f"`json_schema`: the least common multiple of its multipleOf is above {DIVISORS}, in units of their finest "
             "digit: leave one out, or round it"
         )
+    for keyword in ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"):
+        for bound in _values(schema, keyword):
+            if isinstance(bound, (int, float)) and abs(bound) >= 2**63:
+                raise UserError(f"`json_schema`: {keyword} {bound:g}: bounds are possible up to 2^63: leave it out")
+    for each in _objects(schema):
+        least, named = each.get("minProperties"), each.get("required", ())
+        if isinstance(least, (int, float)) and isinstance(named, Sequence) and least > len(set(map(str, named))):
+            raise UserError(
+                f"`json_schema`: minProperties {least:g} where {len(named)} are required: a name twice would pass for "
+                "two, so name as many under required"
+            )
     count = sum(len(each) for each in _values(schema, "patternProperties") if isinstance(each, Mapping))
     if count > PATTERN_PROPERTIES:
         raise UserError(f"`json_schema`: {count} patternProperties: at most {PATTERN_PROPERTIES} are possible")
 
 
-def _values(schema: Any, keyword: str) -> Iterator[Any]:
-    """What a keyword has, wherever it is within a schema."""
+def _objects(schema: Any) -> Iterator[Mapping[str, Any]]:
+    """A schema and all that is within it."""
     if isinstance(schema, Mapping):
-        if keyword in schema:
-            yield schema[keyword]
+        yield schema
         schema = list(schema.values())
     if isinstance(schema, (list, tuple)):
         for each in schema:
-            yield from _values(each, keyword)
+            yield from _objects(each)
+
+
+def _values(schema: Any, keyword: str) -> Iterator[Any]:
+    """What a keyword has, wherever it is within a schema."""
+    return (each[keyword] for each in _objects(schema) if keyword in each)
 
 
 def _llguidance() -> ModuleType:

@@ -235,6 +235,7 @@ class Pipeline:
         then differ. None: tokens are chosen anew each time.
         Other arguments and errors as for `stream`, for all turns.
         """
+        self._turns.check_open()
         settings = read_settings(
             self.bundle.manifest,
             max_new_tokens=max_new_tokens,
@@ -253,7 +254,7 @@ class Pipeline:
             return self._begin(read_question(None, messages, None, [], []), settings)
 
         model = self._slot.model
-        return ChatSession(stream, model.show_image, model.show_video, system)
+        return ChatSession(stream, model.show_image, model.show_video, self._turns.whole, system)
 
     def close(self) -> None:
         """Free the graphs and buffers, once no other thread is at them; an open stream ends. May be called again.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
+from copy import copy
 from typing import Any
 
 from fastv_runtime.generation.calls.answer import Answer
@@ -23,14 +25,23 @@ class ChatSession:
     A question and its answer become part of it once the answer has been read to its end, and is not empty; one that was
     closed, dropped or failed leaves no trace. Images and videos are read when they are shown, and not again.
 
-    stream: makes an answer. show_image, show_video: make ready what is shown.
+    stream: makes an answer. show_image, show_video: make ready what is shown. whole: a context in which an answer is
+    read to its end before it is anybody else's turn.
     """
 
-    def __init__(self, stream: Stream, show_image: Show, show_video: Show, system: str | None = None):
+    def __init__(
+        self,
+        stream: Stream,
+        show_image: Show,
+        show_video: Show,
+        whole: Callable[[], AbstractContextManager[None]],
+        system: str | None = None,
+    ):
         if system is not None:
             check_text("`system`", system)
         self._stream = stream
         self._show = {"image": show_image, "video": show_video}
+        self._whole = whole
         self._system = [] if system is None else [{"role": "system", "content": system}]
         self.clear()
 
@@ -48,7 +59,7 @@ class ChatSession:
             if generation.answer.finish_reason and said:
                 self._turns += [asked, {"role": "assistant", "content": said}]
                 self._waiting = None
-        return list(self._turns)
+        return [{**turn, "content": copy(turn["content"])} for turn in self._turns]
 
     def ask(
         self,
@@ -57,9 +68,10 @@ class ChatSession:
         videos: VideoInput | Iterable[VideoInput] = (),
     ) -> Answer:
         """The whole answer; arguments and errors as for `stream`."""
-        generation = self.stream(prompt, images, videos)
-        for _ in generation:
-            pass
+        with self._whole():
+            generation = self.stream(prompt, images, videos)
+            for _ in generation:
+                pass
         return generation.answer
 
     def stream(
@@ -74,7 +86,6 @@ class ChatSession:
         """
         check_text("the prompt", prompt)
         before = self.messages
-        self._waiting = None
         parts: list[dict[str, Any]] = []
         notes: list[str] = []
         for kind, given in (("image", image_list(images)), ("video", video_list(videos))):
