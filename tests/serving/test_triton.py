@@ -160,7 +160,7 @@ def test_answers_are_those_of_a_pipeline(opened: Open, tiny_pipeline: Pipeline) 
     [
         ({}, "there is no question: give PROMPT, or messages"),
         ({"PROMPT": "What?", "MESSAGES": "[]"}, "PROMPT: write it as one of the messages, or leave the messages out"),
-        ({"PROMPT": "What?", "MAX_TOKENS": 0}, "MAX_TOKENS 0: must be at least 1"),
+        ({"PROMPT": "What?", "MAX_TOKENS": 0}, "MAX_TOKENS 0: must be 1 to 64"),
         ({"PROMPT": "What?", "KEEP": 2.0}, "KEEP 2"),
         ({"PROMPT": "What?", "TOP_P": 0.5}, "TOP_P"),
         ({"PROMPT": b"\xff"}, "PROMPT: not valid Unicode"),

@@ -89,7 +89,7 @@ def _check(name: str, value: float, least: float, most: float, what: str, *, abo
     number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
     if not number or not least <= value <= most or (above and value == least):
         limits = f"above {least:g} and at most {most:g}" if above else f"{least:g} to {most:g}"
-        shown = f"{value:g}" if number else repr(value)
+        shown = f"{value:g}" if isinstance(value, float) and value.is_integer() else repr(value)
         raise UserError(f"`{name}` {shown}: must be {what}, {limits}")
 
 

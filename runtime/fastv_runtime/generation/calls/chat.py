@@ -68,8 +68,9 @@ class ChatSession:
         videos: VideoInput | Iterable[VideoInput] = (),
     ) -> Answer:
         """The whole answer; arguments and errors as for `stream`."""
+        asked, notes = self._asked(prompt, images, videos)
         with self._whole():
-            generation = self.stream(prompt, images, videos)
+            generation = self._begin(asked, notes)
             for _ in generation:
                 pass
         return generation.answer
@@ -84,8 +85,16 @@ class ChatSession:
 
         Raises UserError as `Pipeline.stream`; the conversation is then as it was.
         """
+        return self._begin(*self._asked(prompt, images, videos))
+
+    def _asked(
+        self,
+        prompt: str,
+        images: ImageInput | Iterable[ImageInput],
+        videos: VideoInput | Iterable[VideoInput],
+    ) -> tuple[dict[str, Any], list[str]]:
+        """The user's message, and what the caller should know of what it shows."""
         check_text("the prompt", prompt)
-        before = self.messages
         parts: list[dict[str, Any]] = []
         notes: list[str] = []
         for kind, given in (("image", image_list(images)), ("video", video_list(videos))):
@@ -93,8 +102,10 @@ class ChatSession:
                 visual, said = self._show[kind](each)
                 parts.append({"type": kind, kind: visual})
                 notes += said
-        asked = {"role": "user", "content": [*parts, {"type": "text", "text": prompt}]}
-        generation = self._stream([*before, asked])
+        return {"role": "user", "content": [*parts, {"type": "text", "text": prompt}]}, notes
+
+    def _begin(self, asked: dict[str, Any], notes: list[str]) -> Generation:
+        generation = self._stream([*self.messages, asked])
         generation.answer.notes[:0] = notes
         self._waiting = asked, generation
         return generation

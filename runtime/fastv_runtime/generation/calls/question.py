@@ -48,7 +48,7 @@ def answer_limit(asked: int | None, manifest: Manifest) -> int:
     if asked is None:
         return min(most, default or most)
     if whole_number("max_new_tokens", asked) < 1:
-        raise UserError(f"`max_new_tokens` {asked}: must be at least 1")
+        raise UserError(f"`max_new_tokens` {asked}: must be 1 to {most}")
     if asked > most:
         raise UserError(
             f"`max_new_tokens` {asked}: this bundle supports 1 to {most}: export with a larger `export.max_new_tokens`"

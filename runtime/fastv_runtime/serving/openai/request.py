@@ -24,8 +24,8 @@ IGNORED = (
 """Fields of a request that change no answer."""
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "n": (1,),
-    "frequency_penalty": (0,),
-    "presence_penalty": (0,),
+    "frequency_penalty": (0, 0.0),
+    "presence_penalty": (0, 0.0),
     "logit_bias": ({},),
     "logprobs": (False,),
     "top_logprobs": (0,),
@@ -214,7 +214,7 @@ def read_request(body: bytes | bytearray) -> ChatRequest:
     raw = _without_nulls(raw)
     fields = {name: value for name, value in raw.items() if name not in IGNORED}
     for name, values in NEUTRAL.items():
-        if name in fields and not any(_same(fields[name], each) for each in values):
+        if name in fields and not any(type(fields[name]) is type(each) and fields[name] == each for each in values):
             if name == "n":
                 raise _unsupported(name, f"n is {strict_json.shown(fields[name])}: must be 1, one answer a request")
             raise _unsupported(name, f"{name}: this server does not support it: leave it out")
@@ -226,12 +226,6 @@ def read_request(body: bytes | bytearray) -> ChatRequest:
     if request.max_tokens is not None and request.max_completion_tokens is not None:
         raise ApiError(400, "max_tokens and max_completion_tokens are the same: give one", param="max_tokens")
     return request
-
-
-def _same(given: Any, neutral: Any) -> bool:
-    """0 and 0.0 are one number; false is none."""
-    numbers = isinstance(given, (int, float)) and not isinstance(given, bool) and not isinstance(neutral, bool)
-    return (numbers or type(given) is type(neutral)) and bool(given == neutral)
 
 
 def _is_unicode(raw: Any) -> bool:
