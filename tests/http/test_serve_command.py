@@ -114,7 +114,13 @@ class Started:
         command = [sys.executable, "-c", SLOW, str(bundle), "--threads", "1", "--json", *flags]
         command += [] if "--port" in flags else ["--port", "0"]
         self.process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=_environment()
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=_environment(),
+            # A shell starts what is in its background with SIGINT ignored, and tests may be there.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         )
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
