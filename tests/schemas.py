@@ -12,6 +12,18 @@ PATTERNS = ["^[a-c]{2,4}$", "^(up|down)-[0-9]$", "^[A-Z][a-z]{0,3}$", r"^\d{1,3}
 VALUES = ["red", "ein Wort", 'a "b"', "日本", 3, -0.5, True, None, [1], {"x": 1}]
 
 
+CARD = {
+    "type": "object",
+    "properties": {
+        "color": {"enum": ["red", "green", "blue"]},
+        "a long name of a thing": {"type": "integer", "minimum": 0, "maximum": 99},
+    },
+    "required": ["color", "a long name of a thing"],
+    "additionalProperties": False,
+}
+"""One whose names leave a model no choice for most of an answer."""
+
+
 def random_schema(seed: int) -> Schema:
     """A schema of which every valid JSON is bounded, but for the digits of a `number`."""
     drawn = _Drawn(Random(seed))

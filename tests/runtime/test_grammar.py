@@ -22,20 +22,11 @@ from fastv_runtime.generation.decoding.linked import LinkedDecoder
 from fastv_runtime.generation.grammar import Grammar
 from fastv_runtime.memory.bindings import STEP_ROWS
 from tests.conftest import MakeBundle, noise_image
-from tests.schemas import random_schema, refused_schema
+from tests.schemas import CARD, random_schema, refused_schema
 from tests.tiny import write_tiny_llava
 
 QUESTION = "What is it?"
 MOST = 400
-CARD = {
-    "type": "object",
-    "properties": {
-        "color": {"enum": ["red", "green", "blue"]},
-        "a long name of a thing": {"type": "integer", "minimum": 0, "maximum": 99},
-    },
-    "required": ["color", "a long name of a thing"],
-    "additionalProperties": False,
-}
 
 
 @pytest.fixture(scope="module")

@@ -22,19 +22,11 @@ from fastv_runtime.generation.clock import Clock
 from fastv_runtime.generation.grammar import Grammar, GrammarTokenizer
 from fastv_runtime.generation.logit_rules import LogitRules
 from fastv_runtime.generation.sampling import Sampler, Sampling
+from tests.schemas import CARD
 from tests.tiny import CORPUS, tiny_tokenizer
 from tests.tiny_qwen_vl import TOKENS, write_vocabulary
 
 MOST = 400
-CARD = {
-    "type": "object",
-    "properties": {
-        "color": {"enum": ["red", "green", "blue"]},
-        "a long name of a thing": {"type": "integer", "minimum": 0, "maximum": 99},
-    },
-    "required": ["color", "a long name of a thing"],
-    "additionalProperties": False,
-}
 
 
 class Scripted:
