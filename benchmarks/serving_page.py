@@ -1,6 +1,6 @@
 """docs/benchmarks/serving.md and serving.json from what serving_load.py and serving_slots.py measured.
 
-    python benchmarks/serving_page.py --load NAME=FILE --slots NAME=FILE --rows NAME=FILE --out docs/benchmarks/serving
+python benchmarks/serving_page.py --load NAME=FILE --slots NAME=FILE --rows NAME=FILE --out docs/benchmarks/serving
 """
 
 from __future__ import annotations
