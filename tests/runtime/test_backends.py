@@ -16,6 +16,7 @@ from fastv_runtime.backends.registry import BACKENDS, open_backend
 from fastv_runtime.cli.bench import parser as bench_parser
 from fastv_runtime.cli.options.backends import backend_extras
 from fastv_runtime.cli.run import parser as run_parser
+from tests.conftest import MakeBundle
 from tests.fakes.cuda import FakeCuda
 
 EVERYWHERE = [(entry.name, device) for entry in BACKENDS.values() for device in entry.devices]
@@ -38,11 +39,19 @@ def test_commands_take_every_backend_and_say_what_it_is(
 
 @pytest.mark.parametrize(("name", "device"), EVERYWHERE)
 def test_a_backend_loads_a_bundle_or_says_why_not(
-    name: str, device: str, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+    name: str,
+    device: str,
+    tiny_bundle: Path,
+    tiny_llava: Path,
+    make_bundle: MakeBundle,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", FakeCuda(devices=0))
+    if name == "openvino":
+        pytest.importorskip("openvino")
+        tiny_bundle = make_bundle(tiny_llava, target="openvino", precision="float32", verify=False)
     bundle = Bundle.open(tiny_bundle)
-    if device == "cuda":
+    if device in ("cuda", "gpu"):
         with pytest.raises(UserError, match=r"^[^\n]+$"):
             open_backend(bundle, name, device, threads=1)
         return

@@ -225,7 +225,7 @@ def test_a_device_without_room_is_named(tiny_bundle: Path, on_tensorrt: OnTensor
     ("options", "message"),
     [
         ({"backend": "trt", "device": "cpu"}, "`device` cpu: backend trt runs on cuda"),
-        ({"backend": "other"}, "`backend` other: must be one of ort, trt"),
+        ({"backend": "other"}, "`backend` other: must be one of ort, openvino, trt"),
         ({"backend": "trt"}, "`device` cuda: no CUDA device can be used: .*no CUDA-capable device"),
         ({"device": "cuda"}, "`device` cuda: no CUDA device can be used"),
     ],

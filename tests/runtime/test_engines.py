@@ -10,7 +10,8 @@ import onnx_ir as ir
 import pytest
 
 from fastv_runtime import UserError
-from fastv_runtime.backends.onnxruntime import OrtEngine, default_threads
+from fastv_runtime.backends.onnxruntime import OrtEngine
+from fastv_runtime.backends.threads import default_threads
 
 
 @pytest.fixture

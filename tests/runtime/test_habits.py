@@ -144,8 +144,8 @@ def test_a_question_alone_is_no_image(tiny_pipeline: Pipeline, images: Any) -> N
         ({"threads": 1.5}, "^`threads` 1.5: must be a whole number"),
         ({"threads": 10**12}, "^`threads` 1000000000000: must be 1 to 1024"),
         ({"aspect": "stretch"}, "^`aspect` 'stretch': must be 'crop' or 'pad'"),
-        ({"backend": ["ort"]}, r"^`backend` \['ort'\]: must be one of ort, trt"),
-        ({"backend": "cuda"}, "^`backend` cuda: must be one of ort, trt"),
+        ({"backend": ["ort"]}, r"^`backend` \['ort'\]: must be one of ort, openvino, trt"),
+        ({"backend": "cuda"}, "^`backend` cuda: must be one of ort, openvino, trt"),
         ({"device": 3}, "^`device` 3: backend ort runs on cpu or cuda"),
     ],
 )

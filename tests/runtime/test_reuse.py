@@ -20,8 +20,10 @@ CLOSE = 1e-4
 """Of the largest value: fp32 sums of other shapes differ by less, a row that went stale by more."""
 
 
-@pytest.fixture(scope="module")
-def pair(tmp_path_factory: pytest.TempPathFactory, make_bundle: MakeBundle) -> tuple[Pipeline, Pipeline]:
+@pytest.fixture(scope="module", params=["ort", "openvino"])
+def pair(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, make_bundle: MakeBundle
+) -> tuple[Pipeline, Pipeline]:
     """One bundle of three cuts and many layers, loaded twice: for the conversation, and for what is read anew."""
     source = write_tiny_llava(tmp_path_factory.mktemp("reuse") / "eight-layers", layers=8)
     bundle = make_bundle(
@@ -31,6 +33,8 @@ def pair(tmp_path_factory: pytest.TempPathFactory, make_bundle: MakeBundle) -> t
         max_text=320,
         max_new_tokens=8,
         verify=False,
+        target=request.param,
+        precision="float32",
     )
     return Pipeline.load(bundle, threads=1), Pipeline.load(bundle, threads=1)
 
@@ -39,10 +43,11 @@ def assert_same_caches(chatting: Pipeline, anew: Pipeline) -> None:
     ours, theirs = chatting._slot.decoder, anew._slot.decoder
     for one, other in zip(ours._given, theirs._given, strict=True):  # type: ignore[attr-defined]
         np.testing.assert_array_equal(one, other)
-    for name, part in ours._parts.items():  # type: ignore[attr-defined]
-        for one, other in zip(part.caches, theirs._parts[name].caches, strict=True):  # type: ignore[attr-defined]
-            kept, fresh = (each.array()[:, :, : part.length] for each in (one, other))
-            np.testing.assert_allclose(kept, fresh, rtol=0, atol=CLOSE * float(np.abs(fresh).max()), err_msg=name)
+    for stage, (one, other) in enumerate(zip(ours.save().caches, theirs.save().caches, strict=True)):
+        for kept, fresh in zip(one, other, strict=True):
+            np.testing.assert_allclose(
+                kept, fresh, rtol=0, atol=CLOSE * float(np.abs(fresh).max()), err_msg=f"stage {stage}"
+            )
     np.testing.assert_allclose(ours.logits, theirs.logits, rtol=0, atol=CLOSE * float(np.abs(theirs.logits).max()))
 
 

@@ -5,7 +5,7 @@ The help of commands reads the registry's entries: nothing heavy is imported her
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from fastv_runtime.config.bundle import Bundle
+    from fastv_runtime.config.plan import DialectName, Precision
     from fastv_runtime.memory.buffers import Buffer, Memory
 
 Buffers: TypeAlias = "Mapping[str, np.ndarray | Buffer]"
@@ -35,7 +36,40 @@ class Engine(Protocol):
     reach the memory of an array or buffer copies it in before a run, and out after it.
     """
 
+    computes: Precision | None
+    """What kernels compute in whatever the graph says; None: in what it says."""
+
     def bind(self, inputs: Buffers, outputs: Buffers) -> Binding: ...
+
+    def own_caches(self) -> Caches | None:
+        """Empty caches for one more prompt, where the engine keeps them itself, and then bind on these; None where
+        caches are buffers."""
+
+
+class BufferedEngine:
+    """What an engine says whose caches are buffers, and that computes in what its graph says."""
+
+    computes: Precision | None = None
+
+    def own_caches(self) -> None:
+        return None
+
+
+class Caches(Protocol):
+    """Keys and values of one prompt in a graph of layers, wherever they are."""
+
+    def bind(self, inputs: Buffers, outputs: Buffers) -> Binding:
+        """As of an engine. Where the engine keeps caches itself, what the manifest lists as `past_*`, `present_*` and
+        `write_index` is bound to nothing."""
+
+    def keep(self, length: int) -> None:
+        """The next run appends its rows behind the first `length` keys. What was behind these is forgotten."""
+
+    def read(self, length: int) -> list[np.ndarray]:
+        """The first `length` keys of each cache, [1, Hkv, length, Dh], in the order of the graph's inputs: copies."""
+
+    def write(self, caches: Sequence[np.ndarray]) -> None:
+        """Put back what was read, here or elsewhere."""
 
 
 class Backend(Protocol):
@@ -59,8 +93,20 @@ class Backend(Protocol):
         """Wait until all work is done."""
 
 
-OpenBackend: TypeAlias = "Callable[[Bundle, str, int | None], Backend]"
-"""(bundle, one of the entry's devices, threads of one operator or None) -> the backend with the bundle's graphs loaded.
+@dataclass(frozen=True)
+class BackendOptions:
+    """How a backend runs graphs."""
+
+    device: str
+    """One of the entry's."""
+    threads: int | None = None
+    """Of one operator, where the host runs any; None leaves it to the backend."""
+    compute: str | None = None
+    """One of the entry's `computes`; None leaves it to the backend."""
+
+
+OpenBackend: TypeAlias = "Callable[[Bundle, BackendOptions], Backend]"
+"""The backend with a bundle's graphs loaded.
 
 Imports what runs the graphs only now. Raises UserError where that is missing or the device cannot be used.
 """
@@ -76,6 +122,10 @@ class BackendEntry:
     """For help texts."""
     devices: tuple[str, ...]
     """What it runs on, as the option `device` takes it; the first is the default."""
+    dialects: tuple[DialectName, ...]
+    """Bundles whose graphs are of these run on it where nobody says otherwise."""
     extras: tuple[str, ...]
     """Extras of fastv-edge whose versions are checked before it is used."""
     open: OpenBackend
+    computes: tuple[str, ...] = ()
+    """What its kernels may be told to compute in, as the option `compute` takes it; none: in what graphs say."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from fastv_runtime.backends.base import Buffers
+from fastv_runtime.backends.base import BufferedEngine, Buffers
 from fastv_runtime.backends.cuda import Cuda
+from fastv_runtime.backends.threads import default_threads
 from fastv_runtime.config.base import DType
 from fastv_runtime.config.bundle import GraphSpec
 from fastv_runtime.errors import UserError, install, missing_extra
@@ -51,7 +51,7 @@ class OrtBackend:
             self._cuda.synchronize()
 
 
-class OrtEngine:
+class OrtEngine(BufferedEngine):
     """One ONNX file in an inference session.
 
     `threads`: of one operator; None means `default_threads()`. `cuda`: as for the backend.
@@ -71,6 +71,10 @@ class OrtEngine:
             self.session = ort.InferenceSession(path, options, providers=providers)
         except Exception as error:
             detail = " ".join(str(error).split())
+            if path.suffix == ".xml":
+                raise UserError(
+                    f"{path}: ONNX Runtime {ort.__version__} cannot load this graph: use `backend` openvino"
+                ) from error
             if "trt:" in detail:
                 raise UserError(f"{path}: has operators that only TensorRT has: use `backend` trt") from error
             raise UserError(f"{path}: ONNX Runtime {ort.__version__} cannot load this graph: {detail}") from error
@@ -159,18 +163,6 @@ def _same(found: tuple[str, list[Any]], wanted: tuple[str, list[int | str]]) -> 
 def _where(buffer: Buffer) -> tuple[Any, ...]:
     """As ONNX Runtime takes it: processor, its number, element type, shape, address."""
     return buffer.memory.place, 0, numpy_dtype(buffer.dtype).type, buffer.shape, buffer.address
-
-
-def default_threads() -> int:
-    """One per physical core that this process may run on.
-
-    ONNX Runtime's own default counts the machine's cores, not the process's, and pins threads to them: in containers
-    and virtual machines it was seen to be no faster than one thread.
-    """
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    smt = Path("/sys/devices/system/cpu/smt/active")
-    siblings = 2 if smt.is_file() and smt.read_text(encoding="utf-8").strip() == "1" else 1
-    return max(1, usable // siblings)
 
 
 def _cuda_provider(ort: Any, cuda: Cuda) -> tuple[str, dict[str, str]]:

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fastv_runtime.backends.base import Backend, BackendEntry
+from fastv_runtime.backends.base import Backend, BackendEntry, BackendOptions
 
 if TYPE_CHECKING:
     from fastv_runtime.config.bundle import Bundle
 
 
-def _open(bundle: Bundle, device: str, threads: int | None) -> Backend:
+def _open(bundle: Bundle, options: BackendOptions) -> Backend:
     from fastv_runtime.backends.cuda import Cuda
     from fastv_runtime.backends.onnxruntime import OrtBackend
 
     files = {name: bundle.file(graph.file) for name, graph in bundle.manifest.graphs.items()}
-    backend = OrtBackend(files, threads=threads, cuda=Cuda("gpu") if device == "cuda" else None)
+    backend = OrtBackend(files, threads=options.threads, cuda=Cuda("gpu") if options.device == "cuda" else None)
     for name, graph in bundle.manifest.graphs.items():
         backend.engine(name).check(graph)
     return backend
@@ -25,6 +25,7 @@ BACKEND = BackendEntry(
     name="ort",
     summary="ONNX Runtime",
     devices=("cpu", "cuda"),
+    dialects=("ort", "onnx"),
     extras=("cpu", "gpu"),
     open=_open,
 )

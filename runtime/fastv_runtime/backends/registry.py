@@ -6,10 +6,11 @@ The help of commands reads these files: they import neither numpy nor what runs 
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from fastv_runtime.backends.base import Backend, BackendEntry
+from fastv_runtime.backends.base import Backend, BackendEntry, BackendOptions
 from fastv_runtime.errors import UserError
 
 if TYPE_CHECKING:
@@ -17,23 +18,46 @@ if TYPE_CHECKING:
 
 _FILES = (
     "ort",
+    "openvino.backend",
     "tensorrt.backend",
 )
 """The first is the default."""
 _ENTRIES: list[BackendEntry] = [import_module(f"fastv_runtime.backends.{file}").BACKEND for file in _FILES]
 BACKENDS: dict[str, BackendEntry] = {entry.name: entry for entry in _ENTRIES}
 """Backends by name."""
+DEFAULT = _ENTRIES[0].name
+OWN = "own"
+"""In reports: each bundle ran on the backend that its graphs are for."""
 
 
-def open_backend(bundle: Bundle, backend: str, device: str | None = None, *, threads: int | None = None) -> Backend:
-    """The backend with the bundle's graphs loaded. `device` None: its default. Raises UserError.
+def open_backend(
+    bundle: Bundle,
+    backend: str | None = None,
+    device: str | None = None,
+    *,
+    threads: int | None = None,
+    compute: str | None = None,
+) -> Backend:
+    """The backend with the bundle's graphs loaded. Raises UserError.
 
-    threads: of one operator, where the host runs any; None leaves it to the backend.
+    backend: None means the one that the bundle's graphs are for. device: None means its default. threads:
+    of one operator, where the host runs any; None leaves it to the backend. compute: what its kernels compute in,
+    likewise.
     """
+    if backend is None:
+        backend = backend_for({graph.dialect for graph in bundle.manifest.graphs.values()})
     if not isinstance(backend, str) or backend not in BACKENDS:
         raise UserError(f"`backend` {backend}: must be one of {', '.join(BACKENDS)}")
     entry = BACKENDS[backend]
     device = entry.devices[0] if device is None else device
     if device not in entry.devices:
         raise UserError(f"`device` {device}: backend {backend} runs on {' or '.join(entry.devices)}")
-    return entry.open(bundle, device, threads)
+    if compute is not None and compute not in entry.computes:
+        known = f"must be one of {', '.join(entry.computes)}" if entry.computes else "its graphs say: leave it out"
+        raise UserError(f"`compute` {compute}: what backend {backend} computes in {known}")
+    return entry.open(bundle, BackendOptions(device, threads, compute))
+
+
+def backend_for(dialects: Collection[str]) -> str:
+    """The backend that graphs of these dialects are for."""
+    return next((entry.name for entry in _ENTRIES if set(entry.dialects) & set(dialects)), DEFAULT)

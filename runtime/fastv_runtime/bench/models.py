@@ -142,7 +142,10 @@ class BenchSettings(StrictModel):
     warmup: int
     threads: int | None
     backend: str
+    """`OWN`: of each bundle the one that its graphs are for."""
     device: str | None
+    compute: str | None = None
+    """What kernels were told to compute in; None: nothing."""
 
 
 class Report(StrictModel):

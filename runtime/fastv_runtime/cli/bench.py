@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fastv_runtime.backends.registry import BACKENDS
+from fastv_runtime.backends.registry import BACKENDS, DEFAULT, OWN
 from fastv_runtime.claims import claimed, scratch
 from fastv_runtime.cli.options.backends import backend_extras
 from fastv_runtime.cli.options.bench import parser
@@ -63,7 +63,13 @@ def benchmark(args: argparse.Namespace) -> None:
     paths = [*args.bundles, *([] if args.baseline is None else [args.baseline])]
     bundles = open_bundles(paths, args)
     common = BackendChoice(
-        path="", name="", backend=args.backend, device=args.device, threads=args.threads, length=args.length
+        path="",
+        name="",
+        backend=args.backend,
+        device=args.device,
+        compute=args.compute,
+        threads=args.threads,
+        length=args.length,
     )
     entrants = entrants_of(bundles, args.keep, common, args.share)
     peers = read_peers(args.peer, taken=[choice.name for choice, _ in entrants])
@@ -81,8 +87,9 @@ def benchmark(args: argparse.Namespace) -> None:
                 rounds=args.rounds,
                 warmup=args.warmup,
                 threads=args.threads,
-                backend=args.backend,
-                device=args.device or BACKENDS[args.backend].devices[0],
+                backend=args.backend or OWN,
+                device=args.device or BACKENDS[args.backend or DEFAULT].devices[0],
+                compute=args.compute,
             ),
             environment=environment,
             runners=[],

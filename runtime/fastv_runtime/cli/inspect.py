@@ -62,7 +62,7 @@ def inspect(manifest: Manifest) -> dict[str, Any]:
     needed = capacity(plan)
     cost = plan_cost(manifest.decoder, plan, needed)
     weights = {
-        name: sum(manifest.files[file].size for file in (graph.file, f"{graph.file}.data") if file in manifest.files)
+        name: sum(manifest.files[file].size for file in (graph.file, graph.weights_file) if file in manifest.files)
         for name, graph in manifest.graphs.items()
     }
     return {

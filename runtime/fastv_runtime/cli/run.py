@@ -136,7 +136,12 @@ def run(args: argparse.Namespace) -> None:
     from fastv_runtime.generation.pipeline import Pipeline
 
     with Pipeline(
-        bundle, threads=args.threads, aspect=args.aspect, backend=args.backend, device=args.device
+        bundle,
+        threads=args.threads,
+        aspect=args.aspect,
+        backend=args.backend,
+        device=args.device,
+        compute=args.compute,
     ) as pipeline:
         loaded: float | None = perf_counter() - begin
         asked: dict[str, Any] = {

@@ -54,7 +54,14 @@ def _serve(args: argparse.Namespace, settings: ServeSettings, listening: socket.
     from fastv_runtime.serving.scheduler import Scheduler
 
     _check_bundle(bundle.manifest, args)
-    model = Model(bundle, threads=args.threads, aspect=args.aspect, backend=args.backend, device=args.device)
+    model = Model(
+        bundle,
+        threads=args.threads,
+        aspect=args.aspect,
+        backend=args.backend,
+        device=args.device,
+        compute=args.compute,
+    )
     scheduler = Scheduler(
         model, slots=args.slots, waiting=args.queue, cache_bytes=args.cache_mb << 20, metrics=Metrics()
     )
@@ -162,7 +169,7 @@ def _write_repository(args: argparse.Namespace) -> None:
     for name in WHEN_SERVING:
         if getattr(args, name) != options.get_default(name):
             raise UserError(f"`{name}`: is of this server, and --triton writes files for another: leave it out")
-    for name in ("keep", "aspect"):
+    for name in ("keep", "aspect", "compute"):
         if getattr(args, name) is not None:
             raise UserError(f"`{name}`: a repository of Triton's has no place for it: leave it out")
     parameters = TritonParameters(

@@ -23,7 +23,10 @@ END_TO_END = "end_to_end"
 
 
 class GraphSpec(StrictModel):
-    """One ONNX file, its inputs and outputs. `file` is relative to the bundle."""
+    """One ONNX file, or one of OpenVINO's IR, its inputs and outputs. `file` is relative to the bundle.
+
+    Of a graph of the dialect `openvino`, `past_*` and `present_*` are states that it keeps itself, and `write_index` is
+    how many keys they have."""
 
     file: BundlePath
     dialect: DialectName
@@ -32,6 +35,11 @@ class GraphSpec(StrictModel):
     """The oldest TensorRT that can build it; None where it is not for TensorRT."""
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+
+    @property
+    def weights_file(self) -> str:
+        """The file beside it that has its weights, where it has any."""
+        return self.file.removesuffix("xml") + "bin" if self.file.endswith(".xml") else f"{self.file}.data"
 
 
 class DecoderConfig(StrictModel):

@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from fastv_runtime.config.base import Size, StrictModel, TokenCount
 from fastv_runtime.config.cuts import MOST_CUTS, Cut
 
-DialectName = Literal["onnx", "ort", "trt", "trt-legacy"]
+DialectName = Literal["onnx", "ort", "openvino", "trt", "trt-legacy"]
 Length = Literal["fixed", "exact"]
 TEXT_STEP = 32
 """Tokens between fixed pruned lengths, where nobody says otherwise."""

@@ -73,6 +73,8 @@ def _activations(plan: Plan, weights: Weights, dialect: DialectName) -> str:
         return "int8 activations by block"
     if dialect == "ort" and plan.precision == "float32":
         return "int8 activations by row"
+    if dialect == "openvino":
+        return "int8 activations in groups"
     return f"{plan.precision} activations"
 
 

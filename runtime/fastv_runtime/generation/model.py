@@ -89,8 +89,9 @@ class Model:
         *,
         threads: int | None = None,
         aspect: Aspect | None = None,
-        backend: str = "ort",
+        backend: str | None = None,
         device: str | None = None,
+        compute: str | None = None,
         features: int = 0,
     ):
         check_settings(threads, aspect)
@@ -101,7 +102,7 @@ class Model:
         self.bundle = bundle
         self.manifest = manifest
         self.capacity = capacity(manifest.plan)
-        self.backend = open_backend(bundle, backend, device, threads=threads)
+        self.backend = open_backend(bundle, backend, device, threads=threads, compute=compute)
         self.embedding = bundle.embedding()
         self.features = FeatureCache(features)
         self.prompts = PromptBuilder(bundle.file(PROCESSOR), manifest.tokens, manifest.decoder.vocab_size)

@@ -42,8 +42,9 @@ class Pipeline:
 
     threads: of one operator; None means one per physical core that the process may use.
     aspect: `crop` or `pad`, of images that the model sees at one size; None means what the checkpoint says.
-    backend: what executes the graphs: `ort` (ONNX Runtime) or `trt` (TensorRT, with the engines that fastv-build made).
-    device: `cpu` or `cuda`; None means the backend's own: `cpu` for `ort`, `cuda` for `trt`.
+    backend: what executes the graphs: `ort` (ONNX Runtime), `openvino` or `trt` (TensorRT, with the engines that
+    fastv-build made); None means the one that the bundle was exported for. device: `cpu`, `cuda`, `gpu` or `auto`; None
+    means the backend's own. compute: what `openvino` computes in: `f32`, `bf16` or `f16`; None leaves it to the bundle.
     """
 
     def __init__(
@@ -52,12 +53,14 @@ class Pipeline:
         *,
         threads: int | None = None,
         aspect: Aspect | None = None,
-        backend: str = "ort",
+        backend: str | None = None,
         device: str | None = None,
+        compute: str | None = None,
     ):
-        self._slot = Slot(Model(bundle, threads=threads, aspect=aspect, backend=backend, device=device))
+        model = Model(bundle, threads=threads, aspect=aspect, backend=backend, device=device, compute=compute)
+        self._slot = Slot(model)
         self.bundle = bundle
-        self.capacity = self._slot.model.capacity
+        self.capacity = model.capacity
         self._turns = Turns()
 
     @classmethod
@@ -67,8 +70,9 @@ class Pipeline:
         *,
         threads: int | None = None,
         aspect: Aspect | None = None,
-        backend: str = "ort",
+        backend: str | None = None,
         device: str | None = None,
+        compute: str | None = None,
         check_hashes: bool = False,
         public_key: str | Path | None = None,
         progress: Callable[[int], None] | None = None,
@@ -78,7 +82,7 @@ class Pipeline:
         bundle = Bundle.open(
             path_of("bundle", path), check_hashes=check_hashes, public_key=public_key, progress=progress
         )
-        return cls(bundle, threads=threads, aspect=aspect, backend=backend, device=device)
+        return cls(bundle, threads=threads, aspect=aspect, backend=backend, device=device, compute=compute)
 
     def generate(
         self,

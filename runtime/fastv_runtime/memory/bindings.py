@@ -9,7 +9,7 @@ decode have buffers of their own: those of the prompt stay for a prompt that goe
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from fastv_runtime.config.base import DType, TensorSpec
 from fastv_runtime.config.bundle import GraphSpec
@@ -34,6 +34,8 @@ class TensorBindings:
     spec: GraphSpec
     names: Mapping[str, str]
     step: Mapping[str, str] = field(default_factory=dict)
+    cache_rows: int = 0
+    """Keys that each layer's cache has room for; 0: the graph has no layers."""
 
     def inputs(
         self, layout: Layout, lengths: Mapping[str, int], *, step: bool = False, first: int = 0
@@ -55,10 +57,14 @@ class TensorBindings:
         """The buffers of its caches."""
         return [self.names[tensor.name] for tensor in self.spec.inputs if tensor.name.startswith("past_")]
 
-    @property
-    def cache_rows(self) -> int:
-        """Keys that each layer's cache holds."""
-        return next(int(tensor.shape[2]) for tensor in self.spec.inputs if tensor.name.startswith("past_"))
+    def without_caches(self) -> TensorBindings:
+        """The same for an engine that keeps caches itself: they are no buffers."""
+
+        def others(tensors: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
+            return tuple(tensor for tensor in tensors if not is_of_caches(tensor.name))
+
+        spec = self.spec.model_copy(update={"inputs": others(self.spec.inputs), "outputs": others(self.spec.outputs)})
+        return replace(self, spec=spec)
 
     def check_room(self, used: int, rows: int) -> None:
         """Raises UserError if `rows` more keys do not fit behind `used`: a graph would write past the cache's end."""
@@ -89,6 +95,11 @@ def decoder_links(graphs: Mapping[str, GraphSpec], plan: Plan) -> dict[str, Tens
             links[stage.select] = _select(stage.select, graphs[stage.select], stage.index)
         links[stage.graph] = _layers(stage.graph, graphs[stage.graph], stage.index)
     return links
+
+
+def is_of_caches(name: str) -> bool:
+    """Whether a tensor of a graph is a cache, or says where in one its rows go."""
+    return name == "write_index" or name.startswith(("past_", "present_"))
 
 
 def stage_buffer(name: str, index: int) -> str:
@@ -137,6 +148,7 @@ def _layers(graph: str, spec: GraphSpec, index: int) -> TensorBindings:
             **{name: step_buffer(name) for name in rows},
             **{tensor.name: step_buffer(made[tensor.name]) for tensor in spec.outputs if _made_by_row(tensor, made)},
         },
+        cache_rows=next(int(tensor.shape[2]) for tensor in spec.inputs if tensor.name.startswith("past_")),
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from fastv_runtime.backends.base import Binding, Buffers, Engine
+from fastv_runtime.backends.base import Binding, BufferedEngine, Buffers, Engine
 from fastv_runtime.backends.tensorrt.module import TensorRt
 from fastv_runtime.backends.tensorrt.receipt import SelfTest
 from fastv_runtime.config.bundle import Bundle
@@ -45,7 +45,7 @@ def self_test_engine(bundle: Bundle, name: str, path: Path, load: Load) -> SelfT
 
 
 @dataclass(frozen=True)
-class _Alone:
+class _Alone(BufferedEngine):
     """One engine and the backend that it needs, which live and die together."""
 
     backend: Any

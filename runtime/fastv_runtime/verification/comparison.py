@@ -67,7 +67,7 @@ def compare_engine(
     for case in golden_cases(graph, spec, golden):
         loaded = loaded or engine()
         for output, (actual, expected) in known_outputs(loaded, case).items():
-            limit = engine_tolerance(graph, plan, spec, manifest.decoder, output)
+            limit = engine_tolerance(graph, plan, spec, manifest.decoder, output, loaded.computes)
             yield compare(graph, output, actual, expected, limit)
 
 

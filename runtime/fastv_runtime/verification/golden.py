@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fastv_runtime.backends.base import Engine
+from fastv_runtime.backends.base import Caches, Engine
 from fastv_runtime.config.bundle import GOLDEN, Bundle, GraphSpec
+from fastv_runtime.memory.bindings import is_of_caches
 
 
 def read_golden(bundle: Bundle) -> dict[str, np.ndarray]:
@@ -61,7 +62,7 @@ def golden_cases(graph: str, spec: GraphSpec, golden: Mapping[str, np.ndarray]) 
 
 def known_outputs(engine: Engine, case: Case) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """What an engine computes and what transformers did, for each output that the case knows."""
-    inputs = case.inputs()
+    inputs, caches = case.inputs(), engine.own_caches()
     outputs = {}
     for tensor in case.spec.outputs:
         past = tensor.name.replace("present_", "past_")
@@ -73,6 +74,24 @@ def known_outputs(engine: Engine, case: Case) -> dict[str, tuple[np.ndarray, np.
             known_shape = (rows,) * len(tensor.shape) if expected is None else expected.shape
             shape = [axis if isinstance(axis, int) else known_shape[at] for at, axis in enumerate(tensor.shape)]
             outputs[tensor.name] = np.zeros(shape, tensor.dtype)
-    engine.bind(inputs, outputs).run()
+    if caches is None:
+        engine.bind(inputs, outputs).run()
+    else:
+        _run_with(caches, inputs, outputs)
     known = {tensor.name: case.expected(tensor.name) for tensor in case.spec.outputs}
     return {name: (outputs[name], expected) for name, expected in known.items() if expected is not None}
+
+
+def _run_with(caches: Caches, inputs: dict[str, np.ndarray], outputs: dict[str, np.ndarray]) -> None:
+    """On caches that an engine keeps itself; what it then has is among the outputs."""
+    before = int(inputs["write_index"][0])
+    after = before + inputs["hidden"].shape[1]
+    pasts = [name for name in inputs if name.startswith("past_")]
+    caches.write([inputs[name][:, :, :before] for name in pasts])
+    caches.bind(_without_caches(inputs), _without_caches(outputs)).run()
+    for name, rows in zip(pasts, caches.read(after), strict=True):
+        outputs[name.replace("past_", "present_")] = rows
+
+
+def _without_caches(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {name: each for name, each in tensors.items() if not is_of_caches(name)}

@@ -53,16 +53,23 @@ def tolerance(plan: Plan, spec: GraphSpec, decoder: DecoderConfig, output: str) 
     return 4 * ROUNDOFF[plan.precision] * math.sqrt(layers) * (LOGIT if output in get_args(Signal) else 1)
 
 
-def engine_tolerance(graph: str, plan: Plan, spec: GraphSpec, decoder: DecoderConfig, output: str) -> float:
-    """The same for an engine at hand, which quantizes activations where the plan or its kernels have it so."""
+def engine_tolerance(
+    graph: str, plan: Plan, spec: GraphSpec, decoder: DecoderConfig, output: str, computes: Precision | None = None
+) -> float:
+    """The same for an engine at hand, which quantizes activations where the plan or its kernels have it so.
+
+    computes: what its kernels compute in, where the graph does not say.
+    """
     exact, weights = tolerance(plan, spec, decoder, output), plan.weights
+    if computes is not None:
+        exact = max(exact, tolerance(plan.model_copy(update={"precision": computes}), spec, decoder, output))
     if weights is None:
         return exact
     if weights.static:
         if graph not in plan.decoder_graphs:
             return exact  # towers get no ranges
         return max(exact, STATIC_NVFP4 if weights.name == "nvfp4" else STATIC)
-    return max(exact, DYNAMIC) if spec.dialect == "ort" else exact
+    return max(exact, DYNAMIC) if spec.dialect in ("ort", "openvino") else exact
 
 
 def chain_tolerance(plan: Plan, spec: GraphSpec, decoder: DecoderConfig, output: str) -> float:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fastv_runtime.backends.base import Backend, BackendEntry
+from fastv_runtime.backends.base import Backend, BackendEntry, BackendOptions
 
 if TYPE_CHECKING:
     from fastv_runtime.config.bundle import Bundle
 
 
-def _open(bundle: Bundle, device: str, threads: int | None) -> Backend:
+def _open(bundle: Bundle, options: BackendOptions) -> Backend:
     """The engines that were built for the GPU at hand; every one is checked against its receipt before it is loaded."""
     from fastv_runtime.backends.cuda import Cuda
 
@@ -31,6 +31,7 @@ BACKEND = BackendEntry(
     name="trt",
     summary="TensorRT, with the engines that fastv-build made",
     devices=("cuda",),
+    dialects=("trt", "trt-legacy"),
     extras=(),  # TensorRT's age is checked where it is loaded
     open=_open,
 )

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from fastv_runtime.backends.base import Buffers
+from fastv_runtime.backends.base import BufferedEngine, Buffers
 from fastv_runtime.backends.cuda import Cuda, DeviceMemory
 from fastv_runtime.backends.tensorrt.profile_choice import OptimizationProfile, Shape, choose_profile
 from fastv_runtime.errors import UserError
@@ -63,7 +63,7 @@ class TrtBackend:
         return engine
 
 
-class TrtEngine:
+class TrtEngine(BufferedEngine):
     """One engine. A binding has an execution context of its own for as long as it lives; the next takes it over.
 
     scratch: memory for what lies between inputs and outputs, shared with engines that run before and after.

@@ -29,8 +29,9 @@ class BackendChoice(StrictModel):
 
     path: str
     name: str
-    backend: str = "ort"
+    backend: str | None = None
     device: str | None = None
+    compute: str | None = None
     threads: int | None = None
     """Of one operator; None means one per physical core that the process may use."""
     keep: Keep | None = None
@@ -62,7 +63,9 @@ class BundleRunner:
         Raises UserError where it cannot be loaded, Refused where it fails its self-test.
         """
         bundle = bundle or Bundle(Path(choice.path), read_manifest(choice.path))
-        pipeline = Pipeline(bundle, threads=choice.threads, backend=choice.backend, device=choice.device)
+        pipeline = Pipeline(
+            bundle, threads=choice.threads, backend=choice.backend, device=choice.device, compute=choice.compute
+        )
         return cls(choice, pipeline, pass_self_test(bundle, pipeline.backend))
 
     def run(self, request: Request) -> Measurement:

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Literal
 
-from fastv_runtime.backends.onnxruntime import default_threads
+from fastv_runtime.backends.threads import default_threads
 from fastv_runtime.bench.models import RunnerRecord
 from fastv_runtime.bench.protocol import Measurement, Refused, Request
 from fastv_runtime.bench.runners.child import Child

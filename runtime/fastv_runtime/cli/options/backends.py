@@ -5,20 +5,26 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from fastv_runtime.backends.registry import BACKENDS
+from fastv_runtime.backends.registry import BACKENDS, DEFAULT
 
 
 def add_backend_arguments(parser: argparse.ArgumentParser) -> None:
-    """--backend and --device, as the registry has them."""
+    """--backend, --device and --compute, as the registry has them."""
     entries = BACKENDS.values()
-    default = next(iter(BACKENDS))
     listed = "; ".join(f"{entry.name}: {entry.summary}" for entry in entries)
-    parser.add_argument("--backend", choices=BACKENDS, default=default, help=f"{listed} (default: {default})")
+    parser.add_argument(
+        "--backend", choices=BACKENDS, help=f"{listed} (default: the one that the bundle was exported for)"
+    )
     defaults = ", ".join(f"{entry.devices[0]} for {entry.name}" for entry in entries)
     devices = list(dict.fromkeys(device for entry in entries for device in entry.devices))
     parser.add_argument("--device", choices=devices, help=f"where graphs run (default: {defaults})")
+    parser.add_argument(
+        "--compute",
+        choices=list(dict.fromkeys(each for entry in entries for each in entry.computes)),
+        help="what openvino computes in (default: bf16 where the processor has it; f32 for a bundle of fp32)",
+    )
 
 
 def backend_extras(args: argparse.Namespace) -> Sequence[str]:
-    """Extras of fastv-edge that the chosen backend needs."""
-    return BACKENDS[args.backend].extras
+    """Extras of fastv-edge that the chosen backend needs; those of ONNX Runtime where a bundle is to say."""
+    return BACKENDS[args.backend or DEFAULT].extras

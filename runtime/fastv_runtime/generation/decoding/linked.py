@@ -17,7 +17,7 @@ from fastv_runtime.config.bundle import Manifest
 from fastv_runtime.config.lengths import Capacity
 from fastv_runtime.config.plan import Stage, numbered
 from fastv_runtime.generation.decoding.decoder import AskLength, Decoder, Timed
-from fastv_runtime.generation.decoding.part import Part
+from fastv_runtime.generation.decoding.part import Layers, Part
 from fastv_runtime.generation.decoding.reuse import (
     first_to_run,
     held_rows,
@@ -55,12 +55,16 @@ class LinkedDecoder:
     def __init__(self, manifest: Manifest, backend: Backend, capacity: Capacity):
         plan = manifest.plan
         links = decoder_links(manifest.graphs, plan)
+        engines = {name: backend.engine(name) for name in links}
+        own = {stage.graph: engines[stage.graph].own_caches() for stage in plan.stages}
+        links = {name: link if own.get(name) is None else link.without_caches() for name, link in links.items()}
         self.arena = Arena(arena_layout(links, plan, capacity), backend.allocate)
         self.prompt = self.arena["prompt"]
         self.following = self.arena[step_buffer("prompt")]
         self.deepstack = [self.arena[f"deepstack_{layer}"] for layer in range(manifest.decoder.deepstack_layers)]
         self._plan, self._capacity, self._stages = plan, capacity, plan.stages
-        self._parts = {name: Part(link, backend, self.arena) for name, link in links.items()}
+        self._selects = {name: Part(links[name], engines[name], self.arena) for name in links if name not in own}
+        self._layers = {name: Layers(links[name], engines[name], self.arena, each) for name, each in own.items()}
         self._steps = _Steps()
         self._replay = backend.repeated(self._steps)  # a method of ours would be a circle, and outlive its last user
         self._position = 0
@@ -80,7 +84,7 @@ class LinkedDecoder:
     @property
     def _stepped(self) -> int:
         """Tokens run behind the last prompt."""
-        return self._parts[self._stages[0].graph].length - self._total if self._given else 0
+        return self._layers[self._stages[0].graph].length - self._total if self._given else 0
 
     def resume(self, common: int, total: int) -> int:
         self._common = min(common, self._total + self._stepped)
@@ -115,7 +119,7 @@ class LinkedDecoder:
                 with timed(stage.select):
                     rows = most if ask is None else ask(*self._scored(stage.index, left[-1].size))
                     self.arena[numbered("length", stage.index)].write(np.asarray([rows]))
-                    self._parts[stage.select].bind(symbols | {stage.symbol: rows}).run()
+                    self._selects[stage.select].bind(symbols | {stage.symbol: rows}).run()
                     given, first = np.zeros(rows, np.int64), 0
                     if held is not None:
                         given, known = left[-1][self._kept(stage.index, rows)], held[stage.index]
@@ -138,7 +142,7 @@ class LinkedDecoder:
         """Run the rows of a stage from `first` on. given: which of the prompt's they are, where `first` is not 0."""
         if first:
             self._write_positions(stage.index, run.positions[:, given[first:]])
-        self._parts[stage.graph].prefill(stage.symbol, given.size, first)
+        self._layers[stage.graph].prefill(stage.symbol, given.size, first)
         if first and stage.cut is not None:
             self._write_positions(stage.index, run.positions[:, given])  # of all rows, for the cut
 
@@ -198,7 +202,7 @@ class LinkedDecoder:
         return left
 
     def step(self, rows: int = 1) -> None:
-        parts = [part for part in self._parts.values() if part.grows]
+        parts = list(self._layers.values())
         for part in parts:
             part.check_room(rows)
         positions = self.arena[step_buffer("position_ids")]
@@ -218,23 +222,19 @@ class LinkedDecoder:
         self._position += rows
 
     def save(self) -> SavedDecoder:
-        parts = [self._parts[stage.graph] for stage in self._stages]
         return SavedDecoder(
             given=tuple(self._given),
-            lengths=tuple(part.length for part in parts),
-            caches=tuple(read_rows(cache, part.length, 2) for part in parts for cache in part.caches),
+            lengths=tuple(part.length for part in self._layers.values()),
+            caches=tuple(tuple(part.caches.read(part.length)) for part in self._layers.values()),
             states=tuple(read_rows(self.arena[name], rows, 1) for name, rows in self._states()),
         )
 
     def restore(self, saved: SavedDecoder) -> None:
         self._given = list(saved.given)
         self._total = saved.given[0].size if saved.given else 0
-        arrays = iter(saved.caches)
-        for stage, length in zip(self._stages, saved.lengths, strict=True):
-            part = self._parts[stage.graph]
+        for part, length, caches in zip(self._layers.values(), saved.lengths, saved.caches, strict=True):
             part.length = length
-            for cache in part.caches:
-                write_rows(cache, next(arrays), 2)
+            part.caches.write(caches)
         for (name, _), states in zip(self._states(), saved.states, strict=True):
             write_rows(self.arena[name], states, 1)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 
@@ -17,15 +18,15 @@ class SavedDecoder:
     """Rows of the prompt that each stage was given."""
     lengths: tuple[int, ...]
     """Keys in each stage's caches."""
-    caches: tuple[np.ndarray, ...]
-    """[1, Hkv, keys, Dh]."""
+    caches: tuple[tuple[np.ndarray, ...], ...]
+    """Of each stage, [1, Hkv, keys, Dh]."""
     states: tuple[np.ndarray, ...]
     """[1, rows, D] states, and [1, rows] of what else a cut reads row by row."""
 
     @property
     def nbytes(self) -> int:
         """Bytes of all of it."""
-        return sum(each.nbytes for each in (*self.given, *self.caches, *self.states))
+        return sum(each.nbytes for each in (*self.given, *chain(*self.caches), *self.states))
 
 
 def read_rows(buffer: Buffer, rows: int, axis: int) -> np.ndarray:

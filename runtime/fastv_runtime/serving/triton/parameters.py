@@ -18,7 +18,7 @@ class TritonParameters(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     bundle: Path
-    backend: str = "ort"
+    backend: str | None = None
     threads: int | None = Field(default=None, ge=1, le=limits.THREADS)
     slots: int = Field(default=1, ge=1)
     """Conversations that are answered at the same time."""

@@ -1,0 +1,1 @@
+"""OpenVINO on Intel's and AMD's processors: graphs that keep their caches themselves."""

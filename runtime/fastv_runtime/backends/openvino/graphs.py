@@ -1,0 +1,96 @@
+"""A bundle's graphs on OpenVINO, on one device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from fastv_runtime.backends.base import BackendOptions
+from fastv_runtime.backends.openvino.engine import OpenVinoEngine
+from fastv_runtime.backends.threads import default_threads
+from fastv_runtime.config.bundle import Bundle
+from fastv_runtime.config.plan import Plan, Precision
+from fastv_runtime.errors import UserError, missing_extra
+from fastv_runtime.memory.buffers import HostMemory, Memory
+
+DIALECT = "openvino"
+COMPUTES: dict[str, Precision] = {"f32": "float32", "bf16": "bfloat16", "f16": "float16"}
+"""What kernels may be told to compute in, by OpenVINO's names."""
+
+
+class OpenVinoBackend:
+    """options: as the registry's entry has them; `compute` None is `own_compute`. Raises UserError."""
+
+    def __init__(self, bundle: Bundle, options: BackendOptions):
+        openvino = _openvino()
+        manifest = bundle.manifest
+        for name, spec in manifest.graphs.items():
+            if spec.dialect != DIALECT:
+                raise UserError(
+                    f"graph {name} is of the dialect {spec.dialect}, which OpenVINO is not given: "
+                    "export with `export.target` openvino, or use `backend` ort"
+                )
+        core = openvino.Core()
+        device = options.device.upper()
+        if device != "AUTO" and device not in core.available_devices:
+            found = ", ".join(each.lower() for each in core.available_devices)
+            raise UserError(
+                f"`device` {options.device}: OpenVINO {openvino.__version__} finds none here: it has {found}"
+            )
+        compute = options.compute or own_compute(core, manifest.plan)
+        if device == "CPU" and compute not in _capabilities(core):
+            raise UserError(f"`compute` {compute}: this processor has no such products: use f32")
+        self.name = f"openvino {options.device} {compute}"
+        self.notes: list[str] = []
+        self._engines: dict[str, OpenVinoEngine] = {}
+        for name, spec in manifest.graphs.items():
+            path = bundle.file(spec.file)
+            # What only chooses and copies rows must not round them, nor what it chooses by.
+            whole = name in manifest.plan.selects or name == "pack"
+            settings = _settings(device, "f32" if whole else compute, options.threads)
+            try:
+                compiled = core.compile_model(path, device, settings)
+            except RuntimeError as error:
+                detail = " ".join(str(error).split())
+                raise UserError(f"{path}: OpenVINO cannot compile this graph: {detail}") from error
+            self._engines[name] = OpenVinoEngine(path, compiled, spec, None if whole else COMPUTES[compute])
+            self._engines[name].check()
+
+    def engine(self, graph: str) -> OpenVinoEngine:
+        return self._engines[graph]
+
+    def allocate(self, nbytes: int) -> Memory:
+        return HostMemory.allocate(nbytes)
+
+    def repeated(self, work: Callable[[], None]) -> Callable[[], None]:
+        return work
+
+    def synchronize(self) -> None:
+        """A run ends before it returns."""
+
+
+def own_compute(core: Any, plan: Plan) -> str:
+    """What kernels compute in where nobody says: bf16 where the processor has it, unless weights are of fp32."""
+    return "f32" if plan.precision == "float32" or "bf16" not in _capabilities(core) else "bf16"
+
+
+def _capabilities(core: Any) -> list[str]:
+    """What the processor computes in, by OpenVINO's names in `COMPUTES`."""
+    known = {"FP32": "f32", "BF16": "bf16", "FP16": "f16"}
+    return [known[each] for each in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES") if each in known]
+
+
+def _settings(device: str, compute: str, threads: int | None) -> dict[str, Any]:
+    settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": compute}
+    if device == "CPU":
+        settings["INFERENCE_NUM_THREADS"] = threads or default_threads()
+        settings["KV_CACHE_PRECISION"] = compute  # of its own accord it keeps keys and values in eight bits
+    return settings
+
+
+def _openvino() -> Any:
+    try:
+        import openvino
+    except ImportError:
+        raise missing_extra("openvino", "openvino") from None
+    return openvino
