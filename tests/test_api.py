@@ -71,7 +71,7 @@ def test_an_export_is_quiet_and_what_it_has_to_say_is_logged(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"target": "tensorrt"}, "`target` tensorrt: not known; there are ort, trt, trt-rtx, trt-legacy"),
+        ({"target": "tensorrt"}, "`target` tensorrt: not known; there are ort, openvino, trt, trt-rtx, trt-legacy"),
         ({"precision": "int3"}, "`precision` int3: not known; there are fp32, fp16, bf16, int8, int4, fp8, nvfp4"),
         ({"precision": "int4", "block": 48}, "`block` 48: not known; there are 32, 64, 128"),
         ({"precision": "int4", "int8_parts": ["tail"]}, "`int8_parts` tail: not known"),

@@ -28,8 +28,9 @@ from fastv_export.quantization.presets import (
     PARTS,
     PRECISIONS,
     PRESETS,
-    TRT_BLOCK,
+    PROCESSORS,
     WIDE,
+    WIDE_BLOCK,
 )
 from fastv_export.staging import staging
 from fastv_export.targets import TARGETS
@@ -230,9 +231,11 @@ def _weights(
             raise UserError(f"`block` {block}: is of weights of few bits: add `precision` int4 or int8")
         return None
     if weights.bits == 8:
-        return weights.model_copy(update={"block": block, "static": calibrated and target != "ort" and block is None})
+        return weights.model_copy(
+            update={"block": block, "static": calibrated and target not in PROCESSORS and block is None}
+        )
     wide = WIDE if parts is None else tuple(dict.fromkeys(parts))
-    return weights.model_copy(update={"block": block or (BLOCK if target == "ort" else TRT_BLOCK), "wide": wide})
+    return weights.model_copy(update={"block": block or (BLOCK if target == "ort" else WIDE_BLOCK), "wide": wide})
 
 
 def _unsplit(weights: Weights, parts: Sequence[Part] | None) -> Weights:

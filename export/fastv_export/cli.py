@@ -18,7 +18,7 @@ from fastv_runtime.streams import require_stdout
 if TYPE_CHECKING:
     from fastv_runtime.config.bundle import Manifest
 
-TARGETS = ("ort", "trt", "trt-rtx", "trt-legacy")
+TARGETS = ("ort", "openvino", "trt", "trt-rtx", "trt-legacy")
 DESCRIPTION = (
     "Split a vision-language model at decoder layer K and write it as a bundle that prunes visual tokens there."
 )
@@ -54,13 +54,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--precision",
         choices=list(PRESETS),
         help="; ".join(f"{each.name}: {each.summary}" for each in PRESETS.values())
-        + ". Default: fp16; for ort int8, which is for CPUs: use fp16 with its CUDA provider",
+        + ". Default: fp16; for ort and openvino int8, which is for CPUs: use fp16 with ort's CUDA provider",
     )
     parser.add_argument(
         "--block",
         type=whole(1, 2**31),
         choices=BLOCKS,
-        help="weights that share a scale (default: in int4 32, for trt 64; in int8 all inputs of an output)",
+        help="weights that share a scale (default: in int4 64, for ort 32; in int8 all inputs of an output)",
     )
     parser.add_argument(
         "--int8-parts",

@@ -286,7 +286,7 @@ def _stored_bytes(checkpoint: Checkpoint) -> int:
 
 def _graph_bytes(graphs: Mapping[str, GraphSpec], folder: Path) -> int:
     """Bytes of all weights of a bundle's graphs."""
-    files = [folder / f"{spec.file}.data" for spec in graphs.values()]
+    files = [folder / spec.weights_file for spec in graphs.values()]
     return sum(file.stat().st_size for file in files if file.is_file())
 
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import onnx_ir as ir
 
+from fastv_export.graphs.openvino_ir import save_ir
+from fastv_export.graphs.save import save_onnx
 from fastv_export.passes import (
     declare_opset,
     drop_scatter_reduction,
@@ -15,11 +18,13 @@ from fastv_export.passes import (
     lower_argsort,
     lower_to_dynamic_int8,
     lower_to_group_query_attention,
+    lower_to_growing_cache,
     lower_to_matmul_nbits,
     lower_to_multi_head_attention,
     lower_to_plain_attention,
     lower_to_rms_norm,
     lower_to_rotary_embedding,
+    lower_to_stored_weights,
     lower_to_where,
 )
 from fastv_export.quantization.presets import PRECISIONS
@@ -43,6 +48,9 @@ class Dialect:
     tensorrt: str | None = None
     heads: range = range(1, sys.maxsize)
     """How many channels a head may have."""
+    save: Callable[[ir.Model, Path, str, Callable[[int], None]], str] = save_onnx
+    """Writes a lowered graph into a bundle's folder by its name, calling with the bytes of each weight; returns its
+    file there."""
     most_picked: int | None = None
     """Most values that its TopK picks, and so the longest pruned prompt; None if any number."""
 
@@ -56,6 +64,11 @@ def _lower_to_ort(model: ir.Model) -> None:
     lower_to_dynamic_int8(model)
     lower_to_matmul_nbits(model)
     declare_opset(model, ORT.opset)
+
+
+def _lower_to_openvino(model: ir.Model) -> None:
+    lower_to_growing_cache(model)
+    lower_to_stored_weights(model)
 
 
 def _lower_to_trt(model: ir.Model) -> None:
@@ -77,6 +90,13 @@ ORT = Dialect(
     precisions=("float32", "float16"),
     heads=range(8, sys.maxsize, 8),  # GroupQueryAttention: "head_size must be a multiple of 8", when it runs
 )
+OPENVINO = Dialect(
+    name="openvino",
+    opset=OPSET,
+    lower=_lower_to_openvino,
+    precisions=("float16", "float32"),
+    save=save_ir,
+)
 TRT = Dialect(
     name="trt",
     opset=OPSET,
@@ -95,7 +115,7 @@ TRT_LEGACY = Dialect(
     most_picked=MOST_PICKED,
 )
 
-TARGETS: dict[str, Dialect] = {"ort": ORT, "trt": TRT, "trt-rtx": TRT, "trt-legacy": TRT_LEGACY}
+TARGETS: dict[str, Dialect] = {"ort": ORT, "openvino": OPENVINO, "trt": TRT, "trt-rtx": TRT, "trt-legacy": TRT_LEGACY}
 """Dialects by the targets of `fastv-export`."""
 
 

@@ -21,7 +21,7 @@ pytest.importorskip("polygraphy")
 from fastv_export.engines import build_after_export
 from fastv_export.exporting import export_bundle
 from fastv_export.families import FAMILIES
-from fastv_export.graphs.build import save_graph
+from fastv_export.graphs.save import save_graph
 from fastv_export.graphs.select import build_select
 from fastv_export.plan import CutOption, Options
 from fastv_export.progress import Progress

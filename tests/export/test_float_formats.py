@@ -13,9 +13,10 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from fastv_export.cli import main
-from fastv_export.execution.chunked import ChunkedRun, run_chunked
+from fastv_export.execution.chunked import run_chunked
 from fastv_export.execution.fp4_function import OPERATOR, fp4_dynamic_quantize
-from fastv_export.graphs.build import save_graph
+from fastv_export.execution.runs import ChunkedRun
+from fastv_export.graphs.save import save_graph
 from fastv_export.passes import quantize_float_activations, quantize_weights
 from fastv_export.quantization import float_formats
 from fastv_export.quantization.float_formats import Fp8, Nvfp4, e2m1

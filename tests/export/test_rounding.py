@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from fastv_export.checkpoint.checkpoint import Checkpoint
 from fastv_export.checkpoint.weights import CheckpointTensor, Scratch
 from fastv_export.execution.exact import with_exact_products
-from fastv_export.graphs.build import save_graph
+from fastv_export.graphs.save import save_graph
 from fastv_export.passes import lower_to_dynamic_int8, lower_to_matmul_nbits, quantize_weights
 from fastv_export.quantization import weights as weights_module
 from fastv_export.quantization.weights import Quantization

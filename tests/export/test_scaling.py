@@ -16,7 +16,7 @@ from fastv_export.checkpoint.weights import CheckpointTensor, Scratch
 from fastv_export.execution.exact import with_exact_products
 from fastv_export.exporting import export_bundle
 from fastv_export.graphs import write as graphs_module
-from fastv_export.graphs.build import save_graph
+from fastv_export.graphs.save import save_graph
 from fastv_export.passes import ScaledInputs, quantize_activations, quantize_weights, scale_inputs
 from fastv_export.plan import Options
 from fastv_export.progress import Progress

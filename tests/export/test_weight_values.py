@@ -17,7 +17,7 @@ from fastv_export.calibration import CalibrationSettings
 from fastv_export.checkpoint.checkpoint import Checkpoint, NotFinite, StoredTensor
 from fastv_export.checkpoint.weights import CheckpointTensor, Scratch
 from fastv_export.exporting import export_bundle
-from fastv_export.graphs.build import save_graph
+from fastv_export.graphs.save import save_graph
 from fastv_export.plan import Options
 from fastv_export.progress import Progress
 from fastv_runtime import UserError

@@ -34,12 +34,17 @@ CUTS = {
 }
 
 
-@pytest.fixture(scope="module", params=CUTS)
+ON_OPENVINO = " on openvino"
+"""Which keeps caches itself."""
+
+
+@pytest.fixture(scope="module", params=[*CUTS, *(f"{name}{ON_OPENVINO}" for name in CUTS)])
 def pipeline(
     request: pytest.FixtureRequest, checkpoint_of: CheckpointOf, make_bundle: MakeBundle
 ) -> Iterator[Pipeline]:
-    row = next(row for row in ROWS if str(row) == request.param)
-    cuts = CUTS[request.param]
+    name = request.param.removesuffix(ON_OPENVINO)
+    row = next(row for row in ROWS if str(row) == name)
+    cuts = CUTS[name]
     options = row.options | {"max_text": 320, "max_new_tokens": 16, "max_images": 3}
     options.pop("max_visual", None)
     bundle = make_bundle(
@@ -48,6 +53,8 @@ def pipeline(
         **({"cuts": tuple(CutOption(*cut) for cut in cuts)} if cuts else {"layer": None, "keep": None}),
         **options,
         verify=False,
+        target="ort" if name == request.param else "openvino",
+        precision="float32",
     )
     with Pipeline.load(bundle, threads=1) as loaded:
         yield loaded

@@ -153,15 +153,13 @@ def check_decided(pruning: Pruning, visual: torch.Tensor, before: torch.Tensor) 
 
 def _compare_caches(pipeline: Pipeline, cache: Any, length: int, left: list[torch.Tensor]) -> None:
     """Keys and values of every layer: all tokens in the first graph, behind each cut the kept ones, and the decoded."""
-    plan = pipeline.bundle.manifest.plan
+    plan, saved = pipeline.bundle.manifest.plan, pipeline._slot.decoder.save().caches
     decoded = torch.arange(length, length + NEW_TOKENS - 1)
-    for stage, prompt in zip(plan.stages, left, strict=True):
+    for stage, prompt, ours in zip(plan.stages, left, saved, strict=True):
         rows = torch.cat([prompt, decoded])
-        for index in plan.layers(stage.graph, len(cache.layers)):
-            stored = cache.layers[index]
-            for kind, values in (("key", stored.keys), ("value", stored.values)):
-                ours = pipeline._slot.decoder.arena[f"{stage.graph}.{kind}_{index}"].array()
-                _close(ours[0, :, : rows.numel()], values[0][:, rows])
+        layers = [cache.layers[index] for index in plan.layers(stage.graph, len(cache.layers))]
+        for kept, values in zip(ours, (each for layer in layers for each in (layer.keys, layer.values)), strict=True):
+            _close(kept[0], values[0][:, rows])
 
 
 def _close(ours: np.ndarray, theirs: torch.Tensor) -> None:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from fastv_export.execution.chunked import ChunkedRun, Read, run_chunked
-from fastv_runtime.backends.base import Binding, Buffers
+from fastv_export.execution.chunked import run_chunked
+from fastv_export.execution.runs import ChunkedRun, Read
+from fastv_runtime.backends.base import Binding, BufferedEngine, Buffers
 from fastv_runtime.config.bundle import GraphSpec
 from fastv_runtime.memory.buffers import HostMemory, Memory, as_buffer
 
@@ -37,7 +38,7 @@ class Chunked:
 
 
 @dataclass(frozen=True)
-class _Engine:
+class _Engine(BufferedEngine):
     path: Path
     read: Read
     exact: bool

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,46 +12,14 @@ import onnxruntime
 
 from fastv_export.execution.chunks import Chunk, cut
 from fastv_export.execution.exact import with_exact_products
+from fastv_export.execution.ir_chunks import run_ir_chunked
 from fastv_export.execution.last_rows import with_last_rows
+from fastv_export.execution.runs import LIMIT, ChunkedRun, Read
 from fastv_export.execution.stored_weights import Weight
-from fastv_runtime.backends.onnxruntime import default_threads
+from fastv_runtime.backends.threads import default_threads
 
 AS_REQUESTED = 1
 """ONNX Runtime's name for growing an arena by what is asked for, not to the next power of two."""
-
-LIMIT = 64 << 20
-"""Bytes of weights that a chunk holds. What ONNX Runtime adds is as much again in fp32, for a half-precision graph."""
-
-Read = Callable[[int], None]
-"""Called with the number of bytes of weights read since its last call."""
-
-
-class ChunkedRun:
-    """One run of a graph, with the values that are alive between two chunks.
-
-    input: makes an input of the graph when the first chunk asks for it. output: is given what chunks compute, under
-    its name in the graph, outputs of the graph among it.
-    """
-
-    def __init__(self, input: Callable[[str], np.ndarray], output: Callable[[str, np.ndarray], None]):
-        self._input, self._output = input, output
-        self._values: dict[str, np.ndarray] = {}
-
-    def take(self, name: str) -> np.ndarray:
-        """A value that a chunk needs."""
-        if name not in self._values:
-            self._values[name] = self._input(name)
-        return self._values[name]
-
-    def put(self, name: str, value: np.ndarray) -> None:
-        """A value that a chunk computed."""
-        self._output(name, value)
-        self._values[name] = value
-
-    def drop(self, names: Iterable[str]) -> None:
-        """Forget values that are not needed any more."""
-        for name in names:
-            self._values.pop(name, None)
 
 
 def run_chunked(
@@ -69,6 +37,9 @@ def run_chunked(
     at once. exact: activations are not rounded (`exact.py`); otherwise they are, as ONNX Runtime does it for a user.
     rows: of how many last ones a graph with a head makes logits.
     """
+    if path.suffix == ".xml":
+        run_ir_chunked(path, runs, read, limit=limit, exact=exact, rows=rows)
+        return
     model = onnx.load(path, load_external_data=False)
     if exact:
         with_exact_products(model)

@@ -1,9 +1,6 @@
-"""The graphs of a plan: built in canonical form, and written with their weights streaming."""
+"""The graphs of a plan, built in canonical form."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
-from pathlib import Path
 
 import onnx_ir as ir
 
@@ -13,16 +10,11 @@ from fastv_export.families import Family
 from fastv_export.graphs.pack import build_pack
 from fastv_export.graphs.select import build_select
 from fastv_export.rankers import RANKERS
-from fastv_export.staging import named
 from fastv_export.tracing.parts import DecoderPart, VisionPart
 from fastv_export.tracing.trace import OPSET, graph_inputs, name_outputs, trace_decoder, trace_vision
 from fastv_runtime.config.io_spec import IOSpec
 from fastv_runtime.config.layouts import Vision
 from fastv_runtime.config.plan import Plan
-from fastv_runtime.errors import UserError
-
-WRITERS = 2
-"""Threads that write weights: one transposes while another waits for the disk. Each holds a few blocks of memory."""
 
 
 def build_graph(name: str, io_spec: IOSpec, skeleton: Skeleton, family: Family, vision: Vision, plan: Plan) -> ir.Model:
@@ -51,39 +43,3 @@ def build_graph(name: str, io_spec: IOSpec, skeleton: Skeleton, family: Family, 
         rotary = RANKERS[cut.ranker].rotary
         layers = DecoderPart(decoder, of_graph.start, of_graph.stop, signals=cut.signals, rotary=rotary)
     return trace_decoder(skeleton, layers, io_spec)
-
-
-def save_graph(model: ir.Model, path: Path, written: Callable[[int], None] = lambda count: None) -> None:
-    """Write a graph, its weights beside it in PATH.data, streamed from the checkpoint.
-
-    `written` is called with the bytes of each weight as it is written.
-    """
-    data = f"{path.name}.data" if model.graph.initializers else None
-    try:
-        with named(path if data is None else path.with_name(data)):
-            ir.save(
-                model,
-                path,
-                external_data=data,
-                max_workers=WRITERS,
-                callback=lambda tensor, _: written(tensor.nbytes),
-            )
-    except ir.serde.SerdeError as error:
-        wrong = _user_error(error)
-        if wrong is None:
-            raise
-    else:
-        return
-    raise wrong  # of a small weight, which is in the graph itself
-
-
-def _user_error(error: BaseException) -> UserError | None:
-    """The UserError that a library met, whatever it made of it since."""
-    seen: list[BaseException] = []
-    at: BaseException | None = error
-    while at is not None and at not in seen:
-        if isinstance(at, UserError):
-            return type(at)(*at.args)
-        seen.append(at)
-        at = at.__cause__ or at.__context__
-    return None

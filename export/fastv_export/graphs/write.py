@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from fastv_export.checkpoint.skeleton import Skeleton
 from fastv_export.families import Family
-from fastv_export.graphs.build import build_graph, save_graph
+from fastv_export.graphs.build import build_graph
 from fastv_export.passes import (
     ScaledInputs,
     left_whole,
@@ -45,7 +45,6 @@ def write_graphs(
     progress: Progress,
 ) -> tuple[dict[str, GraphSpec], dict[str, Quantization], list[ScaledInputs]]:
     """The graphs; the rounding of every weight that was rounded, by its name in the checkpoint; what was scaled."""
-    (folder / "onnx").mkdir()
     graphs: dict[str, GraphSpec] = {}
     rounded: dict[str, Quantization] = {}
     scaled: list[ScaledInputs] = []
@@ -71,9 +70,9 @@ def write_graphs(
                 quantize_activations(model, scaled[-1].ranges)
         dialect.lower(model)
         with progress.weights(f"write {name}", _bytes(model)) as written:
-            save_graph(model, folder / "onnx" / f"{name}.onnx", written)
+            file = dialect.save(model, folder, name, written)
         graphs[name] = GraphSpec(
-            file=f"onnx/{name}.onnx",
+            file=file,
             dialect=dialect.name,
             opset=dialect.opset,
             tensorrt=dialect.tensorrt,

@@ -3,6 +3,8 @@
 from fastv_export.passes.common.last_row import keep_last_row
 from fastv_export.passes.common.opset import declare_opset
 from fastv_export.passes.common.tidy import tidy
+from fastv_export.passes.openvino.growing_cache import lower_to_growing_cache
+from fastv_export.passes.openvino.stored_weights import lower_to_stored_weights
 from fastv_export.passes.ort.dynamic_int8 import lower_to_dynamic_int8
 from fastv_export.passes.ort.group_query_attention import lower_to_group_query_attention
 from fastv_export.passes.ort.matmul_nbits import lower_to_matmul_nbits
@@ -29,11 +31,13 @@ __all__ = [
     "lower_argsort",
     "lower_to_dynamic_int8",
     "lower_to_group_query_attention",
+    "lower_to_growing_cache",
     "lower_to_matmul_nbits",
     "lower_to_multi_head_attention",
     "lower_to_plain_attention",
     "lower_to_rms_norm",
     "lower_to_rotary_embedding",
+    "lower_to_stored_weights",
     "lower_to_where",
     "quantize_activations",
     "quantize_float_activations",

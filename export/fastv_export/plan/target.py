@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fastv_export.quantization.presets import PROCESSORS
 from fastv_export.targets import TARGETS, TRT, TRT_LEGACY
 from fastv_runtime.config.bundle import DecoderConfig
 from fastv_runtime.config.lengths import capacity
@@ -37,7 +38,7 @@ def check_weights(plan: Plan, decoder: DecoderConfig, target: str) -> None:
                 f"`precision` {weights.name}: this decoder's linear layers have {width} inputs, which are no whole "
                 f"blocks of {weights.block}: use a smaller `block`, or `precision` int8 without one"
             )
-    if weights.floating or target == "ort":
+    if weights.floating or target in PROCESSORS:
         return
     if TARGETS[target] is TRT_LEGACY:  # DequantizeLinear takes blocks and four bits from opset 21 on
         raise UserError(

@@ -15,12 +15,15 @@ if TYPE_CHECKING:
     FEW_BITS: dict[str, Weights]
     FLOATING: dict[str, Weights]
 
+PROCESSORS = ("ort", "openvino")
+"""Targets, and their dialects, of runtimes for CPUs."""
 BLOCKS = (32, 64, 128)
 """Inputs that may share a scale."""
 BLOCK = 32
 """Inputs that share a scale in four bits."""
-TRT_BLOCK = 64
-"""The same for TensorRT, whose products of four bits are made for blocks of 64 and 128."""
+WIDE_BLOCK = 64
+"""The same for TensorRT, whose products of four bits are made for blocks of 64 and 128, and for OpenVINO, whose
+products take a sixth longer with blocks of 32."""
 FLOAT_BLOCK = 16
 """Inputs that share a scale in nvfp4, as the format has it."""
 WIDE: tuple[Part, ...] = ("vision", "prefix", "values", "head")
@@ -60,7 +63,7 @@ PRESETS = {
         Preset("bf16", "weights and activations, on trt targets", activations="bfloat16"),
         Preset(
             "int8",
-            "weights; inputs of linear layers too on ort, and on trt targets with a calibration",
+            "weights; inputs of linear layers too on ort and openvino, and on trt targets with a calibration",
             few_bits={"bits": 8, "block": None},
             measured=True,
         ),
@@ -88,7 +91,7 @@ PRESETS = {
 """Every precision, once: what options take, what help texts say, what calibration measures."""
 PRECISIONS: dict[str, Precision] = {each.name: each.activations for each in PRESETS.values() if each.activations}
 """Those of weights and activations alike."""
-DEFAULTS = {"ort": "int8"}
+DEFAULTS = {"ort": "int8", "openvino": "int8"}
 """Of targets whose default is not a precision of activations: the fastest answers of up to some fifty tokens on a CPU
 (docs/benchmarks/few_bits.md), one in a thousand changed on the demo (docs/benchmarks/demo_precision.md)."""
 

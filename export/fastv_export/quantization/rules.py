@@ -8,6 +8,7 @@ from math import gcd
 
 from fastv_export.quantization.activations import Activation
 from fastv_export.quantization.float_formats import Fp8, Nvfp4
+from fastv_export.quantization.presets import PROCESSORS
 from fastv_export.quantization.scaling import Method, activation_aware, smoothing, unscaled
 from fastv_export.quantization.weights import Quantization
 from fastv_runtime.config.plan import DialectName, Part, Plan, Weights
@@ -35,10 +36,10 @@ def quantization_of(
         if weights.bits == 4 and parts(name) & set(weights.wide):
             # TensorRT builds no int8 weights in blocks; ONNX Runtime would round activations beside those without.
             return Quantization(8, weights.block if dialect == "ort" else None)
-        if "head" in parts(name) and quantizes_activations(plan, weights, dialect):
+        if "head" in parts(name) and dialect == "ort" and quantizes_activations(plan, weights, dialect):
             return _head(width)
         # TensorRT takes no zero points.
-        return Quantization(weights.bits, weights.block, zero_points=weights.bits == 4 and dialect == "ort")
+        return Quantization(weights.bits, weights.block, zero_points=weights.bits == 4 and dialect in PROCESSORS)
 
     def parts(name: str) -> set[Part]:
         if graph in ("vision", "video"):
@@ -76,8 +77,13 @@ def method_of(plan: Plan, weights: Weights, dialect: DialectName) -> Method:
 
 
 def quantizes_activations(plan: Plan, weights: Weights, dialect: DialectName) -> bool:
-    """Whether products become int8 by int8, activations rounded as they come."""
-    return dialect == "ort" and plan.precision == "float32" and weights.bits == 8 and weights.block is None
+    """Whether products become int8 by int8, activations rounded as they come.
+
+    By OpenVINO in groups (`graphs.openvino_ir.activation_group`), with weights in four bits too.
+    """
+    if weights.bits != 8 or weights.block is not None or weights.floating:
+        return False
+    return dialect == "openvino" or (dialect == "ort" and plan.precision == "float32")
 
 
 def wants_activations(plan: Plan, weights: Weights, dialect: DialectName) -> bool:

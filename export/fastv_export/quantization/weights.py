@@ -208,6 +208,47 @@ class QuantizedWeight:
             tensors.append(ir.LazyTensor(read_zeros, ir.DataType.UINT8, counts, name=f"{name}.zeros"))
         return tensors
 
+    def rows(self, name: str) -> list[ir.LazyTensor]:
+        """As the weight is stored, [outputs, inputs]: values, scales, and zero points where there are any.
+
+        INT8; or UINT4, counted from the least value, with zero points [outputs, blocks] that say where 0 is. Scales are
+        [outputs, blocks], or [outputs] without blocks, of the weight's own element type.
+        """
+        bits, block = self.bits, self.block or self._inputs
+        scales_of = self.scales(f"{name}.scales")
+        four = bits == 4
+
+        def read() -> ir.TensorProtocol:
+            whole = np.empty((self._outputs, self._inputs * bits // 8), np.uint8)
+            for start, values in self._values():
+                whole[start : start + len(values)] = (
+                    _counted(values, bits).numpy() if four else values.view(torch.uint8)
+                )
+            return _packed(whole) if four else ir.Tensor(whole.view(np.int8), name=f"{name}.int8")
+
+        def _packed(whole: np.ndarray) -> ir.PackedTensor[np.ndarray]:
+            return ir.PackedTensor(whole.reshape(-1), ir.DataType.UINT4, shape=shape, name=f"{name}.int4")
+
+        def read_scales() -> ir.TensorProtocol:
+            return ir.Tensor(np.ascontiguousarray(scales_of.numpy().T), name=scales_of.name)
+
+        shape = ir.Shape([self._outputs, self._inputs])
+        dtype = ir.DataType.UINT4 if four else ir.DataType.INT8
+        blocks = ir.Shape([self._outputs] if self.block is None else [self._outputs, self._inputs // block])
+        tensors = [
+            ir.LazyTensor(read, dtype, shape, name=f"{name}.int{bits}"),
+            ir.LazyTensor(read_scales, self._weight.dtype, blocks, name=scales_of.name),
+        ]
+        if four:
+
+            def read_zeros() -> ir.TensorProtocol:
+                zeros = self._zeros() if self.zero_points else torch.zeros(blocks.numpy(), dtype=torch.int8)
+                whole = _counted(zeros.reshape(1, -1), bits).numpy()
+                return ir.PackedTensor(whole.reshape(-1), ir.DataType.UINT4, shape=blocks, name=f"{name}.zeros")
+
+            tensors.append(ir.LazyTensor(read_zeros, ir.DataType.UINT4, blocks, name=f"{name}.zeros"))
+        return tensors
+
     def _values(self) -> Iterator[tuple[int, torch.Tensor]]:
         """(first output, values) of blocks of an even number of outputs; what is beside them is kept until it is read.
 

@@ -18,7 +18,8 @@ from jaxtyping import Float, Int
 
 from fastv_export import hf
 from fastv_export.execution.backend import Chunked
-from fastv_export.execution.chunked import ChunkedRun, Read, run_chunked
+from fastv_export.execution.chunked import run_chunked
+from fastv_export.execution.runs import ChunkedRun, Read
 from fastv_export.families import Family
 from fastv_export.hf import models as hf_models
 from fastv_export.rankers import RANKERS

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from fastv_export.execution.chunked import LIMIT, ChunkedRun, Read, run_chunked
+from fastv_export.execution.chunked import run_chunked
+from fastv_export.execution.runs import LIMIT, ChunkedRun, Read
 from fastv_runtime.config.bundle import DecoderConfig, GraphSpec
 from fastv_runtime.config.plan import Plan
 from fastv_runtime.verification.comparison import Comparison, compare

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from fastv_export.quantization.presets import PRECISIONS
+from fastv_export.quantization.presets import PRECISIONS, PROCESSORS
 from fastv_export.verify.end_to_end import EndToEnd
 from fastv_runtime.config.bundle import QuantizationCost
 from fastv_runtime.config.plan import DialectName, Plan
@@ -51,10 +51,10 @@ def warning(cost: QuantizationCost, plan: Plan, dialect: DialectName, *, calibra
         return None
     # TensorRT's int8 would be no better for a calibration: that rounds activations too.
     integers = not weights.floating
-    tries = [] if calibrated or (weights.bits == 8 and dialect != "ort" and integers) else ["`calibration`"]
+    tries = [] if calibrated or (weights.bits == 8 and dialect not in PROCESSORS and integers) else ["`calibration`"]
     if weights.block is not None and weights.block > 32:  # never nvfp4's
         tries.append("`block` 32")
-    if weights.block is None and dialect == "ort":
+    if weights.block is None and dialect in PROCESSORS:
         tries.append("`block` 64")
     wider = "int8" if integers else "fp8"
     tries.append(f"`precision` {wider if weights.bits == 4 else UNROUNDED[plan.precision]}")

@@ -34,7 +34,7 @@ def verify_graphs(
     worst: dict[str, float] = {}
     wrong = []
     for name, spec in graphs.items():
-        data = folder / f"{spec.file}.data"
+        data = folder / spec.weights_file
         with progress.weights(f"verify {name}", data.stat().st_size if data.is_file() else 0) as read:
             if chain is not None and name == plan.decoder_graphs[0]:
                 chain.encode(read)
