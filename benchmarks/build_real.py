@@ -87,7 +87,8 @@ def write_graphs(folder: Path) -> str:
     from fastv_export.checkpoint.checkpoint import Checkpoint
     from fastv_export.checkpoint.skeleton import Skeleton
     from fastv_export.families import family_of
-    from fastv_export.graphs.build import build_graph, save_graph
+    from fastv_export.graphs.build import build_graph
+    from fastv_export.graphs.save import save_graph
     from fastv_export.plan import Options, decoder_dimensions, make_plan
     from fastv_export.targets import TARGETS
     from fastv_export.tracing import attention

@@ -25,7 +25,7 @@ from decoder import DECODED, SPLIT, TEXT, TWO, UNSPLIT, VISUAL, prepare
 from machine import machine
 from turns import orders, turns
 
-from fastv_runtime.backends.base import Backend, Binding, Buffers, Engine
+from fastv_runtime.backends.base import Backend, Binding, BufferedEngine, Buffers, Engine
 from fastv_runtime.backends.registry import open_backend
 from fastv_runtime.config.bundle import Bundle
 from fastv_runtime.config.lengths import capacity, pruned_lengths
@@ -68,7 +68,7 @@ class TimedBackend:
         return TimedEngine(graph, self._backend.engine(graph), self.times)
 
 
-class TimedEngine:
+class TimedEngine(BufferedEngine):
     def __init__(self, graph: str, engine: Engine, times: dict[str, float]):
         self._graph, self._engine, self._times = graph, engine, times
 

@@ -10,11 +10,13 @@ from real_answers import LEAST, QUESTIONS, TEXTS, TOKENS
 def markdown(report: dict[str, Any]) -> str:
     """The report as a page."""
     (tokens,) = {checkpoint["tokens"] for checkpoint in report["checkpoints"].values()}
+    where = {"ort": "ONNX Runtime", "openvino": "OpenVINO, fp32 ONNX Runtime,"}[report["target"]]
     lines = [
         "# What fewer bits cost a pretrained language model",
         "",
-        f"Made by `make precision`: SmolLM2-135M-Instruct (Apache-2.0, package {report['package']}) as the decoder of "
-        "a LLaVA whose tower is random, K=2; ONNX Runtime on the CPU; no calibration is given. The package has the "
+        f"Made by `make precision` (`benchmarks/real_precision.py --target {report['target']}`): SmolLM2-135M-Instruct "
+        f"(Apache-2.0, package {report['package']}) as the decoder of a LLaVA whose tower is random, K=2; {where} on "
+        "the CPU; no calibration is given. The package has the "
         "model in four bits with offsets in blocks of 32. As packaged, its weights lie on that grid, where offsets "
         "would cost nothing and symmetric four bits more than they do elsewhere; off the grid each weight was moved "
         "by up to half a step of it, as trained weights lie anywhere.",

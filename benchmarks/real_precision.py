@@ -1,10 +1,12 @@
 """What fewer bits cost a pretrained language model: how far its text and its answers are from those of fp32.
 
     python benchmarks/real_precision.py --json docs/benchmarks/precision.json --markdown docs/benchmarks/precision.md
+    python benchmarks/real_precision.py --target openvino --markdown docs/benchmarks/precision_openvino.md
 
 SmolLM2-135M-Instruct as the decoder of a LLaVA (`real_llava.py`), as its package has it and moved off the package's
-grid, exported in each precision for ONNX Runtime. Every bundle reads a text (`real_text.py`), is asked three things
-about each of forty passages (`real_answers.py`), and is timed beside the others (`real_speed.py`).
+grid, exported in each precision for a target; fp32 is ONNX Runtime's always. Every bundle reads a text
+(`real_text.py`), is asked three things about each of forty passages (`real_answers.py`), and is timed beside the others
+(`real_speed.py`).
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,39 +32,68 @@ from fastv_export.plan import Options
 from fastv_export.progress import Progress
 from fastv_export.quantization.presets import FEW_BITS
 from fastv_runtime import Pipeline
-from fastv_runtime.backends.onnxruntime import default_threads
-from fastv_runtime.config.plan import Weights
+from fastv_runtime.backends.threads import default_threads
+from fastv_runtime.config.bundle import read_manifest
+from fastv_runtime.config.plan import Precision, Weights
 
 FP32 = "fp32"
 INT4 = FEW_BITS["int4"]
-SETTINGS: dict[str, Weights | None] = {
-    FP32: None,
-    "int8": FEW_BITS["int8"],
-    "int8, block 64": Weights(bits=8, block=64),
-    "int4": INT4,
-    "int4, block 64": INT4.model_copy(update={"block": 64}),
-    "int4, values too": INT4.model_copy(update={"wide": tuple(part for part in INT4.wide if part != "values")}),
+BLOCK_64 = INT4.model_copy(update={"block": 64})
+
+
+@dataclass(frozen=True)
+class Setting:
+    weights: Weights | None = None
+    target: str = "ort"
+    precision: Precision | None = None
+    """None: the target's own."""
+
+
+SETTINGS = {
+    "ort": {
+        FP32: Setting(),
+        "int8": Setting(FEW_BITS["int8"]),
+        "int8, block 64": Setting(Weights(bits=8, block=64)),
+        "int4": Setting(INT4),
+        "int4, block 64": Setting(BLOCK_64),
+        "int4, values too": Setting(
+            INT4.model_copy(update={"wide": tuple(part for part in INT4.wide if part != "values")})
+        ),
+    },
+    "openvino": {
+        FP32: Setting(),
+        "fp32, openvino": Setting(target="openvino", precision="float32"),
+        "fp16, openvino": Setting(target="openvino"),
+        "int8, openvino": Setting(FEW_BITS["int8"], target="openvino"),
+        "int4, openvino": Setting(BLOCK_64, target="openvino"),
+        "int4, block 32, openvino": Setting(INT4, target="openvino"),
+        "int4, block 128, openvino": Setting(INT4.model_copy(update={"block": 128}), target="openvino"),
+    },
 }
-CHECKPOINTS: dict[str, tuple[str, ...]] = {"off the grid": tuple(SETTINGS), "as packaged": (FP32, "int8")}
-"""And which settings each is tried in: blocks of four bits would find the package's own grid again, or just miss it."""
+PACKAGED = {FP32, "int8", "int8, openvino"}
+"""What is tried with weights as packaged: blocks of four bits would find the package's own grid again, or just miss it.
+"""
 console = Console(stderr=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS), help="fp32 always")
+    parser.add_argument("--target", choices=SETTINGS, default="ort")
+    parser.add_argument("--settings", nargs="+", help="fp32 always (default: all of the target's)")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--markdown", type=Path)
     args = parser.parse_args()
     checkpoints = {}
-    for name, settings in CHECKPOINTS.items():
+    settings = SETTINGS[args.target]
+    wanted = {name: each for name, each in settings.items() if name in {FP32, *(args.settings or settings)}}
+    for grid in ("off the grid", "as packaged"):
         with tempfile.TemporaryDirectory() as folder:
-            checkpoint = write_real_llava(Path(folder) / "checkpoint", off_grid=name == "off the grid")
-            chosen = [each for each in settings if each == FP32 or each in args.settings]
-            checkpoints[name] = measured(checkpoint, Path(folder), chosen, args.threads)
+            checkpoint = write_real_llava(Path(folder) / "checkpoint", off_grid=grid == "off the grid")
+            chosen = {name: each for name, each in wanted.items() if grid == "off the grid" or name in PACKAGED}
+            checkpoints[grid] = measured(checkpoint, Path(folder), chosen, args.threads)
     used = {**machine(), "threads": args.threads or default_threads()}
-    report = {"machine": used, "package": PACKAGE, "checkpoints": checkpoints}
+    report = {"machine": used, "package": PACKAGE, "target": args.target, "checkpoints": checkpoints}
     text = json.dumps(report, indent=2) + "\n"
     for path, content in ((args.json, text), (args.markdown, markdown(report))):
         if path:
@@ -69,15 +101,24 @@ def main() -> None:
     print(text, end="")
 
 
-def measured(checkpoint: Path, folder: Path, settings: list[str], threads: int | None) -> dict[str, Any]:
+def measured(checkpoint: Path, folder: Path, settings: dict[str, Setting], threads: int | None) -> dict[str, Any]:
     """What the bundles of one checkpoint cost and keep; `settings` begin with fp32."""
     ids = text_ids(checkpoint)
     rows: list[dict[str, Any]] = []
     pipelines: dict[str, Pipeline] = {}
     exact, answers = np.empty(0, np.float32), dict[str, Answers]()
-    for setting in settings:
+    for setting, how in settings.items():
         bundle = folder / f"{len(rows)}.fastv"
-        options = Options(layer=2, keep=0.5, max_text=256, max_new_tokens=MOST, weights=SETTINGS[setting], verify=False)
+        options = Options(
+            layer=2,
+            keep=0.5,
+            max_text=256,
+            max_new_tokens=MOST,
+            target=how.target,
+            precision=how.precision,
+            weights=how.weights,
+            verify=False,
+        )
         export_bundle(checkpoint, bundle, options, Progress(None))
         pipelines[setting] = pipeline = Pipeline.load(bundle, threads=threads)
         found = read_text(pipeline, ids)
@@ -101,7 +142,8 @@ def measured(checkpoint: Path, folder: Path, settings: list[str], threads: int |
 
 def decoder_bytes(bundle: Path) -> int:
     """Of the weights beside the decoder's graphs, the head's among them."""
-    return sum((bundle / "onnx" / f"{graph}.onnx.data").stat().st_size for graph in ("prefix", "suffix"))
+    graphs = read_manifest(bundle).graphs
+    return sum((bundle / graphs[name].weights_file).stat().st_size for name in ("prefix", "suffix"))
 
 
 if __name__ == "__main__":

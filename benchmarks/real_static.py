@@ -36,7 +36,8 @@ from transformers import LlavaForConditionalGeneration
 from fastv_export.checkpoint.checkpoint import Checkpoint
 from fastv_export.checkpoint.skeleton import Skeleton
 from fastv_export.families import family_of
-from fastv_export.graphs.build import build_graph, save_graph
+from fastv_export.graphs.build import build_graph
+from fastv_export.graphs.save import save_graph
 from fastv_export.passes import quantize_activations, quantize_weights, scale_inputs
 from fastv_export.passes.common.heads import number
 from fastv_export.plan import Options, decoder_dimensions, make_plan

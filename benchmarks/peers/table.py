@@ -2,7 +2,7 @@
 
     python benchmarks/peers/table.py fp32.json int8.json int4.json --markdown docs/benchmarks/peers.md
 
-Ours is the first bundle of each report, pruned. What it takes over what another runner takes is the median of the
+Ours are the bundles of each report, pruned. What it takes over what another runner takes is the median of the
 rounds' own ratios.
 """
 
@@ -46,33 +46,38 @@ def page(reports: list[Report]) -> Iterator[str]:
         f"[how it is set up](../peers.md)): {workload.prompt_tokens} tokens in the prompt, {workload.visual_tokens} of "
         "them visual. Ours prunes half of those at K=2, inside the model; OpenVINO GenAI's keep50 half of them before "
         "it, which is less work and not the same answer; the others do not prune. llama.cpp is a prebuilt wheel, for "
-        "the instructions that its setting `cpu` names. `-before` is ours before layer K-1's MLP was computed for kept "
-        "rows alone. Medians in ms (p5 to p95); runners of a table took turns."
+        "the instructions that its setting `cpu` names. Medians in ms (p5 to p95); runners of a table took turns."
     )
     for report in reports:
-        ours, *_ = report.results
-        yield from ("", f"## {ours.runner}", "")
+        bundles = {runner.name: runner for runner in report.runners if runner.role != "peer"}
+        ours = [each for each in report.results if each.runner in bundles]
+        yield from ("", f"## {ours[0].runner}", "")
         yield "| | " + " | ".join(QUANTITIES.values()) + " |"
         yield "| --- |" + " --- |" * len(QUANTITIES)
         for result in report.results:
             yield f"| {result.runner} | " + " | ".join(_figure(result, name) for name in QUANTITIES) + " |"
-        peers = {each.name: each for each in report.runners if each.role == "peer" and each.refused is None}
+        peers = {runner.name: runner for runner in report.runners if runner.role == "peer" and runner.refused is None}
         in_fp32 = [name for name, each in peers.items() if "bf16" not in each.settings["precision"]]
-        yield _ratios(report, "ours over the best peer with fp32 kernels", ours.runner, in_fp32)
-        yield _ratios(report, "ours over the best peer", ours.runner, list(peers))
-        stages = ", ".join(f"{name} {_number(ours.figures[name].median)}" for name in PREFILL)
-        yield from ("", f"Of our prefill, in ms: {stages}.", "")
+        for each in ours:
+            yield _ratios(report, f"{each.runner} over the best peer with fp32 kernels", each.runner, in_fp32)
+            yield _ratios(report, f"{each.runner} over the best peer", each.runner, list(peers))
+        yield ""
+        for each in ours:
+            stages = ", ".join(f"{name} {_number(each.figures[name].median)}" for name in PREFILL)
+            backend = bundles[each.runner].settings["backend"]
+            yield f"- Prefill of {each.runner} ({backend}), in ms: {stages}."
+        yield ""
         yield (
-            f"{ours.figures['prefill'].runs} rounds, "
+            f"{ours[0].figures['prefill'].runs} rounds, "
             + (f"a noisy machine: {'; '.join(report.noise)}. " if report.noise else "a quiet machine. ")
             + f"`{report.command.split()[0]}` {report.version}, {report.created[:10]}; "
             + ", ".join(f"{name} {version}" for name, version in report.environment.versions.items())
             + "."
         )
-        for each in report.runners:
-            if each.role == "peer":
-                settings = ", ".join(f"{name} {value}" for name, value in each.settings.items())
-                yield f"{each.name}: {each.refused or settings}."
+        for runner in report.runners:
+            if runner.role == "peer":
+                settings = ", ".join(f"{name} {value}" for name, value in runner.settings.items())
+                yield f"{runner.name}: {runner.refused or settings}."
     yield ""
 
 
