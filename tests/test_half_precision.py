@@ -14,7 +14,7 @@ from tests.conftest import DEMO, MakeBundle
 @pytest.mark.parametrize("target", ["trt", "trt-legacy"])
 def test_the_demo_answers_as_in_fp32(make_bundle: MakeBundle, target: str) -> None:
     full = Pipeline.load(make_bundle(DEMO, max_new_tokens=32), threads=1)
-    half = Pipeline.load(make_bundle(DEMO, max_new_tokens=32, target=target), threads=1)
+    half = Pipeline.load(make_bundle(DEMO, max_new_tokens=32, target=target), threads=1, backend="ort")
     assert (full.bundle.manifest.plan.precision, half.bundle.manifest.plan.precision) == ("float32", "float16")
     for sample in heldout.samples(10):
         first, second = (each.stream([sample.image], sample.question) for each in (full, half))

@@ -92,7 +92,9 @@ def compare(
     options = {"verify": bool(layers)} | LENGTHS | row.options | asked | options
     bundle = with_keeps(make_bundle(source, **options), keeps)
     assert not options["verify"] or END_TO_END in (bundle.manifest.verified or {})
-    pipeline = Pipeline(bundle, threads=1)
+    # What TensorRT's graphs compute can be seen on ONNX Runtime.
+    backend = "ort" if str(options.get("target")).startswith("trt") else None
+    pipeline = Pipeline(bundle, threads=1, backend=backend)
     family = FAMILIES[row.model_type]
     decoder = family.decoder(stock)
     config = family.config(Checkpoint(source))

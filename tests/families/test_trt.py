@@ -29,7 +29,7 @@ def test_half_precision_answers_as_transformers(model_type: str, tmp_path: Path,
     source = tmp_path / "checkpoint"
     row.write(source)
     bundle = make_bundle(source, layer=LAYER, target="trt", **row.options)
-    pipeline = Pipeline.load(bundle, threads=1)
+    pipeline = Pipeline.load(bundle, threads=1, backend="ort")
     manifest = pipeline.bundle.manifest
     assert manifest.plan.precision == "float16"
     assert {(graph.dialect, graph.opset, graph.tensorrt) for graph in manifest.graphs.values()} == {

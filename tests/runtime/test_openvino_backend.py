@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fastv_export.plan import CutOption
+from fastv_export.exporting import export_bundle
+from fastv_export.plan import CutOption, Options
+from fastv_export.progress import Progress
 from fastv_runtime import Bundle, Pipeline, UserError
 from fastv_runtime.backends.openvino.states import again, is_past, past_of, present_of
 from fastv_runtime.backends.registry import backend_for, open_backend
@@ -16,6 +18,7 @@ from fastv_runtime.bench.runners.gate import pass_self_test
 from fastv_runtime.cli.run import main as run
 from fastv_runtime.config.plan import Weights
 from tests.conftest import MakeBundle, noise_image
+from tests.tiny import write_tiny_llava
 
 openvino = pytest.importorskip("openvino")
 QUESTION = "What is it?"
@@ -95,6 +98,16 @@ def test_caches_are_kept_read_and_written(bundle: Path, compute: str) -> None:
         np.testing.assert_allclose(fresh, whole, atol=1e-5 * np.abs(whole).max())
         with pytest.raises(ValueError, match=r"9 keys are to be kept of 6"):
             one.keep(9)
+
+
+@pytest.mark.parametrize("width", [8, 20, 264])
+def test_heads_of_any_width(tmp_path: Path, width: int) -> None:
+    """Other targets refuse some: see `tests/cases/test_decoders.py`."""
+    source = write_tiny_llava(tmp_path / "source", layers=3, head_dim=width)
+    options = Options(layer=2, keep=0.5, target="openvino", precision="float32", max_new_tokens=8, verify=False)
+    export_bundle(source, tmp_path / "made.fastv", options, Progress(None))
+    with Pipeline.load(tmp_path / "made.fastv", threads=1) as pipeline:
+        assert {"prefix", "suffix"} <= pass_self_test(pipeline.bundle, pipeline.backend).keys()
 
 
 def test_it_decodes_to_the_end_of_its_caches_and_no_further(bundle: Path) -> None:
