@@ -113,6 +113,7 @@ def _write(
     progress: Progress,
     source: dict[str, str] | None,
 ) -> Manifest:
+    TARGETS[options.target].require()
     attention.register()
     tower_attention.register()
     config = support.check_config(checkpoint, family)

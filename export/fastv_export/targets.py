@@ -29,6 +29,7 @@ from fastv_export.passes import (
 )
 from fastv_export.quantization.presets import PRECISIONS
 from fastv_export.tracing.trace import OPSET
+from fastv_runtime.backends.openvino.graphs import load_openvino
 from fastv_runtime.config.plan import DialectName, Precision
 from fastv_runtime.errors import UserError
 
@@ -51,6 +52,8 @@ class Dialect:
     save: Callable[[ir.Model, Path, str, Callable[[int], None]], str] = save_onnx
     """Writes a lowered graph into a bundle's folder by its name, calling with the bytes of each weight; returns its
     file there."""
+    require: Callable[[], object] = object
+    """Raises UserError where what writes its graphs is not installed."""
     most_picked: int | None = None
     """Most values that its TopK picks, and so the longest pruned prompt; None if any number."""
 
@@ -96,6 +99,7 @@ OPENVINO = Dialect(
     lower=_lower_to_openvino,
     precisions=("float16", "float32"),
     save=save_ir,
+    require=load_openvino,
 )
 TRT = Dialect(
     name="trt",

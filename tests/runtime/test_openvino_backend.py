@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -149,6 +150,18 @@ def test_bf16_is_the_default_unless_the_bundle_is_of_fp32(
     for path, compute in ((bundle, "f32"), (half, own)):
         with Pipeline.load(path, threads=1) as pipeline:
             assert pipeline.backend.name == f"openvino cpu {compute}"
+
+
+def test_without_the_package_it_says_what_to_install(
+    bundle: Path, tiny_llava: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    words = r"openvino is not installed: pip install .*\[openvino\]"
+    with pytest.raises(UserError, match=words):
+        Pipeline.load(bundle)
+    with pytest.raises(UserError, match=words):
+        export_bundle(tiny_llava, tmp_path / "made.fastv", Options(target="openvino"), Progress(None))
+    assert not (tmp_path / "made.fastv").exists()
 
 
 def test_bundles_find_the_backend_that_they_are_for() -> None:

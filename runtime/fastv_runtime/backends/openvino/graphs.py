@@ -22,7 +22,7 @@ class OpenVinoBackend:
     """options: as the registry's entry has them; `compute` None is `own_compute`. Raises UserError."""
 
     def __init__(self, bundle: Bundle, options: BackendOptions):
-        openvino = _openvino()
+        openvino = load_openvino()
         manifest = bundle.manifest
         for name, spec in manifest.graphs.items():
             if spec.dialect != DIALECT:
@@ -88,7 +88,8 @@ def _settings(device: str, compute: str, threads: int | None) -> dict[str, Any]:
     return settings
 
 
-def _openvino() -> Any:
+def load_openvino() -> Any:
+    """The module. Raises UserError where it is not installed."""
     try:
         import openvino
     except ImportError:
