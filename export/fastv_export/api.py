@@ -29,8 +29,8 @@ from fastv_export.quantization.presets import (
     PRECISIONS,
     PRESETS,
     PROCESSORS,
+    TRT_BLOCK,
     WIDE,
-    WIDE_BLOCK,
 )
 from fastv_export.staging import staging
 from fastv_export.targets import TARGETS
@@ -235,7 +235,7 @@ def _weights(
             update={"block": block, "static": calibrated and target not in PROCESSORS and block is None}
         )
     wide = WIDE if parts is None else tuple(dict.fromkeys(parts))
-    return weights.model_copy(update={"block": block or (BLOCK if target == "ort" else WIDE_BLOCK), "wide": wide})
+    return weights.model_copy(update={"block": block or (BLOCK if target in PROCESSORS else TRT_BLOCK), "wide": wide})
 
 
 def _unsplit(weights: Weights, parts: Sequence[Part] | None) -> Weights:

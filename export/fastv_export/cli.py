@@ -60,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--block",
         type=whole(1, 2**31),
         choices=BLOCKS,
-        help="weights that share a scale (default: in int4 64, for ort 32; in int8 all inputs of an output)",
+        help="weights that share a scale (default: in int4 32, for trt 64; in int8 all inputs of an output)",
     )
     parser.add_argument(
         "--int8-parts",

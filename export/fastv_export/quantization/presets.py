@@ -21,9 +21,8 @@ BLOCKS = (32, 64, 128)
 """Inputs that may share a scale."""
 BLOCK = 32
 """Inputs that share a scale in four bits."""
-WIDE_BLOCK = 64
-"""The same for TensorRT, whose products of four bits are made for blocks of 64 and 128, and for OpenVINO, whose
-products take a sixth longer with blocks of 32."""
+TRT_BLOCK = 64
+"""The same for TensorRT, whose products of four bits are made for blocks of 64 and 128."""
 FLOAT_BLOCK = 16
 """Inputs that share a scale in nvfp4, as the format has it."""
 WIDE: tuple[Part, ...] = ("vision", "prefix", "values", "head")
