@@ -70,6 +70,7 @@ SETTINGS = {
         "int4, block 128, openvino": Setting(INT4.model_copy(update={"block": 128}), target="openvino"),
     },
 }
+GRIDS = ("off the grid", "as packaged")
 PACKAGED = {FP32, "int8", "int8, openvino"}
 """What is tried with weights as packaged: blocks of four bits would find the package's own grid again, or just miss it.
 """
@@ -80,6 +81,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--target", choices=SETTINGS, default="ort")
     parser.add_argument("--settings", nargs="+", help="fp32 always (default: all of the target's)")
+    parser.add_argument("--grids", nargs="+", choices=GRIDS, default=list(GRIDS), help="weights as they are tried")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--markdown", type=Path)
@@ -87,7 +89,7 @@ def main() -> None:
     checkpoints = {}
     settings = SETTINGS[args.target]
     wanted = {name: each for name, each in settings.items() if name in {FP32, *(args.settings or settings)}}
-    for grid in ("off the grid", "as packaged"):
+    for grid in args.grids:
         with tempfile.TemporaryDirectory() as folder:
             checkpoint = write_real_llava(Path(folder) / "checkpoint", off_grid=grid == "off the grid")
             chosen = {name: each for name, each in wanted.items() if grid == "off the grid" or name in PACKAGED}

@@ -35,7 +35,7 @@ def read_text(pipeline: Pipeline, ids: Int[np.ndarray, " S"]) -> LogProbabilitie
     """
     decoder, embedding = pipeline.decoder, pipeline.bundle.embedding()
     found = np.empty((len(ids) - 1, pipeline.bundle.manifest.decoder.vocab_size), np.float32)
-    decoder.following.rows(0, 1).write(embedding[ids[:1]])
+    decoder.prompt.rows(0, 1).write(embedding[ids[:1]])
     everything = [1] * len(pipeline.bundle.manifest.plan.cuts)
     decoder.prefill(np.zeros((1, 1), np.int64), np.zeros(1, np.bool_), everything, lambda graph: nullcontext())
     found[0] = log_softmax(decoder.logits)
