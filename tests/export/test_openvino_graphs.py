@@ -26,6 +26,7 @@ from fastv_runtime import Bundle
 from fastv_runtime.backends.openvino.states import again
 from fastv_runtime.backends.registry import open_backend
 from fastv_runtime.config.io_spec import io_specs
+from fastv_runtime.config.plan import Weights
 from tests.conftest import MakeBundle
 
 CUTS = (CutOption(2, 0.5), CutOption(4, 0.2))
@@ -105,6 +106,37 @@ def test_weights_as_stored_are_the_same_weights(
         np.testing.assert_allclose(ours, theirs, atol=1e-4, rtol=1e-4)
     group = activation_group(model)
     assert group == (None if rounding is None else rounding.block or GROUP)
+
+
+def test_chunks_round_activations_in_the_groups_that_the_file_says(
+    tiny_llava: Path, make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    openvino = pytest.importorskip("openvino")
+    weights = Weights(bits=4, block=64)
+    path = make_bundle(tiny_llava, target="openvino", weights=weights, max_new_tokens=16, verify=False)
+    spec = Bundle.open(path).manifest.graphs["suffix"]
+    asked: list[str | None] = []
+    compile_model = openvino.Core.compile_model
+
+    def seen(core: Any, model: Any, device: str, settings: dict[str, Any]) -> Any:
+        asked.append(settings.get("DYNAMIC_QUANTIZATION_GROUP_SIZE"))
+        return compile_model(core, model, device, settings)
+
+    monkeypatch.setattr(openvino.Core, "compile_model", seen)
+    given = {
+        "hidden": np.zeros((1, 3, 64), np.float16),
+        "position_ids": np.arange(3)[None],
+        "write_index": np.zeros(1, np.int64),
+    }
+    given |= {
+        each.name: np.zeros([int(axis) for axis in each.shape], np.float16)
+        for each in spec.inputs
+        if each.name.startswith("past_")
+    }
+    for exact, group in ((False, "64"), (True, "0")):
+        asked.clear()
+        run_ir_chunked(path / spec.file, [ChunkedRun(given.__getitem__, lambda name, value: None)], exact=exact)
+        assert set(asked) == {group}
 
 
 @pytest.mark.parametrize("precision", ["float32", "float16"])

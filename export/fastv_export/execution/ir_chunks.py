@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from fastv_export.execution.runs import LIMIT, ChunkedRun, Read
-from fastv_runtime.backends.openvino.states import BEAM, past_of, present_of
+from fastv_runtime.backends.openvino.states import BEAM, ROUNDING_GROUP, past_of, present_of
 from fastv_runtime.backends.threads import default_threads
 
-EXACT = {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0"}
+EXACT = {"INFERENCE_PRECISION_HINT": "f32", ROUNDING_GROUP: "0"}
 """Nothing is rounded beside weights."""
 KEYS = 2
 """The axis of keys in a cache."""
@@ -39,8 +39,8 @@ def run_ir_chunked(
     import openvino
 
     core = openvino.Core()
-    settings = {"INFERENCE_NUM_THREADS": default_threads()} | (EXACT if exact else {})
     whole = core.read_model(path)
+    settings = {"INFERENCE_NUM_THREADS": default_threads()} | (EXACT if exact else _rounding(whole))
     if rows > 1:
         _take_last_rows(whole, rows)
     for chunk in _cut(whole, limit):
@@ -60,6 +60,12 @@ def run_ir_chunked(
                 run.put(name, np.concatenate(made, axis=-1))
             run.drop(chunk.spent)
         read(chunk.nbytes)
+
+
+def _rounding(model: Any) -> dict[str, str]:
+    """What the file says of how kernels round: it is the whole model's, and chunks would not have it."""
+    place = ["runtime_options", ROUNDING_GROUP]
+    return {ROUNDING_GROUP: str(model.get_rt_info(place).value)} if model.has_rt_info(place) else {}
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import onnx_ir as ir
 
 from fastv_export.graphs.save import save_graph
 from fastv_export.staging import named
-from fastv_runtime.backends.openvino.states import BEAM, again, is_past, past_of, present_of
+from fastv_runtime.backends.openvino.states import BEAM, ROUNDING_GROUP, again, is_past, past_of, present_of
 
 FOLDER = "openvino"
 GROUP = 128
@@ -39,8 +39,8 @@ def save_ir(model: ir.Model, folder: Path, name: str, written: Callable[[int], N
 def activation_group(model: ir.Model) -> int | None:
     """Inputs of a product that share a range where kernels round activations to eight bits; None: nothing is rounded.
 
-    As many as share a scale of weights: OpenVINO's default of 32 takes a third longer, and more than a block of
-    four-bit weights leaves activations whole, which takes longer still.
+    As many as share a scale of weights: OpenVINO's default of 32 takes longer, and more than a block of four-bit
+    weights leaves activations whole, which takes longer still.
     """
     dequantized = [node for node in model.graph if node.op_type == "DequantizeLinear"]
     blocks = [node.attributes["block_size"].as_int() for node in dequantized if "block_size" in node.attributes]
@@ -63,7 +63,7 @@ def write_ir(source: Path, target: Path, group: int | None = None) -> None:
     _make_stateful(model)
     model.validate_nodes_and_infer_types()
     if group is not None:
-        model.set_rt_info(str(group), ["runtime_options", "DYNAMIC_QUANTIZATION_GROUP_SIZE"])
+        model.set_rt_info(str(group), ["runtime_options", ROUNDING_GROUP])
     openvino.save_model(model, target, compress_to_fp16=False)
 
 

@@ -86,8 +86,8 @@ class Tokens(StrictModel):
 
 
 class QuantizationCost(StrictModel):
-    """How far a bundle with weights of few bits, as ONNX Runtime's CPU provider computes it, is from the stock model in
-    fp32 with its weights as they are stored: asked about an image, then given an answer word by word.
+    """How far a bundle with weights of few bits, as ONNX Runtime or OpenVINO computes it on a CPU, is from the stock
+    model in fp32 with its weights as they are stored: asked about an image, then given an answer word by word.
     """
 
     asked: Size

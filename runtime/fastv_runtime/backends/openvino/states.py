@@ -1,9 +1,11 @@
-"""Names of what a graph keeps from run to run: its caches, and copies of some for what is no attention."""
+"""Names in a graph for OpenVINO: its caches, copies of some for what is no attention, how much is rounded alike."""
 
 from __future__ import annotations
 
 BEAM = "beam_idx"
 """An input that a graph with states has for OpenVINO's sake: which of several beams' caches go on. There is one."""
+ROUNDING_GROUP = "DYNAMIC_QUANTIZATION_GROUP_SIZE"
+"""OpenVINO's name of how many inputs of a product share a range; a file says it among its runtime options."""
 _COPY = "again_"
 _PAST, _PRESENT = "past_", "present_"
 
