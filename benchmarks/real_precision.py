@@ -47,6 +47,8 @@ class Setting:
     target: str = "ort"
     precision: Precision | None = None
     """None: the target's own."""
+    compute: str | None = None
+    """Of OpenVINO's kernels; None: their own."""
 
 
 SETTINGS = {
@@ -65,6 +67,7 @@ SETTINGS = {
         "fp32, openvino": Setting(target="openvino", precision="float32"),
         "fp16, openvino": Setting(target="openvino"),
         "int8, openvino": Setting(FEW_BITS["int8"], target="openvino"),
+        "int8 in f32, openvino": Setting(FEW_BITS["int8"], target="openvino", compute="f32"),
         "int4, openvino": Setting(BLOCK_64, target="openvino"),
         "int4, block 32, openvino": Setting(INT4, target="openvino"),
         "int4, block 128, openvino": Setting(INT4.model_copy(update={"block": 128}), target="openvino"),
@@ -122,7 +125,7 @@ def measured(checkpoint: Path, folder: Path, settings: dict[str, Setting], threa
             verify=False,
         )
         export_bundle(checkpoint, bundle, options, Progress(None))
-        pipelines[setting] = pipeline = Pipeline.load(bundle, threads=threads)
+        pipelines[setting] = pipeline = Pipeline.load(bundle, threads=threads, compute=how.compute)
         found = read_text(pipeline, ids)
         given = {text: answered(pipeline, text) for text in TEXTS}
         if not rows:

@@ -16,6 +16,7 @@ from fastv_export.checkpoint.checkpoint import Checkpoint
 from fastv_export.checkpoint.hub import resolve
 from fastv_export.engines import build_after_export
 from fastv_export.exporting import export_through
+from fastv_export.fastest import AUTO_TARGET, CANDIDATES, export_fastest
 from fastv_export.plan import CutOption, Options
 from fastv_export.plan.calibrated import calibration_warnings
 from fastv_export.progress import Progress
@@ -85,9 +86,10 @@ def export(
     source: a checkpoint directory, as `save_pretrained` writes it, or a hub id (org/name).
     output: where the bundle is written; must not exist.
     revision: branch, tag or commit of a hub id; None means main.
-    target: `ort` (ONNX Runtime), `trt` (TensorRT), `trt-rtx` or `trt-legacy` (TensorRT 10.3 to 10.14).
-    precision: `fp32`, `fp16`, `bf16`, `int8`, `int4`, `fp8` or `nvfp4`; None means the target's: int8 for `ort`, else
-        fp16.
+    target: `ort` (ONNX Runtime), `openvino`, `trt` (TensorRT), `trt-rtx` or `trt-legacy` (TensorRT 10.3 to 10.14);
+        `auto` exports for both `openvino` and `ort`, times both on this machine and leaves the faster bundle.
+    precision: `fp32`, `fp16`, `bf16`, `int8`, `int4`, `fp8` or `nvfp4`; None means the target's: int8 for `ort` and
+        `openvino`, else fp16.
     block: weights that share a scale; None means 32 in int4 (64 for TensorRT), in int8 all inputs of an output.
     int8_parts: parts that keep 8 bits in int4; None means vision, prefix, values and head.
     calibration: the file that `fastv_calib.calibrate` wrote for this checkpoint. Its cuts stand in for `layer`,
@@ -118,7 +120,9 @@ def export(
     compute what transformers computes.
     """
     progress = progress or Progress(None)
-    _check("target", [target], TARGETS)
+    _check("target", [target], [*TARGETS, AUTO_TARGET])
+    fastest = target == AUTO_TARGET
+    target = CANDIDATES[0] if fastest else target  # what holds for one of them holds for all
     _check("precision", [] if precision is None else [precision], PRESETS)
     _check("block", [] if block is None else [block], BLOCKS)
     _check("int8_parts", int8_parts or (), PARTS)
@@ -180,7 +184,8 @@ def export(
             target=target,
             verify=verify,
         )
-        manifest = export_through(folder, source, output, options, progress, activations, digests=digests)
+        through = export_fastest if fastest else export_through
+        manifest = through(folder, source, output, options, progress, activations, digests=digests)
         if calibrated is None and prune and not cuts and layer is None:
             progress.note(PLACE_NOTE)
         build_after_export(output, manifest, target, progress)

@@ -18,7 +18,7 @@ from fastv_runtime.streams import require_stdout
 if TYPE_CHECKING:
     from fastv_runtime.config.bundle import Manifest
 
-TARGETS = ("ort", "openvino", "trt", "trt-rtx", "trt-legacy")
+TARGETS = ("ort", "openvino", "trt", "trt-rtx", "trt-legacy", "auto")
 DESCRIPTION = (
     "Split a vision-language model at decoder layer K and write it as a bundle that prunes visual tokens there."
 )
@@ -48,7 +48,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--target",
         choices=TARGETS,
         default="ort",
-        help="what will run it (default: %(default)s); engines are built where TensorRT is at hand",
+        help="what will run it (default: %(default)s); engines are built where TensorRT is at hand. auto: openvino or ort, "
+        "whichever is faster on this machine's CPU; both are exported and timed, which takes twice as long",
     )
     parser.add_argument(
         "--precision",

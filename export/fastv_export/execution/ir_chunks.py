@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from fastv_export.execution.runs import LIMIT, ChunkedRun, Read
+from fastv_runtime.backends.openvino.processor import default_compute, rounding_group
 from fastv_runtime.backends.openvino.states import BEAM, ROUNDING_GROUP, past_of, present_of
 from fastv_runtime.backends.threads import default_threads
 
@@ -40,7 +41,7 @@ def run_ir_chunked(
 
     core = openvino.Core()
     whole = core.read_model(path)
-    settings = {"INFERENCE_NUM_THREADS": default_threads()} | (EXACT if exact else _rounding(whole))
+    settings = {"INFERENCE_NUM_THREADS": default_threads()} | (EXACT if exact else _rounding(core, whole))
     if rows > 1:
         _take_last_rows(whole, rows)
     for chunk in _cut(whole, limit):
@@ -62,8 +63,11 @@ def run_ir_chunked(
         read(chunk.nbytes)
 
 
-def _rounding(model: Any) -> dict[str, str]:
-    """What the file says of how kernels round: it is the whole model's, and chunks would not have it."""
+def _rounding(core: Any, model: Any) -> dict[str, str]:
+    """How kernels round: as this processor's do, or as the file says, which is the whole model's and not chunks'."""
+    own = rounding_group(default_compute(core), None)
+    if own is not None:
+        return {ROUNDING_GROUP: str(own)}
     place = ["runtime_options", ROUNDING_GROUP]
     return {ROUNDING_GROUP: str(model.get_rt_info(place).value)} if model.has_rt_info(place) else {}
 

@@ -7,9 +7,11 @@ from typing import Any
 
 from fastv_runtime.backends.base import BackendOptions
 from fastv_runtime.backends.openvino.engine import OpenVinoEngine
+from fastv_runtime.backends.openvino.processor import choose_compute, gpu_compute, rounding_group
+from fastv_runtime.backends.openvino.states import ROUNDING_GROUP
 from fastv_runtime.backends.threads import default_threads
 from fastv_runtime.config.bundle import Bundle
-from fastv_runtime.config.plan import Plan, Precision
+from fastv_runtime.config.plan import Precision
 from fastv_runtime.errors import UserError, missing_extra
 from fastv_runtime.memory.buffers import HostMemory, Memory
 
@@ -19,7 +21,7 @@ COMPUTES: dict[str, Precision] = {"f32": "float32", "bf16": "bfloat16", "f16": "
 
 
 class OpenVinoBackend:
-    """options: as the registry's entry has them; `compute` None is `own_compute`. Raises UserError."""
+    """options: as the registry's entry has them; `compute` None is `processor.choose_compute`. Raises UserError."""
 
     def __init__(self, bundle: Bundle, options: BackendOptions):
         openvino = load_openvino()
@@ -31,17 +33,12 @@ class OpenVinoBackend:
                     "export with `export.target` openvino, or use `backend` ort"
                 )
         core = openvino.Core()
-        device = options.device.upper()
-        if device != "AUTO" and device not in core.available_devices:
-            found = ", ".join(each.lower() for each in core.available_devices)
-            raise UserError(
-                f"`device` {options.device}: OpenVINO {openvino.__version__} finds none here: it has {found}"
-            )
-        compute = options.compute or own_compute(core, manifest.plan)
-        if device == "CPU" and compute not in _capabilities(core):
-            raise UserError(f"`compute` {compute}: this processor has no such products: use f32")
-        self.name = f"openvino {options.device} {compute}"
-        self.notes: list[str] = []
+        device = _device(core, options.device)
+        if device == "CPU":
+            compute, self.notes = choose_compute(core, options.compute, manifest.plan, options.threads)
+        else:
+            compute, self.notes = gpu_compute(options.compute, manifest.plan), []
+        self.name = f"openvino {device.lower()} {compute}"
         self._engines: dict[str, OpenVinoEngine] = {}
         for name, spec in manifest.graphs.items():
             path = bundle.file(spec.file)
@@ -69,15 +66,16 @@ class OpenVinoBackend:
         """A run ends before it returns."""
 
 
-def own_compute(core: Any, plan: Plan) -> str:
-    """What kernels compute in where nobody says: bf16 where the processor has it, unless weights are of fp32."""
-    return "f32" if plan.precision == "float32" or "bf16" not in _capabilities(core) else "bf16"
-
-
-def _capabilities(core: Any) -> list[str]:
-    """What the processor computes in, by OpenVINO's names in `COMPUTES`."""
-    known = {"FP32": "f32", "BF16": "bf16", "FP16": "f16"}
-    return [known[each] for each in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES") if each in known]
+def _device(core: Any, asked: str) -> str:
+    """OpenVINO's name of it; of `auto` a GPU where there is one. Raises UserError for one that is not there."""
+    there = core.available_devices
+    if asked == "auto":
+        return "GPU" if any(each.split(".")[0] == "GPU" for each in there) else "CPU"
+    device = asked.upper()
+    if not any(each.split(".")[0] == device for each in there):
+        found = ", ".join(each.lower() for each in there)
+        raise UserError(f"`device` {asked}: OpenVINO finds none here: it has {found}")
+    return device
 
 
 def _settings(device: str, compute: str, threads: int | None) -> dict[str, Any]:
@@ -85,6 +83,9 @@ def _settings(device: str, compute: str, threads: int | None) -> dict[str, Any]:
     if device == "CPU":
         settings["INFERENCE_NUM_THREADS"] = threads or default_threads()
         settings["KV_CACHE_PRECISION"] = compute  # of its own accord it keeps keys and values in eight bits
+        group = rounding_group(compute, threads)
+        if group is not None:
+            settings[ROUNDING_GROUP] = group
     return settings
 
 
