@@ -5,7 +5,8 @@ resizing, tower, tokenizer, embeddings and its pruning, reported as `vision`; th
 Pruning is therefore not in its prefill, and in ours it is.
 
 Options: `attention` SDPA (default) or PA (its prefix cache switched off: nothing of an earlier turn may be reused),
-`inference` f32 (default) or bf16, what the kernels compute in.
+`inference` f32 (default) or bf16, what the kernels compute in; `rounding`, how many inputs of a product share a range
+where kernels round them (default: OpenVINO's own).
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ class OpenVINOGenAI:
         import openvino_genai
 
         said = receipt(args)
-        chosen = options(args, {"attention": "SDPA", "inference": "f32"})
+        chosen = options(args, {"attention": "SDPA", "inference": "f32", "rounding": ""})
         self._prune = round(100 * (1 - args.keep))
         if abs(self._prune - 100 * (1 - args.keep)) > 1e-6:
             raise Refused(f"it prunes whole percents, and --keep {args.keep:g} was asked for")
@@ -39,6 +40,8 @@ class OpenVINOGenAI:
             "INFERENCE_NUM_THREADS": args.threads,
             "INFERENCE_PRECISION_HINT": chosen["inference"],
         }
+        if chosen["rounding"]:
+            properties["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = int(chosen["rounding"])
         if chosen["attention"] == "PA":
             # Its scheduler would keep the prompt of the last turn, which is the same one.
             scheduler = openvino_genai.SchedulerConfig()
@@ -49,6 +52,7 @@ class OpenVINOGenAI:
         self.settings = {
             "version": version("openvino-genai"),
             "precision": f"{args.precision} weights, {chosen['inference']} kernels",
+            "rounding": chosen["rounding"] or "its own",
             "threads": str(args.threads),
             "attention": chosen["attention"],
             "pruning": "none" if not self._prune else f"CDPruner, {self._prune}% of visual tokens, before the model",

@@ -48,8 +48,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--target",
         choices=TARGETS,
         default="ort",
-        help="what will run it (default: %(default)s); engines are built where TensorRT is at hand. auto: openvino or ort, "
-        "whichever is faster on this machine's CPU; both are exported and timed, which takes twice as long",
+        help="what will run it (default: %(default)s); engines are built where TensorRT is at hand. auto: openvino or "
+        "ort, whichever is faster on this machine's CPU; both are exported and timed, which takes twice as long",
     )
     parser.add_argument(
         "--precision",

@@ -143,7 +143,9 @@ def _asked(bundle: Bundle, workload: Workload, now: Callable[[], float]) -> list
         finally:
             child.close()
     except Refused as refusal:
-        raise UserError(f"`target` {AUTO_TARGET}: the bundle for {bundle.path.name} does not run here: {refusal}") from None
+        raise UserError(
+            f"`target` {AUTO_TARGET}: the bundle for {bundle.path.name} does not run here: {refusal}"
+        ) from None
 
 
 def _turns(child: Child, request: Request, now: Callable[[], float]) -> list[Measurement]:

@@ -16,6 +16,7 @@ from fastv_export.passes import (
     drop_scatter_reduction,
     fold_row_reshapes,
     lower_argsort,
+    lower_patch_convolutions,
     lower_to_dynamic_int8,
     lower_to_group_query_attention,
     lower_to_growing_cache,
@@ -59,6 +60,7 @@ class Dialect:
 
 
 def _lower_to_ort(model: ir.Model) -> None:
+    lower_patch_convolutions(model)
     lower_to_rotary_embedding(model)
     lower_to_group_query_attention(model)
     fold_row_reshapes(model)
@@ -70,6 +72,7 @@ def _lower_to_ort(model: ir.Model) -> None:
 
 
 def _lower_to_openvino(model: ir.Model) -> None:
+    lower_patch_convolutions(model)
     lower_to_growing_cache(model)
     lower_to_stored_weights(model)
 

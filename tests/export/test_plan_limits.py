@@ -9,8 +9,8 @@ import pytest
 from fastv_export.api import _unsplit
 from fastv_export.checkpoint.checkpoint import Checkpoint
 from fastv_export.cli import TARGETS, main
-from fastv_export.fastest import AUTO_TARGET
 from fastv_export.families import FAMILIES
+from fastv_export.fastest import AUTO_TARGET
 from fastv_export.plan import Options, decoder_dimensions, make_plan, position_note
 from fastv_export.quantization.presets import FEW_BITS, FLOATING
 from fastv_export.targets import TARGETS as DIALECTS
@@ -20,7 +20,9 @@ from fastv_runtime.config.plan import Plan, Weights
 
 
 def test_the_command_offers_every_target() -> None:
-    assert [*DIALECTS, AUTO_TARGET] == list(TARGETS)  # the command keeps names of its own, so that --help needs no torch
+    assert [*DIALECTS, AUTO_TARGET] == list(
+        TARGETS
+    )  # the command keeps names of its own, so that --help needs no torch
 
 
 @pytest.mark.parametrize("target", ["trt", "trt-rtx", "trt-legacy"])

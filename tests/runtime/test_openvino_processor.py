@@ -76,7 +76,7 @@ def test_it_knows_this_processor() -> None:
 
 @pytest.mark.parametrize("one", ["threads", "processors"])
 def test_whole_weights_on_one_thread(tiny_llava: Path, make_bundle: MakeBundle, tmp_path: Path, one: str) -> None:
-    """In a process of its own, which on a processor with AMX would be killed: 32 outputs are enough for the operator."""
+    """In a process of its own, which a processor with AMX would end: 32 outputs are enough for the operator."""
     bundle = make_bundle(tiny_llava, target="openvino", weights=None, verify=False)
     noise_image(0).save(tmp_path / "it.png")
     ask = [bundle, "--image", tmp_path / "it.png", "--prompt", "What?", "--max-new-tokens", "2", "--threads"]

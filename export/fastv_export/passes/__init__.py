@@ -2,6 +2,7 @@
 
 from fastv_export.passes.common.last_row import keep_last_row
 from fastv_export.passes.common.opset import declare_opset
+from fastv_export.passes.common.patch_products import lower_patch_convolutions
 from fastv_export.passes.common.tidy import tidy
 from fastv_export.passes.openvino.growing_cache import lower_to_growing_cache
 from fastv_export.passes.openvino.stored_weights import lower_to_stored_weights
@@ -29,6 +30,7 @@ __all__ = [
     "keep_last_row",
     "left_whole",
     "lower_argsort",
+    "lower_patch_convolutions",
     "lower_to_dynamic_int8",
     "lower_to_group_query_attention",
     "lower_to_growing_cache",
