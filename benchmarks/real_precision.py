@@ -67,10 +67,10 @@ SETTINGS = {
         "fp32, openvino": Setting(target="openvino", precision="float32"),
         "fp16, openvino": Setting(target="openvino"),
         "int8, openvino": Setting(FEW_BITS["int8"], target="openvino"),
-        "int8 in f32, openvino": Setting(FEW_BITS["int8"], target="openvino", compute="f32"),
-        "int4, openvino": Setting(BLOCK_64, target="openvino"),
-        "int4, block 32, openvino": Setting(INT4, target="openvino"),
-        "int4, block 128, openvino": Setting(INT4.model_copy(update={"block": 128}), target="openvino"),
+        "int8 in bf16, openvino": Setting(FEW_BITS["int8"], target="openvino", compute="bf16"),
+        "int4, openvino": Setting(INT4, target="openvino"),
+        "int4 in bf16, openvino": Setting(INT4, target="openvino", compute="bf16"),
+        "int4, block 64, openvino": Setting(BLOCK_64, target="openvino"),
     },
 }
 GRIDS = ("off the grid", "as packaged")

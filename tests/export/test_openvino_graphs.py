@@ -12,7 +12,6 @@ import pytest
 
 from fastv_export.checkpoint.checkpoint import Checkpoint
 from fastv_export.checkpoint.skeleton import Skeleton
-from fastv_export.execution import ir_chunks
 from fastv_export.execution.ir_chunks import run_ir_chunked
 from fastv_export.execution.runs import ChunkedRun
 from fastv_export.families import FAMILIES
@@ -24,7 +23,6 @@ from fastv_export.plan import CutOption, Options, decoder_dimensions, make_plan
 from fastv_export.quantization.weights import Quantization
 from fastv_export.tracing import attention
 from fastv_runtime import Bundle
-from fastv_runtime.backends.openvino.processor import WHOLE_ROW
 from fastv_runtime.backends.openvino.states import again
 from fastv_runtime.backends.registry import open_backend
 from fastv_runtime.config.io_spec import io_specs
@@ -110,11 +108,9 @@ def test_weights_as_stored_are_the_same_weights(
     assert group == (None if rounding is None else rounding.block or GROUP)
 
 
-@pytest.mark.parametrize(("own", "group"), [(None, "64"), (WHOLE_ROW, str(WHOLE_ROW))])
-def test_chunks_round_activations_as_the_processor_does_or_in_the_groups_that_the_file_says(
-    tiny_llava: Path, make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch, own: int | None, group: str
+def test_chunks_round_activations_in_the_groups_that_the_file_says(
+    tiny_llava: Path, make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ir_chunks, "rounding_group", lambda compute, threads: own)
     openvino = pytest.importorskip("openvino")
     weights = Weights(bits=4, block=64)
     path = make_bundle(tiny_llava, target="openvino", weights=weights, max_new_tokens=16, verify=False)
@@ -137,7 +133,7 @@ def test_chunks_round_activations_as_the_processor_does_or_in_the_groups_that_th
         for each in spec.inputs
         if each.name.startswith("past_")
     }
-    for exact, rounds in ((False, group), (True, "0")):
+    for exact, rounds in ((False, "64"), (True, "0")):
         asked.clear()
         run_ir_chunked(path / spec.file, [ChunkedRun(given.__getitem__, lambda name, value: None)], exact=exact)
         assert set(asked) == {rounds}

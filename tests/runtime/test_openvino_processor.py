@@ -11,7 +11,15 @@ from typing import Any
 import pytest
 
 from fastv_runtime.backends.openvino import processor
-from fastv_runtime.backends.openvino.processor import capabilities, choose_compute, gpu_compute, has_amx, usable
+from fastv_runtime.backends.openvino.processor import (
+    WHOLE_ROW,
+    capabilities,
+    choose_compute,
+    gpu_compute,
+    has_amx,
+    rounding_group,
+    usable,
+)
 from fastv_runtime.config.bundle import Bundle
 from fastv_runtime.config.plan import Plan, Weights
 from fastv_runtime.errors import UserError
@@ -38,8 +46,10 @@ def test_one_thread_and_tiles(plan: Plan, monkeypatch: pytest.MonkeyPatch, tiles
     assert chosen == ("f32" if tiles else "bf16")
     assert ["issue 33300" in note for note in notes] == [True] * tiles
     assert choose_compute(core(), "f32", plan, 1) == ("f32", [])
-    for weights in (Weights(bits=8, block=None), Weights(bits=4, block=32)):  # these have no such operator
-        assert choose_compute(core(), None, plan.model_copy(update={"weights": weights}), 1) == ("bf16", [])
+    for weights in (Weights(bits=8, block=None), Weights(bits=4, block=32)):
+        few = plan.model_copy(update={"weights": weights})
+        assert choose_compute(core(), None, few, 2) == ("f32", []), "bf16 would add its rounding"
+        assert choose_compute(core(), "bf16", few, 1) == ("bf16", []), "these have no such operator on one thread"
     for asked in ("bf16", "f16"):
         if tiles:
             with pytest.raises(UserError, match=rf"`compute` {asked}: .*: use f32, or two `threads`"):
@@ -59,6 +69,14 @@ def test_defaults(plan: Plan) -> None:
         gpu_compute("bf16", plan)
 
 
+@pytest.mark.parametrize("tiles", [True, False])
+def test_rows_are_rounded_where_tiles_multiply_bytes(monkeypatch: pytest.MonkeyPatch, tiles: bool) -> None:
+    monkeypatch.setattr(processor, "has_amx", lambda: tiles)
+    for threads, group in ((1, 0), (2, WHOLE_ROW if usable(2) > 1 else 0)):
+        assert rounding_group("f32", threads) is None, "as the file says"
+        assert rounding_group("bf16", threads) == (group if tiles else None)
+
+
 def test_where_the_system_does_not_say(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for text, expected in ((None, True), ("flags : fpu amx_tile amx_int8", True), ("flags : fpu avx2", False)):
         file = tmp_path / "cpuinfo"
@@ -76,7 +94,7 @@ def test_it_knows_this_processor() -> None:
 
 @pytest.mark.parametrize("one", ["threads", "processors"])
 def test_whole_weights_on_one_thread(tiny_llava: Path, make_bundle: MakeBundle, tmp_path: Path, one: str) -> None:
-    """In a process of its own, which a processor with AMX would end: 32 outputs are enough for the operator."""
+    """In a process of its own, which AMX would end: 32 outputs are enough for the operator."""
     bundle = make_bundle(tiny_llava, target="openvino", weights=None, verify=False)
     noise_image(0).save(tmp_path / "it.png")
     ask = [bundle, "--image", tmp_path / "it.png", "--prompt", "What?", "--max-new-tokens", "2", "--threads"]

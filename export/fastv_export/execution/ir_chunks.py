@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from fastv_export.execution.runs import LIMIT, ChunkedRun, Read
-from fastv_runtime.backends.openvino.processor import default_compute, rounding_group
 from fastv_runtime.backends.openvino.states import BEAM, ROUNDING_GROUP, past_of, present_of
 from fastv_runtime.backends.threads import default_threads
 
@@ -41,7 +40,7 @@ def run_ir_chunked(
 
     core = openvino.Core()
     whole = core.read_model(path)
-    settings = {"INFERENCE_NUM_THREADS": default_threads()} | (EXACT if exact else _rounding(core, whole))
+    settings = {"INFERENCE_NUM_THREADS": default_threads()} | (EXACT if exact else _as_run(whole))
     if rows > 1:
         _take_last_rows(whole, rows)
     for chunk in _cut(whole, limit):
@@ -63,13 +62,12 @@ def run_ir_chunked(
         read(chunk.nbytes)
 
 
-def _rounding(core: Any, model: Any) -> dict[str, str]:
-    """How kernels round: as this processor's do, or as the file says, which is the whole model's and not chunks'."""
-    own = rounding_group(default_compute(core), None)
-    if own is not None:
-        return {ROUNDING_GROUP: str(own)}
+def _as_run(model: Any) -> dict[str, str]:
+    """As kernels compute beside weights of few bits where nobody says. How they round is said in the file, of the whole
+    model: chunks would not have it."""
     place = ["runtime_options", ROUNDING_GROUP]
-    return {ROUNDING_GROUP: str(model.get_rt_info(place).value)} if model.has_rt_info(place) else {}
+    group = {ROUNDING_GROUP: str(model.get_rt_info(place).value)} if model.has_rt_info(place) else {}
+    return {"INFERENCE_PRECISION_HINT": "f32"} | group
 
 
 @dataclass(frozen=True)

@@ -67,11 +67,10 @@ def benchmark(args: argparse.Namespace) -> None:
         name="",
         backend=args.backend,
         device=args.device,
-        compute=args.compute,
         threads=args.threads,
         length=args.length,
     )
-    entrants = entrants_of(bundles, args.keep, common, args.share)
+    entrants = entrants_of(bundles, args.keep, common, args.share, args.compute or ())
     peers = read_peers(args.peer, taken=[choice.name for choice, _ in entrants])
     new_tokens = answer_length(bundles, args.max_new_tokens)
     with ExitStack() as stack:
@@ -89,7 +88,7 @@ def benchmark(args: argparse.Namespace) -> None:
                 threads=args.threads,
                 backend=args.backend or OWN,
                 device=args.device or BACKENDS[args.backend or DEFAULT].devices[0],
-                compute=args.compute,
+                compute=" ".join(args.compute) if args.compute else None,
             ),
             environment=environment,
             runners=[],

@@ -20,13 +20,15 @@ ONE_THREAD = "OpenVINO 2026.4 divides by zero where one thread computes so on a 
 def choose_compute(core: Any, asked: str | None, plan: Plan, threads: int | None) -> tuple[str, list[str]]:
     """What kernels compute in, by OpenVINO's names, and what to say of it.
 
-    Where nobody asks: bf16 where the processor has it, unless weights are of fp32. Raises UserError for what the
-    processor has not, and for what would end the process.
+    Where nobody asks: bf16 for weights of fp16 where the processor has it, else f32: bf16 would add its rounding to that
+    of weights of few bits (docs/openvino.md). Raises UserError for what the processor has not, and for what would end
+    the process.
     """
     known = capabilities(core)
     if asked is not None and asked not in known:
         raise UserError(f"`compute` {asked}: this processor has no such products: use f32")
-    own = "f32" if plan.precision == "float32" else default_compute(core)
+    whole = plan.weights is None and plan.precision != "float32"
+    own = "bf16" if whole and "bf16" in known else "f32"
     if (asked or own) == "f32" or not fails(plan, threads):
         return asked or own, []
     if asked is not None:
@@ -64,11 +66,6 @@ def usable(threads: int | None) -> int:
     """How many threads OpenVINO has of those that it is given: no more than processors for this process."""
     wanted = threads or default_threads()
     return min(wanted, len(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else wanted
-
-
-def default_compute(core: Any) -> str:
-    """What OpenVINO computes in where nobody says: bf16 where the processor has it."""
-    return "bf16" if "bf16" in capabilities(core) else "f32"
 
 
 def capabilities(core: Any) -> list[str]:

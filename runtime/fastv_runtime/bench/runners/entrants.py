@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from fastv_runtime.backends.registry import BACKENDS, backend_for
 from fastv_runtime.bench.runners.bundle import BackendChoice
 from fastv_runtime.config.bundle import Bundle
 from fastv_runtime.config.plan import Length, Plan
@@ -39,12 +40,42 @@ def _said(keep: Keep) -> str:
 
 
 def entrants_of(
-    bundles: Mapping[str, Bundle], keeps: Sequence[Keep], common: BackendChoice, share: float | None = None
+    bundles: Mapping[str, Bundle],
+    keeps: Sequence[Keep],
+    common: BackendChoice,
+    share: float | None = None,
+    computes: Sequence[str] = (),
 ) -> list[Entrant]:
     """Every bundle, and one that prunes once for each of `keeps`, where there are any: each is a runner of its own.
 
-    common: how all of them run. An unpruned bundle has neither keep nor length. share: of `keep` auto.
+    common: how all of them run. An unpruned bundle has neither keep nor length. share: of `keep` auto. computes: each
+    is once more one of its own, of bundles whose backend can be told what to compute in. Raises UserError where none
+    can.
     """
+    entrants = _pruned(bundles, keeps, common, share)
+    if not computes:
+        return entrants
+    for compute in computes:
+        if computes.count(compute) > 1:
+            raise UserError(f"`compute` {compute}: given twice")
+    told = [bool(BACKENDS[_backend(choice, bundle)].computes) for choice, bundle in entrants]
+    if not any(told):
+        raise UserError(f"`compute` {computes[0]}: no bundle's backend can be told what to compute in: leave it out")
+    made: list[Entrant] = []
+    for (choice, bundle), takes in zip(entrants, told, strict=True):
+        for compute in computes if takes else (None,):
+            called = choice.name if compute is None or len(computes) == 1 else f"{choice.name} {compute}"
+            made.append((choice.model_copy(update={"name": called, "compute": compute}), bundle))
+    return made
+
+
+def _backend(choice: BackendChoice, bundle: Bundle) -> str:
+    return choice.backend or backend_for({graph.dialect for graph in bundle.manifest.graphs.values()})
+
+
+def _pruned(
+    bundles: Mapping[str, Bundle], keeps: Sequence[Keep], common: BackendChoice, share: float | None
+) -> list[Entrant]:
     made: list[Entrant] = []
     for name, bundle in bundles.items():
         own = {"path": str(bundle.path), "name": name}

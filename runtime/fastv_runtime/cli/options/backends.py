@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from fastv_runtime.backends.registry import BACKENDS, DEFAULT
 
 
-def add_backend_arguments(parser: argparse.ArgumentParser) -> None:
-    """--backend, --device and --compute, as the registry has them."""
+def add_backend_arguments(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
+    """--backend, --device and --compute, as the registry has them; `several` of the last."""
     entries = BACKENDS.values()
     listed = "; ".join(f"{entry.name}: {entry.summary}" for entry in entries)
     parser.add_argument(
@@ -20,8 +20,10 @@ def add_backend_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", choices=devices, help=f"where graphs run (default: {defaults})")
     parser.add_argument(
         "--compute",
+        nargs="+" if several else None,
         choices=list(dict.fromkeys(each for entry in entries for each in entry.computes)),
-        help="what openvino computes in (default: bf16 where the processor has it; f32 for a bundle of fp32)",
+        help="what openvino computes in (default: bf16 for a bundle of fp16 where the processor has it, else f32)"
+        + ("; several: each beside the others" if several else ""),
     )
 
 

@@ -67,7 +67,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="N",
         help=f"of each answer (default: {NEW_TOKENS}, or what all support)",
     )
-    add_backend_arguments(parser)
+    add_backend_arguments(parser, several=True)
     add_trust_arguments(parser)
     parser.add_argument(
         "--profile",
