@@ -14,7 +14,7 @@ from fastv_runtime.errors import UserError
 CPUINFO = Path("/proc/cpuinfo")
 WHOLE_ROW = 2**31
 """More inputs than any product has."""
-ONE_THREAD = "OpenVINO 2026.4 divides by zero where one thread computes so on a processor with AMX (its issue 33300)"
+ONE_THREAD = "OpenVINO 2026.4 divides by zero where one thread computes so on a processor with AMX (issue 33300)"
 
 
 def choose_compute(core: Any, asked: str | None, plan: Plan, threads: int | None) -> tuple[str, list[str]]:
