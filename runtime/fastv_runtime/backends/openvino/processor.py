@@ -20,9 +20,9 @@ ONE_THREAD = "OpenVINO 2026.4 divides by zero where one thread computes so on a 
 def choose_compute(core: Any, asked: str | None, plan: Plan, threads: int | None) -> tuple[str, list[str]]:
     """What kernels compute in, by OpenVINO's names, and what to say of it.
 
-    Where nobody asks: bf16 for weights of fp16 where the processor has it, else f32: bf16 would add its rounding to that
-    of weights of few bits (docs/openvino.md). Raises UserError for what the processor has not, and for what would end
-    the process.
+    Where nobody asks: bf16 for weights of fp16 where the processor has it, else f32: bf16 would add its rounding to
+    that of weights of few bits (docs/openvino.md). Raises UserError for what the processor has not, and for what would
+    end the process.
     """
     known = capabilities(core)
     if asked is not None and asked not in known:

@@ -61,12 +61,13 @@ def entrants_of(
     told = [bool(BACKENDS[_backend(choice, bundle)].computes) for choice, bundle in entrants]
     if not any(told):
         raise UserError(f"`compute` {computes[0]}: no bundle's backend can be told what to compute in: leave it out")
-    each: Sequence[str | None]
     made: list[Entrant] = []
     for (choice, bundle), takes in zip(entrants, told, strict=True):
-        each = computes if takes else (None,)
-        for compute in each:
-            called = choice.name if compute is None or len(computes) == 1 else f"{choice.name} {compute}"
+        if not takes:
+            made.append((choice, bundle))
+            continue
+        for compute in computes:
+            called = choice.name if len(computes) == 1 else f"{choice.name} {compute}"
             made.append((choice.model_copy(update={"name": called, "compute": compute}), bundle))
     return made
 
