@@ -192,3 +192,31 @@ def test_what_it_refuses(bundle: Path, tiny_bundle: Path, tmp_path: Path, capsys
     (other / "openvino" / "vision.xml").write_text("<net")
     with pytest.raises(UserError, match=r"vision.xml: OpenVINO cannot compile this graph: [^\n]+$"):
         open_backend(Bundle(other, Bundle.open(bundle).manifest), "openvino")
+
+
+def test_compiled_graphs_are_kept_and_found_again(bundle: Path, tiny_bundle: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "made" / "cache"
+
+    def answer() -> list[int]:
+        with Pipeline.load(bundle, threads=1, model_cache=cache) as pipeline:
+            return list(pipeline.generate(noise_image(0), QUESTION, max_new_tokens=8, ignore_stop=True).token_ids)
+
+    def blobs() -> dict[Path, int]:
+        return {path: path.stat().st_mtime_ns for path in cache.rglob("*.blob")}
+
+    first, made = answer(), blobs()
+    files = Bundle.open(bundle).manifest.files
+    assert {path.parent.name for path in made} == {
+        f"{files[f'openvino/{graph}.xml'].sha256[:16]}-{files[f'openvino/{graph}.bin'].sha256[:16]}"
+        for graph in Bundle.open(bundle).manifest.graphs
+    }
+    assert answer() == first
+    assert blobs() == made, "found, and not made again"
+    with Pipeline.load(bundle, threads=1) as pipeline:
+        found = pipeline.generate(noise_image(0), QUESTION, max_new_tokens=8, ignore_stop=True)
+        assert list(found.token_ids) == first
+    with pytest.raises(UserError, match=r"`model_cache` .*: backend ort has nothing to keep there: leave it out"):
+        Pipeline.load(tiny_bundle, model_cache=cache)
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"file/.*: cannot be written: Not a directory"):
+        Pipeline.load(bundle, model_cache=tmp_path / "file")

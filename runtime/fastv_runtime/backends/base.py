@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import numpy as np
 
     from fastv_runtime.config.bundle import Bundle
@@ -103,6 +105,8 @@ class BackendOptions:
     """Of one operator, where the host runs any; None leaves it to the backend."""
     compute: str | None = None
     """One of the entry's `computes`; None leaves it to the backend."""
+    model_cache: Path | None = None
+    """Where compiled graphs are kept, and found again; of an entry with `caches_models`."""
 
 
 OpenBackend: TypeAlias = "Callable[[Bundle, BackendOptions], Backend]"
@@ -129,3 +133,5 @@ class BackendEntry:
     open: OpenBackend
     computes: tuple[str, ...] = ()
     """What its kernels may be told to compute in, as the option `compute` takes it; none: in what graphs say."""
+    caches_models: bool = False
+    """Whether it can keep what it compiles: the option `model_cache`."""

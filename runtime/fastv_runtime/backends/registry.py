@@ -14,6 +14,8 @@ from fastv_runtime.backends.base import Backend, BackendEntry, BackendOptions
 from fastv_runtime.errors import UserError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from fastv_runtime.config.bundle import Bundle
 
 _FILES = (
@@ -37,12 +39,14 @@ def open_backend(
     *,
     threads: int | None = None,
     compute: str | None = None,
+    model_cache: Path | None = None,
 ) -> Backend:
     """The backend with the bundle's graphs loaded. Raises UserError.
 
     backend: None means the one that the bundle's graphs are for. device: None means its default. threads:
     of one operator, where the host runs any; None leaves it to the backend. compute: what its kernels compute in,
-    likewise.
+    likewise. model_cache: a directory where compiled graphs are kept, and found by whoever loads them next: what is in
+    there is trusted.
     """
     if backend is None:
         backend = backend_for({graph.dialect for graph in bundle.manifest.graphs.values()})
@@ -55,7 +59,9 @@ def open_backend(
     if compute is not None and compute not in entry.computes:
         known = f"must be one of {', '.join(entry.computes)}" if entry.computes else "its graphs say: leave it out"
         raise UserError(f"`compute` {compute}: what backend {backend} computes in {known}")
-    return entry.open(bundle, BackendOptions(device, threads, compute))
+    if model_cache is not None and not entry.caches_models:
+        raise UserError(f"`model_cache` {model_cache}: backend {backend} has nothing to keep there: leave it out")
+    return entry.open(bundle, BackendOptions(device, threads, compute, model_cache))
 
 
 def backend_for(dialects: Collection[str]) -> str:

@@ -16,7 +16,12 @@ from fastv_runtime.cli.answers import print_answer, print_dim, print_figures
 from fastv_runtime.cli.chat import Chat
 from fastv_runtime.cli.options.answers import add_answer_arguments, answer_extras, read_grammar
 from fastv_runtime.cli.options.arguments import Parser, between, keep, part, path, share, source, text, whole
-from fastv_runtime.cli.options.backends import add_backend_arguments, backend_extras
+from fastv_runtime.cli.options.backends import (
+    add_backend_arguments,
+    add_model_cache,
+    backend_extras,
+    chosen_model,
+)
 from fastv_runtime.cli.options.sampling import add_sampling_arguments, read_sampling
 from fastv_runtime.cli.options.videos import add_video_arguments, read_videos
 from fastv_runtime.cli.sources import STDIN, open_source, read_prompts, read_stdin, text_of
@@ -103,6 +108,7 @@ def parser() -> argparse.ArgumentParser:
         help="fraction of visual tokens kept after each cut, in place of --keep: 0.5 0.2",
     )
     add_backend_arguments(parser)
+    add_model_cache(parser)
     add_trust_arguments(parser)
     parser.add_argument(
         "--threads", type=whole(1, limits.THREADS), metavar="N", help="of one operator (default: one per core)"
@@ -135,14 +141,7 @@ def run(args: argparse.Namespace) -> None:
     bundle = open_bundle(args.bundle, check_hashes=args.check_hashes, public_key=args.public_key)
     from fastv_runtime.generation.pipeline import Pipeline
 
-    with Pipeline(
-        bundle,
-        threads=args.threads,
-        aspect=args.aspect,
-        backend=args.backend,
-        device=args.device,
-        compute=args.compute,
-    ) as pipeline:
+    with Pipeline(bundle, **chosen_model(args)) as pipeline:
         loaded: float | None = perf_counter() - begin
         asked: dict[str, Any] = {
             "max_new_tokens": args.max_new_tokens,

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fastv_runtime.cli.options.backends import backend_extras
+from fastv_runtime.cli.options.backends import backend_extras, chosen_model
 from fastv_runtime.cli.options.serve import parser as parser
 from fastv_runtime.console import command, note, open_bundle
 from fastv_runtime.errors import UserError, missing_extra
@@ -54,14 +54,7 @@ def _serve(args: argparse.Namespace, settings: ServeSettings, listening: socket.
     from fastv_runtime.serving.scheduler import Scheduler
 
     _check_bundle(bundle.manifest, args)
-    model = Model(
-        bundle,
-        threads=args.threads,
-        aspect=args.aspect,
-        backend=args.backend,
-        device=args.device,
-        compute=args.compute,
-    )
+    model = Model(bundle, **chosen_model(args))
     scheduler = Scheduler(
         model, slots=args.slots, waiting=args.queue, cache_bytes=args.cache_mb << 20, metrics=Metrics()
     )

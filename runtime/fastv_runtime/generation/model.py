@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property, partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,7 +13,7 @@ from fastv_runtime.backends.registry import open_backend
 from fastv_runtime.config.bundle import PROCESSOR, Bundle
 from fastv_runtime.config.layouts import Aspect
 from fastv_runtime.config.lengths import capacity
-from fastv_runtime.generation.calls.arguments import VideoInput, check_settings
+from fastv_runtime.generation.calls.arguments import VideoInput, check_settings, path_of
 from fastv_runtime.generation.calls.question import GenerationInput
 from fastv_runtime.generation.clock import Clock
 from fastv_runtime.generation.feature_cache import FeatureCache
@@ -92,6 +93,7 @@ class Model:
         backend: str | None = None,
         device: str | None = None,
         compute: str | None = None,
+        model_cache: str | Path | None = None,
         features: int = 0,
     ):
         check_settings(threads, aspect)
@@ -102,7 +104,8 @@ class Model:
         self.bundle = bundle
         self.manifest = manifest
         self.capacity = capacity(manifest.plan)
-        self.backend = open_backend(bundle, backend, device, threads=threads, compute=compute)
+        cache = None if model_cache is None else path_of("`model_cache`", model_cache)
+        self.backend = open_backend(bundle, backend, device, threads=threads, compute=compute, model_cache=cache)
         self.embedding = bundle.embedding()
         self.features = FeatureCache(features)
         self.prompts = PromptBuilder(bundle.file(PROCESSOR), manifest.tokens, manifest.decoder.vocab_size)

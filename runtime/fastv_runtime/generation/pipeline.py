@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -45,6 +44,7 @@ class Pipeline:
     backend: what executes the graphs: `ort` (ONNX Runtime), `openvino` or `trt` (TensorRT, with the engines that
     fastv-build made); None means the one that the bundle was exported for. device: `cpu`, `cuda`, `gpu` or `auto`; None
     means the backend's own. compute: what `openvino` computes in: `f32`, `bf16` or `f16`; None leaves it to the bundle.
+    model_cache: where `openvino` keeps compiled graphs, for a sooner start the next time; what is there is trusted.
     """
 
     def __init__(
@@ -56,8 +56,10 @@ class Pipeline:
         backend: str | None = None,
         device: str | None = None,
         compute: str | None = None,
+        model_cache: str | Path | None = None,
     ):
-        model = Model(bundle, threads=threads, aspect=aspect, backend=backend, device=device, compute=compute)
+        runs: dict[str, Any] = {"threads": threads, "backend": backend, "device": device, "compute": compute}
+        model = Model(bundle, aspect=aspect, model_cache=model_cache, **runs)
         self._slot = Slot(model)
         self.bundle = bundle
         self.capacity = model.capacity
@@ -73,6 +75,7 @@ class Pipeline:
         backend: str | None = None,
         device: str | None = None,
         compute: str | None = None,
+        model_cache: str | Path | None = None,
         check_hashes: bool = False,
         public_key: str | Path | None = None,
         progress: Callable[[int], None] | None = None,
@@ -82,7 +85,8 @@ class Pipeline:
         bundle = Bundle.open(
             path_of("bundle", path), check_hashes=check_hashes, public_key=public_key, progress=progress
         )
-        return cls(bundle, threads=threads, aspect=aspect, backend=backend, device=device, compute=compute)
+        runs: dict[str, Any] = {"threads": threads, "backend": backend, "device": device, "compute": compute}
+        return cls(bundle, aspect=aspect, model_cache=model_cache, **runs)
 
     def generate(
         self,
@@ -261,10 +265,8 @@ class Pipeline:
         return ChatSession(stream, model.show_image, model.show_video, self._turns.whole, system)
 
     def close(self) -> None:
-        """Free the graphs and buffers, once no other thread is at them; an open stream ends. May be called again.
-
-        What is asked of the pipeline later raises PipelineEndedError.
-        """
+        """Free the graphs and buffers, once no other thread is at them; an open stream ends. May be called again, and
+        other calls raise PipelineEndedError."""
         with self._turns.lock:
             if not self._turns.closed:
                 self._turns.close()
@@ -273,9 +275,7 @@ class Pipeline:
     def __enter__(self) -> Pipeline:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     @property

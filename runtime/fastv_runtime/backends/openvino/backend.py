@@ -24,4 +24,5 @@ BACKEND = BackendEntry(
     extras=("openvino",),
     open=_open,
     computes=("f32", "bf16", "f16"),
+    caches_models=True,
 )

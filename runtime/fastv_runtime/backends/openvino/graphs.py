@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from fastv_runtime.backends.base import BackendOptions
@@ -13,6 +14,7 @@ from fastv_runtime.backends.threads import default_threads
 from fastv_runtime.config.bundle import Bundle
 from fastv_runtime.config.plan import Precision
 from fastv_runtime.errors import UserError, missing_extra
+from fastv_runtime.files import cannot_write
 from fastv_runtime.memory.buffers import HostMemory, Memory
 
 DIALECT = "openvino"
@@ -45,6 +47,7 @@ class OpenVinoBackend:
             # What only chooses and copies rows must not round them, nor what it chooses by.
             whole = name in manifest.plan.selects or name == "pack"
             settings = _settings(device, "f32" if whole else compute, options.threads)
+            settings |= _kept(bundle, spec.file, options.model_cache)
             try:
                 compiled = core.compile_model(path, device, settings)
             except RuntimeError as error:
@@ -87,6 +90,23 @@ def _settings(device: str, compute: str, threads: int | None) -> dict[str, Any]:
         if group is not None:
             settings[ROUNDING_GROUP] = group
     return settings
+
+
+def _kept(bundle: Bundle, file: str, cache: Path | None) -> dict[str, Any]:
+    """Settings that keep a compiled graph in a directory named after what both of its files hold.
+
+    With its weights: without them (OPTIMIZE_SIZE) OpenVINO 2026.4 reads back other shapes. Raises UserError where
+    nothing can be written.
+    """
+    if cache is None:
+        return {}
+    weights = str(Path(file).with_suffix(".bin"))
+    folder = cache / "-".join(bundle.manifest.files[each].sha256[:16] for each in (file, weights))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise cannot_write(folder, error) from error
+    return {"CACHE_DIR": str(folder), "CACHE_MODE": "OPTIMIZE_SPEED"}
 
 
 def load_openvino() -> Any:

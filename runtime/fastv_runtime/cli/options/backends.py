@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from typing import Any
 
 from fastv_runtime.backends.registry import BACKENDS, DEFAULT
+from fastv_runtime.cli.options.arguments import path
 
 
 def add_backend_arguments(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
@@ -25,6 +27,28 @@ def add_backend_arguments(parser: argparse.ArgumentParser, *, several: bool = Fa
         help="what openvino computes in (default: bf16 for a bundle of fp16 where the processor has it, else f32)"
         + ("; several: each beside the others" if several else ""),
     )
+
+
+def add_model_cache(parser: argparse.ArgumentParser) -> None:
+    """--model-cache."""
+    parser.add_argument(
+        "--model-cache",
+        type=path,
+        metavar="DIR",
+        help="where openvino keeps compiled graphs, for a sooner start the next time; what is in there is trusted",
+    )
+
+
+def chosen_model(args: argparse.Namespace) -> dict[str, Any]:
+    """How a bundle's graphs are loaded: keywords of `Pipeline` and `Model`."""
+    return {
+        "threads": args.threads,
+        "aspect": args.aspect,
+        "backend": args.backend,
+        "device": args.device,
+        "compute": args.compute,
+        "model_cache": args.model_cache,
+    }
 
 
 def backend_extras(args: argparse.Namespace) -> Sequence[str]:

@@ -6,7 +6,7 @@ import argparse
 
 from fastv_runtime import limits
 from fastv_runtime.cli.options.arguments import Parser, keep, number, path, text, whole
-from fastv_runtime.cli.options.backends import add_backend_arguments
+from fastv_runtime.cli.options.backends import add_backend_arguments, add_model_cache
 from fastv_runtime.console import add_trust_arguments
 
 HOST, PORT = "127.0.0.1", 8000
@@ -104,6 +104,7 @@ def parser() -> argparse.ArgumentParser:
         help="pad images that are not square, or crop them (default: as the checkpoint says)",
     )
     add_backend_arguments(parser)
+    add_model_cache(parser)
     add_trust_arguments(parser)
     parser.add_argument(
         "--threads", type=whole(1, limits.THREADS), metavar="N", help="of one operator (default: one per core)"
