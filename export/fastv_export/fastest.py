@@ -13,8 +13,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 
+from fastv_export import support
+from fastv_export.checkpoint.checkpoint import Checkpoint
+from fastv_export.checkpoint.reading import reading
 from fastv_export.exporting import export_through
-from fastv_export.plan import Options
+from fastv_export.families import family_of
+from fastv_export.plan import Options, decoder_dimensions
 from fastv_export.progress import Progress
 from fastv_export.quantization.activations import Activation
 from fastv_export.staging import check_output, staging
@@ -71,6 +75,12 @@ def export_fastest(
     """
     for target in CANDIDATES:
         TARGETS[target].require()
+    width = _head_width(source)
+    able = [target for target in CANDIDATES if width in TARGETS[target].heads]
+    if len(able) == 1:
+        progress.note(f"chosen: {able[0]}, which alone takes heads of {width} channels")
+        asked = replace(options, target=able[0])
+        return export_through(folder, source, output, asked, progress, activations, digests=digests)
     bundles: dict[str, Bundle] = {}
     for target in CANDIDATES:
         progress.note(f"for {target}:")
@@ -87,6 +97,16 @@ def export_fastest(
     check_output(output)
     chosen.path.rename(output)
     return chosen.manifest
+
+
+def _head_width(source: str | Path) -> int:
+    """Channels of a head of the decoder. Raises UserError for a checkpoint that is none."""
+    checkpoint = Checkpoint(source)
+    where = checkpoint.path / "config.json"
+    family = family_of(checkpoint.model_type(), str(where))
+    config = support.check_config(checkpoint, family)
+    with reading(where):
+        return decoder_dimensions(config, family).head_dim
 
 
 def time_bundles(bundles: Mapping[str, Bundle], progress: Progress) -> dict[str, Speed]:

@@ -17,6 +17,7 @@ from fastv_export.targets import TARGETS
 from fastv_runtime.backends.registry import open_backend
 from fastv_runtime.config.bundle import Bundle
 from fastv_runtime.errors import UserError
+from tests.tiny import write_tiny_llava
 
 OPTIONS = {"layer": 2, "keep": 0.5, "max_text": 32, "max_new_tokens": 16}
 
@@ -53,6 +54,15 @@ def test_the_faster_one_stays(tiny_llava: Path, tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(fastest, "time_bundles", times)
     manifest = export(tiny_llava, tmp_path / "it.fastv", target="auto", precision="fp32", verify=False, **OPTIONS)
     assert {spec.dialect for spec in manifest.graphs.values()} == {winner}
+
+
+def test_what_one_of_them_does_not_take(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """ONNX Runtime's attention takes heads of multiples of eight channels: nothing is exported for it."""
+    source = write_tiny_llava(tmp_path / "source", layers=3, head_dim=20)
+    with caplog.at_level(logging.INFO, "fastv_export"):
+        manifest = export(source, tmp_path / "it.fastv", target="auto", precision="fp32", verify=False, **OPTIONS)
+    assert {spec.dialect for spec in manifest.graphs.values()} == {"openvino"}
+    assert "chosen: openvino, which alone takes heads of 20 channels" in [each.message for each in caplog.records]
 
 
 def test_what_is_said_of_other_answers() -> None:

@@ -57,8 +57,8 @@ def open_backend(
     if device not in entry.devices:
         raise UserError(f"`device` {device}: backend {backend} runs on {' or '.join(entry.devices)}")
     if compute is not None and compute not in entry.computes:
-        known = f"must be one of {', '.join(entry.computes)}" if entry.computes else "its graphs say: leave it out"
-        raise UserError(f"`compute` {compute}: what backend {backend} computes in {known}")
+        what = f"computes in {' or '.join(entry.computes)}" if entry.computes else "is told by its graphs: leave it out"
+        raise UserError(f"`compute` {compute}: backend {backend} {what}")
     if model_cache is not None and not entry.caches_models:
         raise UserError(f"`model_cache` {model_cache}: backend {backend} has nothing to keep there: leave it out")
     return entry.open(bundle, BackendOptions(device, threads, compute, model_cache))

@@ -31,8 +31,8 @@ class OpenVinoBackend:
         for name, spec in manifest.graphs.items():
             if spec.dialect != DIALECT:
                 raise UserError(
-                    f"graph {name} is of the dialect {spec.dialect}, which OpenVINO is not given: "
-                    "export with `export.target` openvino, or use `backend` ort"
+                    f"{bundle.path}: graph {name} is of the dialect {spec.dialect}, and OpenVINO runs those of "
+                    f"{DIALECT}: export with `export.target` openvino, or leave `backend` out"
                 )
         core = openvino.Core()
         device = _device(core, options.device)
