@@ -143,7 +143,7 @@ def _beyond(speeds: Mapping[str, Speed], best: str, other: str) -> str:
     """Where the other one is faster."""
     first = speeds[best].first - speeds[other].first
     token = speeds[best].token - speeds[other].token
-    if first > 0 > token:
+    if first > 0 > token and round(-first / token) > 1:  # else it is for no answer at all
         return f"; {other} for answers of fewer than {_crossing(first, token)}"
     if first < 0 < token:
         return f"; {other} for answers of more than {_crossing(first, token)}"
