@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -117,7 +117,7 @@ def time_bundles(bundles: Mapping[str, Bundle], progress: Progress) -> dict[str,
         workload = built_in(list(bundles.values()), Path(images), tokens)[-1]
         for name in (*bundles, *bundles):
             with progress.step(f"time {name}"):
-                turns[name] += _asked(bundles[name], workload, time.monotonic)
+                turns[name] += _asked(bundles[name], workload)
     return {name: Speed.of(each) for name, each in turns.items()}
 
 
@@ -154,12 +154,12 @@ def _crossing(first: float, token: float) -> str:
     return f"{1 + round(-first / token):,}: give that as `target` then"
 
 
-def _asked(bundle: Bundle, workload: Workload, now: Callable[[], float]) -> list[Measurement]:
+def _asked(bundle: Bundle, workload: Workload) -> list[Measurement]:
     choice = BackendChoice(path=str(bundle.path), name=bundle.path.name)
     try:
         child = Child([sys.executable, "-m", "fastv_runtime.bench.runners.serve", choice.model_dump_json()])
         try:
-            return _turns(child, workload.request, now)
+            return _turns(child, workload.request)
         finally:
             child.close()
     except Refused as refusal:
@@ -168,10 +168,10 @@ def _asked(bundle: Bundle, workload: Workload, now: Callable[[], float]) -> list
         ) from None
 
 
-def _turns(child: Child, request: Request, now: Callable[[], float]) -> list[Measurement]:
+def _turns(child: Child, request: Request) -> list[Measurement]:
     child.run(request)
     turns: list[Measurement] = []
-    until = now() + SECONDS
-    while len(turns) < LEAST or (len(turns) < MOST and now() < until):
+    until = time.monotonic() + SECONDS
+    while len(turns) < LEAST or (len(turns) < MOST and time.monotonic() < until):
         turns.append(child.run(request))
     return turns
