@@ -72,6 +72,7 @@ def answer(
             stays[places[chosen]] = True
             kept = (torch.cumsum(visual, 0) - 1)[stays & visual].tolist()
             handles += _taken_out(layers[layer:stop], stays)
+        handles.append(_said_as_text(model, said))
         for _ in range(tokens):
             logits = model(**_continued(inputs, said), use_cache=False).logits[0, -1]
             first = first if said else logits
@@ -83,13 +84,25 @@ def answer(
 
 
 def _continued(inputs: dict[str, torch.Tensor], said: list[int]) -> dict[str, torch.Tensor]:
-    """The inputs of the prompt and of what was said after it, which is text."""
-    more = torch.tensor([said], dtype=torch.int64)
-    filled = {"input_ids": more, "attention_mask": torch.ones_like(more), "mm_token_type_ids": torch.zeros_like(more)}
+    """The inputs of the prompt, and a 0 for every token that was said after it."""
+    more = torch.zeros((1, len(said)), dtype=torch.int64)
+    filled = {"input_ids": more, "attention_mask": torch.ones_like(more), "mm_token_type_ids": more}
     return {
         name: torch.cat([each, filled[name].to(each.dtype)], 1) if name in filled else each
         for name, each in inputs.items()
     }
+
+
+def _said_as_text(model: Any, said: list[int]) -> Any:
+    """A hook by which the last embeddings are of `said`. Among the ids a placeholder, which models of random weights
+    say at times, would ask for an image that is not there; behind a cache transformers takes it as text, too."""
+
+    def put(embed: Any, _: Any, embedded: torch.Tensor) -> torch.Tensor:
+        if not said:
+            return embedded
+        return torch.cat([embedded[:, : -len(said)], embed.forward(torch.tensor([said]))], 1)
+
+    return model.get_input_embeddings().register_forward_hook(put)
 
 
 def _taken_out(layers: Any, stays: torch.Tensor) -> list[Any]:

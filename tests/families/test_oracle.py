@@ -99,3 +99,19 @@ def test_other_rows_are_another_answer(choose: oracle.Choose, checkpoint_of: Che
     wrong = oracle.answer(model, case.inputs, case.visual, **chosen, choose=choose)
     assert (wrong.logits - right.logits).abs().max() > 1e-2
     assert wrong.tokens != right.tokens
+
+
+@torch.no_grad()
+def test_a_placeholder_that_is_said_is_text(checkpoint_of: CheckpointOf) -> None:
+    """As it is to transformers' own `generate`."""
+    row = next(row for row in ROWS if row.model_type == "llava")
+    case, model = Case(row, checkpoint_of, False), oracle.load(checkpoint_of(row))
+    chosen = {"cuts": [(LAYER, 1.0)], "tokens": TOKENS}
+    said = oracle.answer(model, case.inputs, case.visual, **chosen).tokens[3]
+    # The token that is said there, a little louder.
+    model.lm_head.weight[model.config.image_token_id] = 1.01 * model.lm_head.weight[said]
+    answer = oracle.answer(model, case.inputs, case.visual, **chosen)
+    assert model.config.image_token_id in answer.tokens[:-1]
+    stop = {"eos_token_id": None, "pad_token_id": 0}
+    whole = model.generate(**case.inputs, max_new_tokens=TOKENS, do_sample=False, use_cache=True, **stop)
+    assert answer.tokens == whole[0, -TOKENS:].tolist()
