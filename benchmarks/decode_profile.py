@@ -23,10 +23,10 @@ from time import perf_counter
 import numpy as np
 from decoder import DECODED, SPLIT, TEXT, TWO, UNSPLIT, VISUAL, prepare
 from machine import machine
-from turns import orders, turns
 
 from fastv_runtime.backends.base import Backend, Binding, BufferedEngine, Buffers, Engine
 from fastv_runtime.backends.registry import open_backend
+from fastv_runtime.bench.turns import orders, turns
 from fastv_runtime.config.bundle import Bundle
 from fastv_runtime.config.lengths import capacity, pruned_lengths
 from fastv_runtime.generation.clock import Clock

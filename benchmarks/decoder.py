@@ -37,7 +37,6 @@ from random_checkpoint import write_random_checkpoint
 from rich.console import Console
 from rich.progress import track
 from scoring_cost import scoring_ms, selecting_ms
-from turns import orders, turns
 
 from fastv_export.exporting import export_bundle
 from fastv_export.plan import CutOption, Options
@@ -45,6 +44,7 @@ from fastv_export.progress import Progress
 from fastv_export.quantization.presets import FEW_BITS
 from fastv_runtime import Pipeline
 from fastv_runtime.bench.runners.gate import pass_self_test
+from fastv_runtime.bench.turns import orders, turns
 from fastv_runtime.config.bundle import read_manifest
 from fastv_runtime.config.cost import decoder_flops, tokens_per_layer
 from fastv_runtime.config.lengths import kept_count

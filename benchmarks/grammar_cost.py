@@ -25,9 +25,9 @@ import numpy as np
 from machine import machine
 from rich.console import Console
 from rich.progress import track
-from turns import turns
 
 from fastv_runtime import Answer, Pipeline
+from fastv_runtime.bench.turns import turns
 from fastv_runtime.generation.calls import streaming
 from fastv_runtime.generation.grammar import Grammar, GrammarMatcher, GrammarTokenizer
 from fastv_runtime.generation.model import Model

@@ -18,9 +18,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
 import decode_profile
 import decoder as benchmark
 from one_range import write_one_range
-from turns import orders, turns
 
 from fastv_runtime.backends.onnxruntime import OrtEngine
+from fastv_runtime.bench.turns import orders, turns
 from fastv_runtime.config.bundle import Bundle
 from fastv_runtime.config.cost import layer_flops, mlp_flops
 from fastv_runtime.config.plan import Weights

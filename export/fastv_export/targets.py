@@ -15,6 +15,7 @@ from fastv_export.passes import (
     declare_opset,
     drop_scatter_reduction,
     fold_row_reshapes,
+    join_projections,
     lower_argsort,
     lower_patch_convolutions,
     lower_to_dynamic_int8,
@@ -75,6 +76,7 @@ def _lower_to_openvino(model: ir.Model) -> None:
     lower_patch_convolutions(model)
     lower_to_growing_cache(model)
     lower_to_stored_weights(model)
+    join_projections(model)
 
 
 def _lower_to_trt(model: ir.Model) -> None:

@@ -5,6 +5,7 @@ from fastv_export.passes.common.opset import declare_opset
 from fastv_export.passes.common.patch_products import lower_patch_convolutions
 from fastv_export.passes.common.tidy import tidy
 from fastv_export.passes.openvino.growing_cache import lower_to_growing_cache
+from fastv_export.passes.openvino.joined_projections import join_projections
 from fastv_export.passes.openvino.stored_weights import lower_to_stored_weights
 from fastv_export.passes.ort.dynamic_int8 import lower_to_dynamic_int8
 from fastv_export.passes.ort.group_query_attention import lower_to_group_query_attention
@@ -27,6 +28,7 @@ __all__ = [
     "declare_opset",
     "drop_scatter_reduction",
     "fold_row_reshapes",
+    "join_projections",
     "keep_last_row",
     "left_whole",
     "lower_argsort",

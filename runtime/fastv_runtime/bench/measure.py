@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from fastv_runtime.bench.machine.energy import Meter
 from fastv_runtime.bench.models import Round
 from fastv_runtime.bench.protocol import Refused, Runner
+from fastv_runtime.bench.turns import turns
 from fastv_runtime.bench.workloads import Workload
 from fastv_runtime.errors import UserError
 
@@ -31,13 +32,15 @@ def measure(
 ) -> Iterator[Round | RunnerFailure]:
     """Each turn as it ends. Rounds of warm-up come first, with indices below 0.
 
-    A round asks all runners for one workload after another; who begins goes round. One that refuses a workload is
-    not asked for it again.
+    A round asks all runners for one workload after another, in orders that change (`turns`). One that refuses a
+    workload is not asked for it again.
     """
     refused: set[tuple[str, str]] = set()
+    by_name = {runner.name: runner for runner in runners}
+    orders = [turns(list(by_name), seed) for seed in range(len(workloads))]
     for index in range(-warmup, rounds):
-        for place, workload in enumerate(workloads):
-            for runner in _rotated(runners, index + place):
+        for workload, order in zip(workloads, map(next, orders), strict=True):
+            for runner in (by_name[name] for name in order):
                 key = (runner.name, workload.name)
                 if key in refused:
                     continue
@@ -50,8 +53,3 @@ def measure(
                     continue
                 joules = None if meter is None else meter.joules() - before
                 yield Round(index=index, workload=workload.name, runner=runner.name, turn=turn, joules=joules)
-
-
-def _rotated(runners: Sequence[Runner], by: int) -> list[Runner]:
-    by %= len(runners)
-    return [*runners[by:], *runners[:by]]

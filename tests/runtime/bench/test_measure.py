@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from fastv_runtime.bench.machine.energy import Counter
+from collections import Counter
+from itertools import pairwise
+
+from fastv_runtime.bench.machine.energy import Counter as EnergyCounter
 from fastv_runtime.bench.measure import RunnerFailure, measure
 from fastv_runtime.bench.models import Round
 from fastv_runtime.bench.protocol import Request
@@ -10,12 +13,17 @@ from fastv_runtime.bench.workloads import Workload
 from tests.runtime.bench.runners import WORKLOAD, Told, refusing, turn
 
 
-def test_who_begins_goes_round() -> None:
+def test_none_is_always_behind_the_same_other() -> None:
+    """Whoever follows another finds the caches full of that one's weights."""
     asked: list[str] = []
-    runners = [Told(name, turn, asked) for name in "abc"]
-    steps = list(measure(runners, [WORKLOAD], rounds=3, warmup=1))
-    assert "".join(asked) == "cab" + "abc" + "bca" + "cab"
-    assert [step.index for step in steps if isinstance(step, Round)] == [-1] * 3 + [0] * 3 + [1] * 3 + [2] * 3
+    runners = [Told(name, turn, asked) for name in "abcd"]
+    steps = list(measure(runners, [WORKLOAD], rounds=7, warmup=1))
+    rounds = [asked[start : start + 4] for start in range(0, len(asked), 4)]
+    assert all(sorted(each) == list("abcd") for each in rounds)
+    followed = Counter(pair for each in rounds for pair in pairwise(each))
+    assert len(followed) == 12 and set(followed.values()) == {2}
+    indices = [step.index for step in steps if isinstance(step, Round)]
+    assert indices == [index for index in range(-1, 7) for _ in range(4)]
 
 
 def test_every_workload_of_a_round_comes_before_the_next_round() -> None:
@@ -38,6 +46,6 @@ def test_one_that_refuses_is_asked_once() -> None:
 
 def test_energy_is_counted_turn_by_turn() -> None:
     readings = iter([5.0, 7.0, 9.5, 1.0, 2.0])
-    meter = Counter("a counter that wraps at 10", lambda: next(readings), limit=10.0)
+    meter = EnergyCounter("a counter that wraps at 10", lambda: next(readings), limit=10.0)
     steps = list(measure([Told("a", turn)], [WORKLOAD], rounds=2, warmup=0, meter=meter))
     assert [step.joules for step in steps if isinstance(step, Round)] == [2.5, 1.0]
