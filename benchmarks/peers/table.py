@@ -57,9 +57,16 @@ def page(reports: list[Report]) -> Iterator[str]:
         for result in report.results:
             yield f"| {result.runner} | " + " | ".join(_figure(result, name) for name in QUANTITIES) + " |"
         peers = {runner.name: runner for runner in report.runners if runner.role == "peer" and runner.refused is None}
-        in_fp32 = [name for name, each in peers.items() if "bf16" not in each.settings["precision"]]
         for each in ours:
-            yield _ratios(report, f"{each.runner} over the best peer with fp32 kernels", each.runner, in_fp32)
+            kernels = _in_bf16(bundles[each.runner].settings["backend"])
+            alike = [name for name, peer in peers.items() if _in_bf16(peer.settings["precision"]) == kernels]
+            pruned = [name for name in alike if peers[name].settings.get("pruning", "none") != "none"]
+            kernel = "bf16" if kernels else "fp32"
+            if pruned:
+                yield _ratios(
+                    report, f"{each.runner} over the best peer with {kernel} kernels that prunes", each.runner, pruned
+                )
+            yield _ratios(report, f"{each.runner} over the best peer with {kernel} kernels", each.runner, alike)
             yield _ratios(report, f"{each.runner} over the best peer", each.runner, list(peers))
         yield ""
         for each in ours:
@@ -79,6 +86,10 @@ def page(reports: list[Report]) -> Iterator[str]:
                 settings = ", ".join(f"{name} {value}" for name, value in runner.settings.items())
                 yield f"{runner.name}: {runner.refused or settings}."
     yield ""
+
+
+def _in_bf16(kernels: str) -> bool:
+    return "bf16" in kernels
 
 
 def _figure(result: Result, name: str) -> str:
