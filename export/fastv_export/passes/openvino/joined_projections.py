@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from threading import RLock
 from typing import Any
 
 import numpy as np
@@ -69,7 +71,8 @@ class _Projection:
         end, bias = node.outputs[0], None
         users = end.consumers()
         if len(users) == 1 and users[0].op_type == "Add":
-            bias = next((each for each in users[0].inputs if each is not None and each.const_value is not None), None)
+            outputs = constants[0].const_value.shape.numpy()[:1]  # type: ignore[union-attr]
+            bias = next((each for each in users[0].inputs if _is_vector(each, outputs)), None)
             end = end if bias is None else users[0].outputs[0]
         if end.is_graph_output() or any(each.op_type != "Reshape" for each in end.consumers()):
             return None
@@ -78,28 +81,35 @@ class _Projection:
 
 
 class JoinedTensor(ir.LazyTensor):
-    """Tensors one after another along their first axis, each read when it is written."""
+    """Tensors one after another along their first axis, each read when it is written.
 
-    def __init__(self, name: str, parts: Sequence[ir.TensorProtocol]):
+    lock: of all that are made of the same weights. Scales of a rounded weight are there once its values are written;
+    a thread that asks for those of the next part before would round it once more.
+    """
+
+    def __init__(self, name: str, parts: Sequence[ir.TensorProtocol], lock: AbstractContextManager[Any]):
         rows = sum(each.shape.numpy()[0] for each in parts)
         super().__init__(self._whole, parts[0].dtype, ir.Shape([rows, *parts[0].shape.numpy()[1:]]), name=name)
-        self._parts = parts
+        self._parts, self._lock = parts, lock
 
     def tofile(self, file: Any) -> None:
-        for each in self._parts:
-            if isinstance(each, ir.LazyTensor):
-                each.tofile(file)
-            else:
-                file.write(each.tobytes())
+        with self._lock:
+            for each in self._parts:
+                if isinstance(each, ir.LazyTensor):
+                    each.tofile(file)
+                else:
+                    file.write(each.tobytes())
 
     def _whole(self) -> ir.TensorProtocol:
-        return ir.Tensor(np.concatenate([each.numpy() for each in self._parts]), dtype=self.dtype, name=self.name)
+        with self._lock:
+            whole = np.concatenate([each.numpy() for each in self._parts])
+        return ir.Tensor(whole, dtype=self.dtype, name=self.name)
 
 
 def _join(graph: ir.Graph, group: Sequence[_Projection]) -> None:
     """One product of all, before the first of them."""
-    tape, first = Tape(), group[0]
-    constants = [_joined(graph, each) for each in zip(*(each.constants for each in group), strict=True)]
+    tape, first, lock = Tape(), group[0], RLock()
+    constants = [_joined(graph, each, lock) for each in zip(*(each.constants for each in group), strict=True)]
     turn = first.product.inputs[1].producer()  # type: ignore[union-attr]
     assert turn is not None and turn.inputs[0] is not None
     rounding = turn.inputs[0].producer()
@@ -108,7 +118,7 @@ def _join(graph: ir.Graph, group: Sequence[_Projection]) -> None:
         weight = tape.op("DequantizeLinear", constants, _axes(rounding))
     joined = tape.op("MatMul", [first.product.inputs[0], tape.op("Transpose", [weight], {"perm": [1, 0]})])
     if first.bias is not None:
-        joined = tape.op("Add", [joined, _joined(graph, [each.bias for each in group if each.bias is not None])])
+        joined = tape.op("Add", [joined, _joined(graph, [each.bias for each in group if each.bias is not None], lock)])
     widths = [int(each.constants[0].const_value.shape.numpy()[0]) for each in group]  # type: ignore[union-attr]
     sizes = register(graph, ir.Tensor(np.array(widths, np.int64), name=f"{constants[0].name}.widths"))
     parts = tape.op_multi_out("Split", [joined, sizes], {"axis": -1}, num_outputs=len(group))
@@ -117,12 +127,16 @@ def _join(graph: ir.Graph, group: Sequence[_Projection]) -> None:
         take_over(each.end, part)
 
 
+def _is_vector(value: ir.Value | None, shape: tuple[int, ...]) -> bool:
+    return value is not None and value.const_value is not None and value.const_value.shape.numpy() == shape
+
+
 def _axes(rounding: ir.Node | None) -> dict[str, int]:
     """Of a DequantizeLinear, along which axis weights share a scale, and how many."""
     attributes = {} if rounding is None else rounding.attributes
     return {name: attributes[name].as_int() for name in ("axis", "block_size") if name in attributes}
 
 
-def _joined(graph: ir.Graph, values: Sequence[ir.Value]) -> ir.Value:
+def _joined(graph: ir.Graph, values: Sequence[ir.Value], lock: AbstractContextManager[Any]) -> ir.Value:
     tensors = [each.const_value for each in values if each.const_value is not None]
-    return register(graph, JoinedTensor("+".join(str(each.name) for each in values), tensors))
+    return register(graph, JoinedTensor("+".join(str(each.name) for each in values), tensors, lock))
