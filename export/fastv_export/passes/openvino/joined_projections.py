@@ -71,7 +71,7 @@ class _Projection:
         end, bias = node.outputs[0], None
         users = end.consumers()
         if len(users) == 1 and users[0].op_type == "Add":
-            outputs = constants[0].const_value.shape.numpy()[:1]  # type: ignore[union-attr]
+            outputs = tuple(constants[0].const_value.shape.numpy()[:1])  # type: ignore[union-attr]
             bias = next((each for each in users[0].inputs if _is_vector(each, outputs)), None)
             end = end if bias is None else users[0].outputs[0]
         if end.is_graph_output() or any(each.op_type != "Reshape" for each in end.consumers()):
