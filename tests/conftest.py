@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -22,6 +23,9 @@ from tests.tiny import write_tiny_llava
 DEMO = Path(__file__).parent.parent / "demo" / "checkpoint"
 MakeBundle = Callable[..., Path]
 AS_TRACED = trace.as_traced
+
+# Tests import OpenVINO by its name, too: it would send an event (`fastv_runtime/telemetry.py`).
+sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
 
 # Tiny products are over before a second thread has woken up; on a busy machine waiting for it costs far more.
 torch.set_num_threads(1)

@@ -23,6 +23,9 @@ DISK = {
 }
 """What a disk may say of any write: no error of a program, and none that the next attempt would not meet."""
 
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""Those of the disk's that space would mend."""
+
 NOT_OURS = {*DISK, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP}
 """Errors of a path that is not the program's to mend."""
 
@@ -68,7 +71,8 @@ def real(path: Path) -> Path:
 def cannot_write(path: Path | str, error: OSError) -> UserError:
     """What to tell of a file that could not be written."""
     if error.errno in DISK:
-        return UserError(f"{path}: {DISK[error.errno]}: free some space, or write to another disk")
+        space = "free some space, or " if error.errno in FULL else ""
+        return UserError(f"{path}: {DISK[error.errno]}: {space}write to another disk")
     return UserError(f"{path}: cannot be written: {error.strerror or error}")
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -13,6 +15,8 @@ from fastv_export.exporting import export_bundle
 from fastv_export.plan import CutOption, Options
 from fastv_export.progress import Progress
 from fastv_runtime import Bundle, Pipeline, UserError
+from fastv_runtime.backends.openvino.graphs import load_core
+from fastv_runtime.backends.openvino.processor import capabilities
 from fastv_runtime.backends.openvino.states import again, is_past, past_of, present_of
 from fastv_runtime.backends.registry import backend_for, open_backend
 from fastv_runtime.bench.runners.gate import pass_self_test
@@ -49,7 +53,7 @@ def test_what_its_states_are_called() -> None:
 
 
 def test_attention_is_fused_with_its_cache_where_scores_read_it_too(bundle: Path) -> None:
-    core = openvino.Core()
+    core = load_core()
     for graph, layers in (("prefix", 2), ("middle", 2), ("suffix", 1)):
         compiled = core.compile_model(bundle / "openvino" / f"{graph}.xml", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
         kinds = [str(node.get_rt_info()["layerType"].value) for node in compiled.get_runtime_model().get_ordered_ops()]
@@ -60,7 +64,7 @@ def test_attention_is_fused_with_its_cache_where_scores_read_it_too(bundle: Path
 
 @pytest.mark.parametrize("compute", ["f32", "bf16"])
 def test_caches_are_kept_read_and_written(bundle: Path, compute: str) -> None:
-    if compute.upper() not in ("F32", *openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")):
+    if compute.upper() not in ("F32", *load_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")):
         pytest.skip("this processor has no bf16")
     close = 1e-5 if compute == "f32" else 0.05  # of bf16, in which a prompt's rows are summed in another order
     with Pipeline.load(bundle, threads=2, compute=compute) as pipeline:
@@ -128,7 +132,7 @@ def test_kernels_compute_in_what_they_are_told_and_pass_their_self_test(
 ) -> None:
     weights = None if bits is None else Weights(bits=bits, block=32 if bits == 4 else None)  # type: ignore[arg-type]
     bundle = make_bundle(tiny_llava, target="openvino", weights=weights, verify=False)
-    known = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    known = load_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     for compute in ("f32", "bf16"):
         if compute == "bf16" and "BF16" not in known:
             with pytest.raises(UserError, match=r"`compute` bf16: this processor has no such products"):
@@ -145,7 +149,7 @@ def test_kernels_compute_in_what_they_are_told_and_pass_their_self_test(
 def test_bf16_is_the_default_unless_the_bundle_is_of_fp32(
     bundle: Path, tiny_llava: Path, make_bundle: MakeBundle
 ) -> None:
-    own = "bf16" if "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES") else "f32"
+    own = "bf16" if "BF16" in load_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES") else "f32"
     half = make_bundle(tiny_llava, target="openvino", weights=None, verify=False)
     for path, compute in ((bundle, "f32"), (half, own)):
         with Pipeline.load(path, threads=2) as pipeline:
@@ -194,7 +198,9 @@ def test_what_it_refuses(bundle: Path, tiny_bundle: Path, tmp_path: Path, capsys
         open_backend(Bundle(other, Bundle.open(bundle).manifest), "openvino")
 
 
-def test_compiled_graphs_are_kept_and_found_again(bundle: Path, tiny_bundle: Path, tmp_path: Path) -> None:
+def test_compiled_graphs_are_kept_and_found_again(
+    bundle: Path, tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cache = tmp_path / "made" / "cache"
 
     def answer() -> list[int]:
@@ -206,7 +212,7 @@ def test_compiled_graphs_are_kept_and_found_again(bundle: Path, tiny_bundle: Pat
 
     first, made = answer(), blobs()
     files = Bundle.open(bundle).manifest.files
-    assert {path.parent.name for path in made} == {
+    assert {path.parent.name.rpartition("-")[0] for path in made} == {
         f"{files[f'openvino/{graph}.xml'].sha256[:16]}-{files[f'openvino/{graph}.bin'].sha256[:16]}"
         for graph in Bundle.open(bundle).manifest.graphs
     }
@@ -215,8 +221,38 @@ def test_compiled_graphs_are_kept_and_found_again(bundle: Path, tiny_bundle: Pat
     with Pipeline.load(bundle, threads=1) as pipeline:
         found = pipeline.generate(noise_image(0), QUESTION, max_new_tokens=8, ignore_stop=True)
         assert list(found.token_ids) == first
+    # Compiled for what they compute in, and on how many threads: OpenVINO's own names do not tell f32 from bf16.
+    backend = open_backend(Bundle.open(bundle), "openvino", threads=2, model_cache=cache)
+    assert len(blobs()) == 2 * len(made) and blobs().items() >= made.items()
+    if "bf16" in capabilities(load_core()):
+        other = open_backend(Bundle.open(bundle), "openvino", threads=2, model_cache=cache, compute="bf16")
+        assert (backend.engine("suffix").computes, other.engine("suffix").computes) == ("float32", "bfloat16")
+        assert len(blobs()) > 2 * len(made) and blobs().items() >= made.items()
+    (locked,) = {path.parent for path in made if path.parent.name.startswith(files["openvino/suffix.xml"].sha256[:16])}
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != locked)
+    with pytest.raises(UserError, match=rf"{locked.name}: cannot be written: Permission denied"):
+        open_backend(Bundle.open(bundle), "openvino", threads=1, model_cache=cache)
     with pytest.raises(UserError, match=r"`model_cache` .*: backend ort has nothing to keep there: leave it out"):
         Pipeline.load(tiny_bundle, model_cache=cache)
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"file/.*: cannot be written: Not a directory"):
         Pipeline.load(bundle, model_cache=tmp_path / "file")
+
+
+TWO = """
+import gc, os, signal, sys
+from fastv_runtime import Pipeline
+signal.signal(signal.SIGUSR1, lambda *_: print("came"))
+loaded = [Pipeline.load(sys.argv[1], threads=1) for _ in range(2)]
+while loaded:
+    loaded.pop(0).close()
+    gc.collect()
+    os.kill(os.getpid(), signal.SIGUSR1)
+print("lives")
+"""
+
+
+def test_signals_come_after_the_first_of_two_pipelines_is_closed(bundle: Path) -> None:
+    """With a Core for each, the first signal after the second is closed ended the process on processors with AMX."""
+    done = subprocess.run([sys.executable, "-c", TWO, bundle], capture_output=True, text=True)
+    assert (done.returncode, done.stdout.split()) == (0, ["came", "came", "lives"]), done.stderr

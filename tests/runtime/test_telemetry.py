@@ -1,10 +1,11 @@
-"""ONNX Runtime sends nothing and keeps no identifier of the device, unless somebody wants it to."""
+"""Nothing is sent, and no identifier of the device is kept, unless somebody wants ONNX Runtime to."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
+from importlib.metadata import distributions
 from pathlib import Path
 
 import pytest
@@ -38,3 +39,25 @@ def test_no_identifier_of_the_device_is_kept(
         assert done.stdout.split() == []
     elif not done.stdout.split():
         pytest.skip("this ONNX Runtime keeps none in any case")
+
+
+IMPORTED = """
+import sys
+from fastv_runtime.backends.openvino.graphs import load_openvino
+load_openvino().Core()
+import openvino.tools.ovc.telemetry_utils as used
+print(used.tm.__name__, "openvino_telemetry" in sys.modules)
+"""
+
+
+def test_openvino_finds_no_telemetry(tmp_path: Path) -> None:
+    """It would send an event when it is imported, and count imports under the home directory."""
+    pytest.importorskip("openvino")
+    if not any(each.name == "openvino-telemetry" for each in distributions()):
+        pytest.skip("nothing would be sent")
+    environment = {key: value for key, value in os.environ.items() if key != "CI"} | {"HOME": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORTED], env=environment, cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["openvino.tools.ovc.telemetry_stub", "False"]
+    assert list(tmp_path.iterdir()) == []

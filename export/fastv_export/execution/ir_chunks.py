@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from fastv_export.execution.runs import LIMIT, ChunkedRun, Read
+from fastv_runtime.backends.openvino.graphs import load_core
 from fastv_runtime.backends.openvino.states import BEAM, ROUNDING_GROUP, past_of, present_of
 from fastv_runtime.backends.threads import default_threads
 
@@ -36,9 +37,7 @@ def run_ir_chunked(
 
     exact: computed in fp32; otherwise as kernels do it for a user.
     """
-    import openvino
-
-    core = openvino.Core()
+    core = load_core()
     whole = core.read_model(path)
     settings = {"INFERENCE_NUM_THREADS": default_threads()} | (EXACT if exact else _as_run(whole))
     if rows > 1:

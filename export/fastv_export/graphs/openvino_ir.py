@@ -14,6 +14,7 @@ import onnx_ir as ir
 
 from fastv_export.graphs.save import save_graph
 from fastv_export.staging import named
+from fastv_runtime.backends.openvino.graphs import load_core
 from fastv_runtime.backends.openvino.states import BEAM, ROUNDING_GROUP, again, is_past, past_of, present_of
 
 FOLDER = "openvino"
@@ -52,9 +53,10 @@ def write_ir(source: Path, target: Path, group: int | None = None) -> None:
 
     group: as `activation_group` says; kernels find it in the file.
     """
-    import openvino
+    core = load_core()  # before anything else imports OpenVINO
+    from openvino import save_model
 
-    model = openvino.Core().read_model(source)
+    model = core.read_model(source)
     masks: dict[Any, Any] = {}
     for attention in [each for each in model.get_ordered_ops() if each.get_type_name() == "ScaledDotProductAttention"]:
         _drop_guard(attention)
@@ -64,7 +66,7 @@ def write_ir(source: Path, target: Path, group: int | None = None) -> None:
     model.validate_nodes_and_infer_types()
     if group is not None:
         model.set_rt_info(str(group), ["runtime_options", ROUNDING_GROUP])
-    openvino.save_model(model, target, compress_to_fp16=False)
+    save_model(model, target, compress_to_fp16=False)
 
 
 def _drop_guard(attention: Any) -> None:

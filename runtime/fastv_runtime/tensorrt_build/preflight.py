@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from fastv_runtime.backends.tensorrt.gpu import Gpu
 from fastv_runtime.config.bundle import Manifest
@@ -49,9 +49,10 @@ def estimate(manifest: Manifest, graphs: Iterable[str], workspace: int | None) -
 
 
 def weight_bytes(manifest: Manifest, name: str) -> int:
-    """Size of a graph with its weights."""
+    """Size of a graph with its weights, whichever backend it is for."""
     file = manifest.graphs[name].file
-    return sum(manifest.files[path].size for path in (file, f"{file}.data") if path in manifest.files)
+    beside = (f"{file}.data", str(PurePosixPath(file).with_suffix(".bin")))
+    return sum(manifest.files[path].size for path in (file, *beside) if path in manifest.files)
 
 
 def warnings(needs: Needs, gpu: Gpu | None, available: int | None) -> list[str]:

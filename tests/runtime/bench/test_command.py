@@ -7,6 +7,8 @@ import math
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from fastv_runtime.bench.machine.environment import PACKAGES
 from fastv_runtime.bench.models import read_report
 from fastv_runtime.bench.protocol import Request
 from fastv_runtime.bench.runners import prepare
@@ -24,6 +27,7 @@ from fastv_runtime.bench.runners.entrants import check_settings
 from fastv_runtime.cli import bench as command
 from fastv_runtime.config.bundle import GOLDEN, MANIFEST, Bundle, read_manifest, sha256
 from fastv_runtime.errors import UserError
+from fastv_runtime.tensorrt_build.preflight import weight_bytes
 from tests.conftest import MakeBundle, noise_image
 
 QUICK = ["--rounds", "2", "--warmup", "0", "--max-new-tokens", "2", "--threads", "1"]
@@ -241,3 +245,23 @@ def test_wrong_inputs_get_a_clear_line(
     assert exits(*given) == 2
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("fastv-bench")]
     assert message in line
+
+
+LOADED = """
+import sys
+from fastv_runtime.bench.runners.bundle import BackendChoice, import_libraries
+import_libraries(BackendChoice(path=sys.argv[1], name="one"))
+print(*[each for each in ("openvino", "onnxruntime") if each in sys.modules])
+"""
+
+
+def test_an_openvino_bundle_has_its_weights_and_its_libraries(tiny_llava: Path, make_bundle: MakeBundle) -> None:
+    pytest.importorskip("openvino")
+    bundle = Bundle.open(make_bundle(tiny_llava, target="openvino", max_new_tokens=16))
+    folder = bundle.path / "openvino"
+    sizes = {graph: sum(path.stat().st_size for path in folder.glob(f"{graph}.*")) for graph in bundle.manifest.graphs}
+    assert {graph: weight_bytes(bundle.manifest, graph) for graph in sizes} == sizes
+    assert sizes["suffix"] > 2 * (folder / "suffix.xml").stat().st_size
+    done = subprocess.run([sys.executable, "-c", LOADED, bundle.path], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["openvino"]
+    assert "openvino" in PACKAGES

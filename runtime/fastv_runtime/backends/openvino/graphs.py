@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import hashlib
+import json
+import os
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +21,7 @@ from fastv_runtime.config.plan import Precision
 from fastv_runtime.errors import UserError, missing_extra
 from fastv_runtime.files import cannot_write
 from fastv_runtime.memory.buffers import HostMemory, Memory
+from fastv_runtime.telemetry import without_openvinos
 
 DIALECT = "openvino"
 COMPUTES: dict[str, Precision] = {"f32": "float32", "bf16": "bfloat16", "f16": "float16"}
@@ -26,7 +32,7 @@ class OpenVinoBackend:
     """options: as the registry's entry has them; `compute` None is `processor.choose_compute`. Raises UserError."""
 
     def __init__(self, bundle: Bundle, options: BackendOptions):
-        openvino = load_openvino()
+        core = load_core()
         manifest = bundle.manifest
         for name, spec in manifest.graphs.items():
             if spec.dialect != DIALECT:
@@ -34,7 +40,6 @@ class OpenVinoBackend:
                     f"{bundle.path}: graph {name} is of the dialect {spec.dialect}, and OpenVINO runs those of "
                     f"{DIALECT}: export with `export.target` openvino, or leave `backend` out"
                 )
-        core = openvino.Core()
         device = _device(core, options.device)
         if device == "CPU":
             compute, self.notes = choose_compute(core, options.compute, manifest.plan, options.threads)
@@ -47,7 +52,7 @@ class OpenVinoBackend:
             # What only chooses and copies rows must not round them, nor what it chooses by.
             whole = name in manifest.plan.selects or name == "pack"
             settings = _settings(device, "f32" if whole else compute, options.threads)
-            settings |= _kept(bundle, spec.file, options.model_cache)
+            settings |= _kept(bundle, spec.file, options.model_cache, settings)
             try:
                 compiled = core.compile_model(path, device, settings)
             except RuntimeError as error:
@@ -92,27 +97,45 @@ def _settings(device: str, compute: str, threads: int | None) -> dict[str, Any]:
     return settings
 
 
-def _kept(bundle: Bundle, file: str, cache: Path | None) -> dict[str, Any]:
-    """Settings that keep a compiled graph in a directory named after what both of its files hold.
+def _kept(bundle: Bundle, file: str, kept: Path | None, settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings that keep a compiled graph in a directory named after what its two files hold and how it is compiled.
 
-    With its weights: without them (OPTIMIZE_SIZE) OpenVINO 2026.4 reads back other shapes. Raises UserError where
-    nothing can be written.
+    After `settings`, since OpenVINO 2026.4 takes a graph that was compiled for f32 where bf16 is asked for. With its
+    weights: without them (OPTIMIZE_SIZE) it reads back other shapes. Raises UserError where nothing can be written.
     """
-    if cache is None:
+    if kept is None:
         return {}
     weights = str(Path(file).with_suffix(".bin"))
-    folder = cache / "-".join(bundle.manifest.files[each].sha256[:16] for each in (file, weights))
+    how = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+    folder = kept / "-".join([*(bundle.manifest.files[each].sha256[:16] for each in (file, weights)), how[:16]])
     try:
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
+        if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:  # OpenVINO would end the process, or keep nothing and say nothing
         raise cannot_write(folder, error) from error
     return {"CACHE_DIR": str(folder), "CACHE_MODE": "OPTIMIZE_SPEED"}
+
+
+def load_core() -> Any:
+    """The process's one Core, which is never given up. Raises UserError where OpenVINO is not installed.
+
+    On a processor with AMX each Core of OpenVINO 2026.4 gives the thread that makes it another stack for signals, and
+    frees it with itself: of two the older one's stays in use, and the next signal (Ctrl-C) ends the process.
+    """
+    return _core(load_openvino())
+
+
+@cache
+def _core(openvino: Any) -> Any:
+    return openvino.Core()
 
 
 def load_openvino() -> Any:
     """The module. Raises UserError where it is not installed."""
     try:
-        import openvino
+        with without_openvinos():
+            import openvino
     except ImportError:
         raise missing_extra("openvino", "openvino") from None
     return openvino

@@ -18,6 +18,7 @@ PACKAGES = (
     "fastv-edge",
     "onnxruntime",
     "onnxruntime-gpu",
+    "openvino",
     "tensorrt",
     "tensorrt-rtx",
     "cuda-python",

@@ -10,6 +10,8 @@ from pathlib import Path
 
 from PIL import Image
 
+from fastv_runtime.backends.openvino.graphs import load_openvino
+from fastv_runtime.backends.registry import backend_for
 from fastv_runtime.bench.protocol import Measurement, Request
 from fastv_runtime.bench.runners.gate import pass_self_test
 from fastv_runtime.config.base import StrictModel
@@ -17,6 +19,7 @@ from fastv_runtime.config.bundle import Bundle, Manifest, read_manifest
 from fastv_runtime.config.lengths import with_keep
 from fastv_runtime.config.plan import Length, Plan
 from fastv_runtime.config.wording import cuts_of, dialect_of, precision_of, share_of
+from fastv_runtime.errors import UserError
 from fastv_runtime.generation.calls.keep import Keep, read_keep
 from fastv_runtime.generation.clock import in_stages
 from fastv_runtime.generation.pipeline import Pipeline
@@ -99,11 +102,15 @@ class BundleRunner:
         self.pipeline = None
 
 
-def import_libraries() -> None:
-    """Load what any bundle on ONNX Runtime needs, so that what comes after is the bundle's own."""
+def import_libraries(choice: BackendChoice) -> None:
+    """Load what any bundle on that backend needs, so that what comes after is the bundle's own."""
     import_library()
-    with suppress(ImportError):
-        import_module("onnxruntime")
+    with suppress(ImportError, UserError):  # loading the bundle says it
+        dialects = {graph.dialect for graph in read_manifest(Path(choice.path)).graphs.values()}
+        if (choice.backend or backend_for(dialects)) == "openvino":
+            load_openvino()
+        else:
+            import_module("onnxruntime")
 
 
 def plan_settings(choice: BackendChoice, manifest: Manifest) -> dict[str, str]:

@@ -50,8 +50,8 @@ def own_stdout() -> TextIO:
 def main() -> None:
     from fastv_runtime.bench.runners.bundle import BackendChoice, BundleRunner, import_libraries
 
-    import_libraries()  # not the model's memory
     choice = BackendChoice.model_validate_json(sys.argv[1])
+    import_libraries(choice)  # not the model's memory
     serve(lambda: BundleRunner.load(choice), sys.stdin, own_stdout())
 
 
