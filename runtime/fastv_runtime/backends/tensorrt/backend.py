@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from fastv_runtime.backends.base import Backend, BackendEntry, BackendOptions
-from fastv_runtime.errors import UserError
 
 if TYPE_CHECKING:
     from fastv_runtime.config.bundle import Bundle
@@ -13,12 +12,6 @@ if TYPE_CHECKING:
 
 def _open(bundle: Bundle, options: BackendOptions) -> Backend:
     """The engines that were built for the GPU at hand; every one is checked against its receipt before it is loaded."""
-    for name, graph in bundle.manifest.graphs.items():
-        if graph.dialect not in BACKEND.dialects:
-            raise UserError(
-                f"{bundle.path}: graph {name} is of the dialect {graph.dialect}, and TensorRT runs those of "
-                f"{' and '.join(BACKEND.dialects)}: export with `export.target` trt, or leave `backend` out"
-            )
     from fastv_runtime.backends.cuda import Cuda
 
     cuda = Cuda("trt")
