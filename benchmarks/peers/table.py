@@ -66,7 +66,8 @@ def page(reports: list[Report]) -> Iterator[str]:
                 yield _ratios(
                     report, f"{each.runner} over the best peer with {kernel} kernels that prunes", each.runner, pruned
                 )
-            yield _ratios(report, f"{each.runner} over the best peer with {kernel} kernels", each.runner, alike)
+            if alike:
+                yield _ratios(report, f"{each.runner} over the best peer with {kernel} kernels", each.runner, alike)
             yield _ratios(report, f"{each.runner} over the best peer", each.runner, list(peers))
         yield ""
         for each in ours:

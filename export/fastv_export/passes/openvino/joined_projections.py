@@ -40,10 +40,7 @@ def join_projections(model: ir.Model) -> int:
     for group in groups:
         _join(graph, group)
     if groups:
-        common.RemoveUnusedNodesPass()(model)
-        for value in list(graph.initializers.values()):
-            if not value.uses() and not value.is_graph_output():
-                del graph.initializers[str(value.name)]
+        common.RemoveUnusedNodesPass()(model)  # and initializers
     return sum(len(group) - 1 for group in groups)
 
 
